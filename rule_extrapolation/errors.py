@@ -1,0 +1,45 @@
+"""One way to say that a setting cannot work: the field, its value and what to do about it, on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. Its message is one line: ``field=value: fix``."""
+
+    def __init__(self, field: str, value: Any, fix: str):
+        super().__init__(f"{field}={value}: {fix}")
+        self.field, self.value, self.fix = field, value, fix
+
+
+def check_positive(**fields: float) -> None:
+    """Raise a ConfigError for the first field that is not above zero."""
+    for field, value in fields.items():
+        if not value > 0:
+            raise ConfigError(field, value, "must be greater than 0")
+
+
+def check_fraction(**fields: float) -> None:
+    """Raise a ConfigError for the first field outside [0, 1)."""
+    for field, value in fields.items():
+        if not 0 <= value < 1:
+            raise ConfigError(field, value, "must be at least 0 and less than 1")
+
+
+def check_choice(choices: Iterable[str], **fields: str) -> None:
+    """Raise a ConfigError, with the closest choice, for the first field that is none of the choices."""
+    choices = list(choices)
+    for field, value in fields.items():
+        if value not in choices:
+            raise ConfigError(field, value, one_of(value, choices))
+
+
+def one_of(value: str, choices: Iterable[str]) -> str:
+    """'did you mean aNbN? (one of aNbN, aNbM, ...)', the first half only where something is close."""
+    choices = list(choices)
+    close = get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    listed = f"one of {', '.join(choices)}"
+    return f"did you mean {close[0]}? ({listed})" if close else f"must be {listed}"

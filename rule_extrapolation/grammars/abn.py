@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.grammars.grammar import PAD, Grammar
+from rule_extrapolation.grammars.letters import A, B, count
+
+
+class AbN(Grammar):
+    """As many a's as b's, in any order. Every string can grow into a word, so there are no OOD prompts.
+
+    Training words: n ~ U{1..max_length//2}, then n a's and n b's shuffled.
+
+    >>> grammar = AbN(max_length=8)
+    >>> grammar.judge(grammar.encode(["abba", "aab"]))["grammatical"].tolist()
+    [True, False]
+    """
+
+    name = "abN"
+    level = "context-free"
+    alphabet = "ab"
+    rules = {"rule_1": "#a = #b"}
+    shortest_word = 2
+
+    def rule_1(self, symbols: Tensor) -> Tensor:
+        return count(symbols, A) == count(symbols, B)
+
+    def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
+        return torch.ones(len(symbols), dtype=torch.bool, device=symbols.device)
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        n = torch.randint(1, self.max_length // 2 + 1, (num, 1), generator=generator)
+        beyond = torch.arange(self.max_length) >= 2 * n
+        keys = torch.rand(num, self.max_length, generator=generator, dtype=torch.float64).masked_fill(beyond, torch.inf)
+        return torch.where(keys.argsort(1).argsort(1) < n, A, B).masked_fill(beyond, PAD)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.letters import A, B, all_before, runs
+
+
+class AnBm(Grammar):
+    """a's before b's, however many of each.
+
+    Training words: max_length - 2 symbols, of which n ~ U{1..max_length-3} are a's; so at least one a and one b.
+
+    >>> grammar = AnBm(max_length=8)
+    >>> grammar.judge(grammar.encode(["aab", "aba"]))["grammatical"].tolist()
+    [True, False]
+    """
+
+    name = "aNbM"
+    level = "regular"
+    alphabet = "ab"
+    rules = {"rule_2": "a's before b's"}
+    shortest_word = 4  # of max_length, for a word of two symbols
+
+    def rule_2(self, symbols: Tensor) -> Tensor:
+        return all_before(symbols, A, B)
+
+    def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
+        return self.rule_2(symbols)
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        n = torch.randint(1, self.max_length - 2, (num,), generator=generator)
+        return runs([A, B], torch.stack([n, self.max_length - 2 - n], 1), self.max_length)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, Grammar, frame
+from rule_extrapolation.grammars.letters import A, B, all_before, count, runs
+
+
+class AnBn(Grammar):
+    """L3: as many a's as b's, and a's before b's.
+
+    Training words: a^n b^n for every n in 1..max_length//2 once, or n drawn evenly from those.
+
+    Args:
+        all_sequences: train on every word once; false draws n for each word.
+        only_even: only even n.
+        only_odd: only odd n.
+
+    >>> grammar = AnBn(max_length=8)
+    >>> grammar.judge(grammar.encode(["aabb", "abab", "aab"]))["rule_1"].tolist()
+    [True, True, False]
+    """
+
+    name = "aNbN"
+    label = "L3"
+    level = "context-free"
+    alphabet = "ab"
+    rules = {"rule_1": "#a = #b", "rule_2": "a's before b's", "rule_3": "even length"}
+    shortest_word = 2
+
+    def __init__(
+        self,
+        max_length: int,
+        test_prompt_length: int | None = None,
+        all_sequences: bool = True,
+        only_even: bool = False,
+        only_odd: bool = False,
+    ):
+        super().__init__(max_length, test_prompt_length)
+        if only_even and only_odd:
+            raise ConfigError("only_even", True, "only_odd is true as well; set one of them to false")
+        if only_even and max_length < 4:
+            raise ConfigError("max_length", max_length, "aNbN has no word with an even n that short; use 4 or more")
+        self.all_sequences = all_sequences
+        self.n = torch.arange(2 if only_even else 1, max_length // 2 + 1, 2 if only_even or only_odd else 1)
+
+    def rule_1(self, symbols: Tensor) -> Tensor:
+        return count(symbols, A) == count(symbols, B)
+
+    def rule_2(self, symbols: Tensor) -> Tensor:
+        return all_before(symbols, A, B)
+
+    def rule_3(self, symbols: Tensor) -> Tensor:
+        return (symbols >= FIRST_SYMBOL).sum(1) % 2 == 0
+
+    def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
+        return self.rule_2(symbols) & (count(symbols, B) <= count(symbols, A))
+
+    def words(self, n: Tensor) -> Tensor:
+        return runs([A, B], torch.stack([n, n], 1), self.max_length)
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        return self.words(self.n[torch.randint(len(self.n), (num,), generator=generator)])
+
+    def all_words(self) -> Tensor | None:
+        return frame(self.words(self.n)) if self.all_sequences else None

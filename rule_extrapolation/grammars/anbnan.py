@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.letters import A, B, count, runs, seen
+
+
+class AnBnAn(Grammar):
+    """Twice as many a's as b's, and the b's together in the middle: a^n b^n a^n.
+
+    Training words: n ~ U{1..max_length//3}.
+
+    >>> grammar = AnBnAn(max_length=9)
+    >>> grammar.judge(grammar.encode(["aabbaa", "abaaba", "bba"]))["rule_1"].tolist()
+    [True, True, False]
+    """
+
+    name = "aNbNaN"
+    level = "context-sensitive"
+    alphabet = "ab"
+    rules = {"rule_1": "#a = 2 #b", "rule_2": "b's together, as many symbols before as after"}
+    shortest_word = 3
+
+    def split_at_bs(self, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T) -> three (B, T) bool: the a's before the first b, between two b's, and after the last."""
+        is_a, b_seen, b_to_come = symbols == A, seen(symbols, B), seen(symbols.flip(1), B).flip(1)
+        return is_a & ~b_seen, is_a & b_seen & b_to_come, is_a & b_seen & ~b_to_come
+
+    def rule_1(self, symbols: Tensor) -> Tensor:
+        return count(symbols, A) == 2 * count(symbols, B)
+
+    def rule_2(self, symbols: Tensor) -> Tensor:
+        before, between, after = self.split_at_bs(symbols)
+        no_b = count(symbols, B) == 0
+        return no_b | (~between.any(1) & (before.sum(1) == after.sum(1)))
+
+    def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
+        before, between, after = self.split_at_bs(symbols)
+        before, after, bs = before.sum(1), after.sum(1), count(symbols, B)
+        return ~between.any(1) & (bs <= before) & (after <= bs) & ((after == 0) | (bs == before))
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        n = torch.randint(1, self.max_length // 3 + 1, (num,), generator=generator)
+        return runs([A, B, A], torch.stack([n, n, n], 1), self.max_length)

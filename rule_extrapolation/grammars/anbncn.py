@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.grammars.grammar import Grammar, frame
+from rule_extrapolation.grammars.letters import A, B, C, all_before, count, runs
+
+
+class AnBnCn(Grammar):
+    """L4: as many a's as b's as c's, and a's before b's before c's.
+
+    Training words: a^n b^n c^n for every n in 1..max_length//3 once, or n drawn evenly from those.
+
+    Args:
+        all_sequences: train on every word once; false draws n for each word.
+
+    >>> grammar = AnBnCn(max_length=9)
+    >>> grammar.judge(grammar.encode(["aabbcc", "abcabc", "aabbc"]))["grammatical"].tolist()
+    [True, False, False]
+    """
+
+    name = "aNbNcN"
+    label = "L4"
+    level = "context-sensitive"
+    alphabet = "abc"
+    rules = {"rule_1": "#a = #b = #c", "rule_2": "a's before b's before c's"}
+    shortest_word = 3
+    default_prompt_length = 5
+
+    def __init__(self, max_length: int, test_prompt_length: int | None = None, all_sequences: bool = True):
+        super().__init__(max_length, test_prompt_length)
+        self.all_sequences = all_sequences
+
+    def rule_1(self, symbols: Tensor) -> Tensor:
+        return (count(symbols, A) == count(symbols, B)) & (count(symbols, B) == count(symbols, C))
+
+    def rule_2(self, symbols: Tensor) -> Tensor:
+        pairs = [(A, B), (A, C), (B, C)]
+        return torch.stack([all_before(symbols, first, second) for first, second in pairs]).all(0)
+
+    def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
+        a, b, c = (count(symbols, symbol) for symbol in (A, B, C))
+        return self.rule_2(symbols) & (b <= a) & (c <= b) & ((c == 0) | (a == b))
+
+    def words(self, n: Tensor) -> Tensor:
+        return runs([A, B, C], torch.stack([n, n, n], 1), self.max_length)
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        return self.words(torch.randint(1, self.max_length // 3 + 1, (num,), generator=generator))
+
+    def all_words(self) -> Tensor | None:
+        return frame(self.words(torch.arange(1, self.max_length // 3 + 1))) if self.all_sequences else None

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.grammars.ban import sample_lengths_and_as
+from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, Grammar
+from rule_extrapolation.grammars.letters import A, B, all_before, count, runs, seen
+
+
+class BbaN(Grammar):
+    """L2: b's before a's, at least one b, and an even number of a's after the last b.
+
+    Training words: a length l ~ U{1..max_length}, k ~ U{0..(l-1)//2}, then b^(l-2k) a^(2k).
+
+    >>> grammar = BbaN(max_length=8)
+    >>> grammar.judge(grammar.encode(["bbaa", "ba", "aab"]))["grammatical"].tolist()
+    [True, False, False]
+    """
+
+    name = "bbaN"
+    label = "L2"
+    level = "regular"
+    alphabet = "ab"
+    rules = {"rule_1": "even number of a's after the last b", "rule_2": "b's before a's, at least one b"}
+    shortest_word = 1
+
+    def rule_1(self, symbols: Tensor) -> Tensor:
+        b_to_come = seen(symbols.flip(1), B).flip(1)
+        return ((symbols == A) & ~b_to_come).sum(1) % 2 == 0
+
+    def rule_2(self, symbols: Tensor) -> Tensor:
+        return all_before(symbols, B, A) & (count(symbols, B) > 0)
+
+    def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
+        empty = ~(symbols >= FIRST_SYMBOL).any(1)
+        return empty | self.rule_2(symbols)
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        lengths, num_as = sample_lengths_and_as(num, self.max_length, generator)
+        return runs([B, A], torch.stack([lengths - num_as, num_as], 1), self.max_length)
+
+    def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
+        """ID b^i a^(n-i), i = 1..n-1; OOD a b^i a^(n-1-i), i = 1..n-2."""
+        n = self.test_prompt_length
+        i, j = torch.arange(1, n), torch.arange(1, n - 1)
+        return (
+            runs([B, A], torch.stack([i, n - i], 1), n),
+            runs([A, B, A], torch.stack([torch.ones_like(j), j, n - 1 - j], 1), n),
+        )

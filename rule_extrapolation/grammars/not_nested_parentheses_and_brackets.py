@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.grammars.dyck import TwoKinds, never_below_zero, sample_brackets, sample_targets
+
+
+class NotNestedParenthesesAndBrackets(TwoKinds):
+    """L6: parentheses and brackets, each matched, not necessarily nested (shuffled Dyck).
+
+    Training words: as many symbols as their target 2l, l ~ U{1..max_length//2}; at each position evenly an opening
+    bracket of either kind or a closing one of each kind that is open, only closing once the target needs it.
+
+    >>> grammar = NotNestedParenthesesAndBrackets(max_length=8)
+    >>> grammar.judge(grammar.encode(["([])", "([)]", "(]"]))["grammatical"].tolist()
+    [True, True, False]
+    """
+
+    name = "not_nested_parentheses_and_brackets"
+    label = "L6"
+    level = "context-sensitive"
+
+    def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
+        return never_below_zero(symbols, 0) & never_below_zero(symbols, 1)
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        targets = sample_targets(num, self.max_length, generator)
+        return sample_brackets(targets, self.kinds, self.max_length, nest=False, generator=generator)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.grammars.dyck import (
+    PROMPT_SEED,
+    BracketGrammar,
+    dyck_words,
+    matched,
+    never_below_zero,
+    opening,
+    sample_brackets,
+    sample_targets,
+)
+from rule_extrapolation.grammars.grammar import FIRST_SYMBOL
+
+
+class SeparatedBracketsAndParentheses(BracketGrammar):
+    """Matched parentheses or matched brackets, never both in one word.
+
+    Training words: half of them parentheses, half brackets, in random order; each as the nested sampler draws it.
+
+    >>> grammar = SeparatedBracketsAndParentheses(max_length=8)
+    >>> grammar.judge(grammar.encode(["(())", "[]()", "[(])"]))["rule_1"].tolist()
+    [True, True, True]
+    >>> grammar.judge(grammar.encode(["(())", "[]()", "[(])"]))["rule_2"].tolist()
+    [True, False, False]
+    """
+
+    name = "separated_brackets_and_parentheses"
+    level = "context-free"
+    alphabet = "()[]"
+    rules = {"rule_1": "( ) and [ ] matched", "rule_2": "only one kind of bracket"}
+
+    def rule_1(self, symbols: Tensor) -> Tensor:
+        return matched(symbols, 0) & matched(symbols, 1)
+
+    def rule_2(self, symbols: Tensor) -> Tensor:
+        is_parenthesis = (symbols >= FIRST_SYMBOL) & (symbols < opening(1))
+        return ~(is_parenthesis.any(1) & (symbols >= opening(1)).any(1))
+
+    def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
+        return self.rule_2(symbols) & never_below_zero(symbols, 0) & never_below_zero(symbols, 1)
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        targets = sample_targets(num, self.max_length, generator)
+        parentheses = sample_brackets(targets, 1, self.max_length, nest=True, generator=generator)
+        kind = torch.randperm(num, generator=generator) % 2
+        return torch.where(parentheses >= FIRST_SYMBOL, parentheses + 2 * kind[:, None], parentheses)
+
+    def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
+        """ID "((" and parentheses or "[[" and brackets, half each; OOD "([" and a nested word of both kinds."""
+        generator = torch.Generator().manual_seed(PROMPT_SEED)
+        n = self.test_prompt_length
+        num = self.num_prompts(n)
+        one_kind = self.start_with("((", dyck_words(num, n, 1, generator))
+        half = torch.arange(num)[:, None] % 2
+        return one_kind + 2 * half, self.start_with("([", dyck_words(num, n, 2, generator))
