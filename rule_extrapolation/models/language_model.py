@@ -1,0 +1,68 @@
+"""The contract that every architecture keeps. Training reads ``forward``, decoding reads ``prefill`` and ``step``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+State = Any
+"""What a model remembers of the tokens it has read: tensors, in tuples if need be. Nobody changes one in place."""
+
+
+class LanguageModel(nn.Module, ABC):
+    """A causal model of the next token.
+
+    A subclass defines ``init_state`` and ``advance``; the rest follows from them, so that reading a sequence at once
+    and token by token cannot disagree. It may override ``step`` where one token alone can be had more cheaply.
+    """
+
+    ignore_pad_in_loss: ClassVar[bool] = False
+    """Whether the architecture is trained on the loss without PAD targets."""
+
+    max_context: int | None = None
+    """The longest sequence it reads, in tokens, or None."""
+
+    @abstractmethod
+    def init_state(self, batch_size: int) -> State:
+        """The state before any token."""
+
+    @abstractmethod
+    def advance(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read T tokens from a state on.
+
+        Args:
+            tokens: (B, T) long, T from 1.
+
+        Returns:
+            (B, T, num_tokens) logits of the token behind each one read, and the state behind the last.
+
+        Raises:
+            ValueError: the sequence would exceed ``max_context``.
+        """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) long -> (B, num_tokens, T) logits: the layout that nn.CrossEntropyLoss takes."""
+        logits, _ = self.advance(tokens, self.init_state(len(tokens)))
+        return logits.transpose(1, 2)
+
+    def prefill(self, prompt: Tensor) -> tuple[Tensor, State]:
+        """(B, T) long -> (B, num_tokens) logits of the next token, and the state behind the prompt."""
+        logits, state = self.advance(prompt, self.init_state(len(prompt)))
+        return logits[:, -1], state
+
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B,) long -> (B, num_tokens) logits of the next token, and the state behind this one."""
+        logits, state = self.advance(token[:, None], state)
+        return logits[:, 0], state
+
+    def check_context(self, length: int) -> None:
+        """Raise a ValueError if the model cannot read a sequence of that many tokens."""
+        if self.max_context is not None and length > self.max_context:
+            raise ValueError(f"{type(self).__name__} reads at most {self.max_context} tokens, not {length}")
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable weights."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rule_extrapolation.errors import check_positive
+from rule_extrapolation.models.language_model import LanguageModel
+
+
+class LinearLLM(LanguageModel):
+    """Logits at position t are a linear function of the embedded tokens at positions s <= t, with weights of their own
+    for every pair (s, t).
+
+    The state is (logits that the tokens so far add to each position, how many tokens those are).
+
+    Args:
+        max_data_length: the most symbols a word has; the model reads one token more, SOS.
+        bias: add a bias of its own to each position.
+        published_mask: let source s reach targets t <= s, as the published code does. The output then sees the tokens
+            that it should predict: not a causal model, there only to reproduce published figures.
+
+    Raises:
+        ConfigError: sizes below 1.
+    """
+
+    ignore_pad_in_loss = True
+
+    def __init__(
+        self,
+        num_tokens: int,
+        max_data_length: int = 32,
+        embedding_dim: int = 128,
+        bias: bool = True,
+        published_mask: bool = False,
+    ):
+        super().__init__()
+        check_positive(max_data_length=max_data_length, embedding_dim=embedding_dim)
+        length = self.max_context = max_data_length + 1
+        self.embedding = nn.Embedding(num_tokens, embedding_dim)
+        self.weight = nn.Parameter(torch.empty(length, embedding_dim, length, num_tokens))
+        self.bias = nn.Parameter(torch.zeros(length, num_tokens)) if bias else None
+        nn.init.xavier_uniform_(self.weight)
+        source_reaches_target = torch.ones(length, length).triu()
+        mask = source_reaches_target.mT if published_mask else source_reaches_target
+        self.register_buffer("mask", mask[:, None, :, None], persistent=False)
+
+    def init_state(self, batch_size: int) -> tuple[Tensor, int]:
+        length, _, _, num_tokens = self.weight.shape
+        logits = self.weight.new_zeros(batch_size, length, num_tokens)
+        return (logits if self.bias is None else logits + self.bias), 0
+
+    def advance(self, tokens: Tensor, state: tuple[Tensor, int]) -> tuple[Tensor, tuple[Tensor, int]]:
+        logits, start = state
+        end = start + tokens.shape[1]
+        self.check_context(end)
+        # The tokens read now reach no position before their first: (B, (s w)) @ ((s w), (t v)) for t >= start only.
+        weight = self.weight[start:end, :, start:] * self.mask[start:end, :, start:]
+        added = self.embedding(tokens).flatten(1) @ weight.flatten(2).flatten(0, 1)
+        logits = torch.cat([logits[:, :start], logits[:, start:] + added.view_as(logits[:, start:])], 1)
+        return logits[:, start:end], (logits, end)

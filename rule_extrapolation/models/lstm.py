@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rule_extrapolation.errors import check_fraction, check_positive
+from rule_extrapolation.models.language_model import LanguageModel
+
+
+class LSTM_LLM(LanguageModel):
+    """Embedding, LSTM in one direction, linear (Hochreiter & Schmidhuber 1997).
+
+    The state is (h, c), each (num_layers, B, hidden_dim).
+
+    Args:
+        dropout: between layers.
+
+    Raises:
+        ConfigError: sizes below 1, dropout outside [0, 1).
+    """
+
+    def __init__(
+        self, num_tokens: int, embedding_dim: int = 64, hidden_dim: int = 256, num_layers: int = 6, dropout: float = 0.1
+    ):
+        super().__init__()
+        check_positive(embedding_dim=embedding_dim, hidden_dim=hidden_dim, num_layers=num_layers)
+        check_fraction(dropout=dropout)
+        self.embedding = nn.Embedding(num_tokens, embedding_dim)
+        # nn.LSTM has no dropout behind its last layer and warns of one that is asked for.
+        dropout = dropout if num_layers > 1 else 0.0
+        self.lstm = nn.LSTM(embedding_dim, hidden_dim, num_layers, dropout=dropout, batch_first=True)
+        self.head = nn.Linear(hidden_dim, num_tokens)
+
+    def init_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        zeros = self.head.weight.new_zeros(self.lstm.num_layers, batch_size, self.lstm.hidden_size)
+        return zeros, zeros
+
+    def advance(self, tokens: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output, state = self.lstm(self.embedding(tokens), state)
+        return self.head(output), state

@@ -1,0 +1,114 @@
+"""What minLSTM and minGRU share (Feng et al. 2024, arXiv 2410.01201).
+
+Their gates depend on the input alone, so that a layer is a linear recurrence, h_t = a_t * h_{t-1} + (1 - a_t) * c_t:
+a weighted mean of the old state and a candidate. The two differ in how they find a_t.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rule_extrapolation.errors import ConfigError, check_choice, check_fraction, check_positive
+from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.ops import linear_recurrence
+
+NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
+SCANS = ("sequential", "parallel", "log")
+
+
+def g(x: Tensor) -> Tensor:
+    """Positive and continuous: x + 0.5 for x >= 0, else sigmoid(x) (appendix B.3)."""
+    return torch.where(x >= 0, x + 0.5, x.sigmoid())
+
+
+def log_g(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, (x.relu() + 0.5).log(), F.logsigmoid(x))
+
+
+class MinimalRNNLayer(nn.Module):
+    """One layer: (B, T, input_dim) and a state of (B, hidden_dim) -> (B, T, hidden_dim), the states."""
+
+    num_gates: int
+
+    def __init__(self, input_dim: int, hidden_dim: int, log_space: bool, scan: str):
+        super().__init__()
+        self.log_space, self.scan = log_space, scan
+        self.linear = nn.Linear(input_dim, (self.num_gates + 1) * hidden_dim)
+
+    @abstractmethod
+    def keep_logit(self, *gates: Tensor) -> Tensor:
+        """The logit of a_t, the share of the old state that is kept, from the gates' pre-activations."""
+
+    def forward(self, x: Tensor, h0: Tensor) -> Tensor:
+        *gates, candidate = self.linear(x).chunk(self.num_gates + 1, -1)
+        keep = self.keep_logit(*gates)
+        if self.scan == "log":
+            return linear_recurrence.log_space(F.logsigmoid(keep), F.logsigmoid(-keep) + log_g(candidate), h0)
+        if self.log_space:
+            candidate = g(candidate)
+        recurrence = getattr(linear_recurrence, self.scan)
+        return recurrence(keep.sigmoid(), (-keep).sigmoid() * candidate, h0)
+
+
+class MinimalRNN(LanguageModel):
+    """Embedding, layers, linear. The state is (num_layers, B, hidden_dim).
+
+    Args:
+        dropout: on each layer's output.
+        log_space: candidates are made positive by g, as the log-space scan needs; false uses them as they are.
+        scan: how the recurrence is computed; every way gives the same values.
+        residual: add each layer's input to its output.
+        norm: normalise each layer's input and the last output.
+
+    Raises:
+        ConfigError: sizes below 1, residual with two widths, scan=log without log_space.
+    """
+
+    layer_class: type[MinimalRNNLayer]
+
+    def __init__(
+        self,
+        num_tokens: int,
+        embedding_dim: int = 64,
+        hidden_dim: int = 64,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        log_space: bool = True,
+        scan: Literal["sequential", "parallel", "log"] = "parallel",
+        residual: bool = False,
+        norm: Literal["none", "layer", "rms"] = "none",
+    ):
+        super().__init__()
+        check_positive(embedding_dim=embedding_dim, hidden_dim=hidden_dim, num_layers=num_layers)
+        check_fraction(dropout=dropout)
+        check_choice(SCANS, scan=scan)
+        check_choice(NORMS, norm=norm)
+        if residual and embedding_dim != hidden_dim:
+            raise ConfigError("hidden_dim", hidden_dim, f"must equal embedding_dim={embedding_dim} with residual=true")
+        if scan == "log" and not log_space:
+            raise ConfigError("scan", scan, "needs log_space=true; use parallel or sequential")
+        widths = [embedding_dim] + [hidden_dim] * num_layers
+        self.hidden_dim, self.residual = hidden_dim, residual
+        self.embedding = nn.Embedding(num_tokens, embedding_dim)
+        self.layers = nn.ModuleList(self.layer_class(width, hidden_dim, log_space, scan) for width in widths[:-1])
+        self.norms = nn.ModuleList(NORMS[norm](width) for width in widths)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden_dim, num_tokens)
+
+    def init_state(self, batch_size: int) -> Tensor:
+        return self.head.weight.new_zeros(len(self.layers), batch_size, self.hidden_dim)
+
+    def advance(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.embedding(tokens)
+        last_states = []
+        for layer, norm, h0 in zip(self.layers, self.norms, state):
+            h = layer(norm(x), h0)
+            last_states.append(h[:, -1])
+            h = self.dropout(h)
+            x = x + h if self.residual else h
+        return self.head(self.norms[-1](x)), torch.stack(last_states)

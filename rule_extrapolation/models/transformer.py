@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rule_extrapolation.errors import ConfigError, check_fraction, check_positive
+from rule_extrapolation.models.language_model import LanguageModel
+
+Cache = tuple[Tensor, Tensor]
+"""Keys and values of one layer, each (B, num_heads, tokens so far, head_dim)."""
+
+
+class TransformerDecoder(LanguageModel):
+    """Decoder-only transformer (Vaswani et al. 2017) with sinusoidal positions.
+
+    The weights live in nn.TransformerEncoderLayer modules and the values are theirs under a causal mask; the arithmetic
+    is written out here because those layers cannot continue from a key/value cache. The state is one Cache per layer.
+
+    Args:
+        dim_feedforward: width of the two-layer network behind each attention.
+        dropout_p: on embeddings, attention weights and both branches of each layer.
+        relu_rescale: fixed factor on the ReLU of the feed-forward networks.
+        norm_first: normalise before each branch rather than behind it.
+        max_len: positions that exist.
+
+    Raises:
+        ConfigError: sizes below 1, num_heads that does not divide dim_model, dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        dim_model: int = 64,
+        num_decoder_layers: int = 6,
+        num_heads: int = 8,
+        dim_feedforward: int = 512,
+        dropout_p: float = 0.1,
+        layer_norm_eps: float = 2e-4,
+        relu_rescale: float = 1.0,
+        norm_first: bool = True,
+        max_len: int = 5000,
+    ):
+        super().__init__()
+        check_positive(dim_model=dim_model, num_decoder_layers=num_decoder_layers, num_heads=num_heads)
+        check_positive(dim_feedforward=dim_feedforward, layer_norm_eps=layer_norm_eps)
+        check_positive(relu_rescale=relu_rescale, max_len=max_len)
+        check_fraction(dropout_p=dropout_p)
+        if dim_model % num_heads:
+            divisors = [str(n) for n in range(1, dim_model + 1) if dim_model % n == 0]
+            raise ConfigError("num_heads", num_heads, f"must divide dim_model={dim_model}: {', '.join(divisors)}")
+        self.num_heads, self.max_context = num_heads, max_len
+        self.embedding = nn.Embedding(num_tokens, dim_model)
+        self.dropout = nn.Dropout(dropout_p)
+        # Made one by one: nn.TransformerEncoder would copy the first layer's initial weights into all.
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                dim_model,
+                num_heads,
+                dim_feedforward,
+                dropout_p,
+                layer_norm_eps=layer_norm_eps,
+                batch_first=True,
+                norm_first=norm_first,
+            )
+            for _ in range(num_decoder_layers)
+        )
+        self.head = nn.Linear(dim_model, num_tokens)
+        self.register_buffer("relu_rescale", torch.tensor([relu_rescale]))
+        self.register_buffer("positions", sinusoids(max_len, dim_model), persistent=False)
+
+    def init_state(self, batch_size: int) -> tuple[Cache, ...]:
+        head_dim = self.embedding.embedding_dim // self.num_heads
+        empty = self.head.weight.new_empty(batch_size, self.num_heads, 0, head_dim)
+        return ((empty, empty),) * len(self.layers)
+
+    def advance(self, tokens: Tensor, state: tuple[Cache, ...]) -> tuple[Tensor, tuple[Cache, ...]]:
+        start = state[0][0].shape[2]
+        end = start + tokens.shape[1]
+        self.check_context(end)
+        x = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim) + self.positions[start:end]
+        x = self.dropout(x)
+        caches = []
+        for layer, cache in zip(self.layers, state):
+            x, cache = self.layer(layer, x, cache)
+            caches.append(cache)
+        return self.head(x), tuple(caches)
+
+    def layer(self, layer: nn.TransformerEncoderLayer, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        if layer.norm_first:
+            attended, cache = self.attention(layer, layer.norm1(x), cache)
+            x = x + attended
+            return x + self.feed_forward(layer, layer.norm2(x)), cache
+        attended, cache = self.attention(layer, x, cache)
+        x = layer.norm1(x + attended)
+        return layer.norm2(x + self.feed_forward(layer, x)), cache
+
+    def attention(self, layer: nn.TransformerEncoderLayer, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """(B, T, dim_model) attends to the cache and, causally, to itself."""
+        attn = layer.self_attn
+        qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+        q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, 2))
+        cached = cache[0].shape[2]
+        if cached:
+            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+        length = x.shape[1]
+        mask = None
+        if cached and length > 1:  # query t comes behind the cached keys; a single one sees them all
+            mask = torch.ones(length, cached + length, dtype=torch.bool, device=x.device).tril(cached)
+        attended = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=not cached,
+            dropout_p=attn.dropout if self.training else 0.0,
+        )
+        return layer.dropout1(attn.out_proj(attended.transpose(1, 2).flatten(2))), (k, v)
+
+    def feed_forward(self, layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
+        hidden = self.relu_rescale * layer.linear1(x).relu()
+        return layer.dropout2(layer.linear2(layer.dropout(hidden)))
+
+
+def sinusoids(length: int, dim: int) -> Tensor:
+    """(length, dim): sines in even columns, cosines in odd ones (Vaswani et al. 2017, section 3.5)."""
+    position = torch.arange(length)[:, None]
+    frequency = torch.exp(-math.log(10000.0) * torch.arange(0, dim, 2) / dim)
+    table = torch.empty(length, dim)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency[: dim // 2])
+    return table
