@@ -1,0 +1,134 @@
+"""From a command line to objects: the Hydra configuration, the checks on it, and one line where it cannot work.
+
+Everything that a configuration builds is described by the signature it is built with. A key that is not in that
+signature, or a value of another type, is an error before any work; so is whatever the constructors refuse.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from rule_extrapolation.errors import ConfigError, one_of
+from rule_extrapolation.grammars import ALIASES, LANGUAGES, target
+
+PACKAGE = Path(__file__).parent
+# Installed, the configuration lies inside the package; in a checkout, beside it.
+CONF_DIR = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+
+
+def register() -> None:
+    """Make the languages a configuration group, and define the functions that the YAML files use."""
+    for name in [*LANGUAGES, *ALIASES]:
+        canonical = ALIASES.get(name, name)
+        node = {"name": canonical, "_target_": target(name), "_partial_": True, "test_prompt_length": None}
+        ConfigStore.instance().store(group="grammar", name=name, node={**node, **LANGUAGES[canonical].options})
+    OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
+    # -1 is Lightning's "no limit".
+    OmegaConf.register_new_resolver("least", lambda *numbers: min(n for n in numbers if n != -1), replace=True)
+
+
+def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:
+    """Build what ``cfg[group]`` describes, adding the run's own arguments.
+
+    Raises:
+        ConfigError: naming the key as one would write it on the command line.
+    """
+    make, arguments = recipe(cfg, group, given=runtime)
+    if OmegaConf.select(cfg, f"{group}._partial_"):
+        return functools.partial(make, **arguments, **runtime)
+    with naming_keys(cfg, group):
+        return make(**arguments, **runtime)
+
+
+def recipe(cfg: DictConfig, group: str, given: Iterable[str] = ()) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What ``cfg[group]`` builds and with which arguments, held against its signature; ``given`` come later."""
+    from hydra.utils import get_object, instantiate
+
+    node = OmegaConf.select(cfg, group)
+    make = get_object(node._target_)
+    # `name` is there for people and dashboards to filter by.
+    arguments = {key: node[key] for key in node if key not in ("_target_", "_partial_", "name")}
+    check_arguments(make, arguments, group, given)
+    return make, instantiate(arguments, _convert_="all")
+
+
+@contextmanager
+def naming_keys(cfg: DictConfig, group: str) -> Iterator[None]:
+    """What a constructor refuses becomes a ConfigError that names the key to change."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except ConfigError as error:
+        # What a class was given by another group (max_length, say) is that group's key.
+        groups = [group, *(key for key in cfg if isinstance(cfg[key], DictConfig))]
+        owner = next((g for g in groups if error.field in OmegaConf.select(cfg, g)), None)
+        raise ConfigError(f"{owner}.{error.field}" if owner else error.field, error.value, error.fix) from error
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        made = OmegaConf.select(cfg, f"{group}._target_")
+        raise ConfigError(group, made, " ".join(str(error).split())) from error
+
+
+def check_arguments(make: Callable[..., Any], arguments: dict[str, Any], group: str, given: Iterable[str] = ()) -> None:
+    """Hold keys and values against a signature.
+
+    Raises:
+        ConfigError: a key that ``make`` does not take, or a value of the wrong type.
+    """
+    prefix = f"{group}." if group else ""
+    parameters = inspect.signature(make).parameters
+    hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key, value in arguments.items():
+        if key in parameters:
+            if key in hints and not fits(value, hints[key]):
+                raise ConfigError(f"{prefix}{key}", value, f"must be {describe(hints[key])}")
+        elif not takes_any:
+            raise ConfigError(f"{prefix}{key}", value, f"no such key; {one_of(key, set(parameters) - set(given))}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value from a YAML file can be what the hint asks for."""
+    if hint is Any:
+        return True
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return value in typing.get_args(hint)
+    if isinstance(value, bool) or value is None:
+        return hint is type(value)
+    if isinstance(value, (int, float, str)):
+        return isinstance(value, hint if hint is not float else (int, float)) if hint in (int, float, str) else False
+    return hint not in (int, float, str, bool, type(None))  # a list or a mapping
+
+
+def describe(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join("null" if option is type(None) else describe(option) for option in typing.get_args(hint))
+    return getattr(hint, "__name__", str(hint))
+
+
+def one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's errors as one line with the key, its value and what would work."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice}: {one_of(choice, error.options)}"
+    cause = error.__cause__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
+        override = str(error).rpartition("+")[2] or cause.full_key
+        return f"{override}: no such key; {one_of(cause.key, map(str, cause.parent_node))}"
+    return " ".join(str(error).split())

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from rule_extrapolation.errors import check_positive
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.seeding import generator
+
+TRAIN, VAL, TEST, SHUFFLE = range(4)
+
+
+class TensorBatches:
+    """Batches of rows of a tensor, in a new order on every pass if there is a seed.
+
+    The data is in memory already, so there are no worker processes; the position is in the state, so that an
+    interrupted pass goes on where it stopped.
+    """
+
+    def __init__(self, rows: Tensor, batch_size: int, shuffle_seed: int | None = None):
+        self.rows, self.batch_size, self.shuffle_seed = rows, batch_size, shuffle_seed
+        self.passes = self.batches = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.batches >= len(self):
+            self.passes, self.batches = self.passes + 1, 0
+        order = torch.arange(len(self.rows))
+        if self.shuffle_seed is not None:
+            order = torch.randperm(len(order), generator=generator(self.shuffle_seed, SHUFFLE, self.passes))
+        while self.batches < len(self):
+            start = self.batches * self.batch_size
+            self.batches += 1
+            yield self.rows[order[start : start + self.batch_size]]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"passes": self.passes, "batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.passes, self.batches = state["passes"], state["batches"]
+
+
+class GrammarDataModule(LightningDataModule):
+    """Training, validation and test words of a language, as (B, max_length + 2) token rows.
+
+    Where the language trains on each of its words once, all three sets are those words; else each is drawn on its own.
+
+    Args:
+        grammar: makes the grammar from max_length: a Grammar class, or a partial of one with its options.
+        max_length: the most symbols a word has.
+        num_train, num_val, num_test: words in each set.
+        seed: of the words and of the order they come in.
+
+    Raises:
+        ConfigError: a size below 1, or a max_length that the grammar refuses.
+    """
+
+    def __init__(
+        self,
+        grammar: Callable[..., Grammar],
+        max_length: int = 32,
+        num_train: int = 2048,
+        num_val: int = 1024,
+        num_test: int = 1024,
+        batch_size: int = 128,
+        seed: int = 0,
+    ):
+        super().__init__()
+        check_positive(num_train=num_train, num_val=num_val, num_test=num_test, batch_size=batch_size)
+        self.grammar = grammar(max_length=max_length)
+        self.sizes = {TRAIN: num_train, VAL: num_val, TEST: num_test}
+        self.batch_size, self.seed = batch_size, seed
+
+    def words(self, split: int) -> Tensor:
+        return self.grammar.dataset(self.sizes[split], generator(self.seed, split))
+
+    def train_dataloader(self) -> TensorBatches:
+        return TensorBatches(self.words(TRAIN), self.batch_size, shuffle_seed=self.seed)
+
+    def val_dataloader(self) -> TensorBatches:
+        return TensorBatches(self.words(VAL), self.batch_size)
+
+    def test_dataloader(self) -> TensorBatches:
+        return TensorBatches(self.words(TEST), self.batch_size)

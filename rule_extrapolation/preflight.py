@@ -1,0 +1,54 @@
+"""Checks a command line before Hydra makes a folder for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from rule_extrapolation.errors import ConfigError
+
+
+class Preflight(Callback):
+    """A Hydra callback that assembles every job without weights, and exits with one line where one cannot work."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if Path(config.hydra.run.dir, "results.json").exists():
+            fail(f"hydra.run.dir={config.hydra.run.dir}: holds a run already; name another folder")
+        check(config)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        overrides = list(config.hydra.overrides.task)
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            # Other sweepers choose as they go; what they leave alone can be checked.
+            jobs = [[o.input_line for o in parsed if not o.is_sweep_override()]]
+        else:
+            [jobs] = BasicSweeper.split_arguments(parsed, None)
+        for job in jobs:
+            check(compose(config.hydra.job.config_name, overrides=[*job]))
+
+
+def check(config: DictConfig) -> None:
+    # torch and Lightning take seconds to import: not before Hydra has found the command line sound.
+    from rule_extrapolation.experiment import assemble
+
+    cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    with open_dict(cfg):
+        cfg.run_dir = ""  # there is none yet
+    try:
+        assemble(cfg, device="meta")
+    except ConfigError as error:
+        fail(str(error))
+
+
+def fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    # Hydra swallows exceptions from callbacks, but not an exit.
+    raise SystemExit(2)

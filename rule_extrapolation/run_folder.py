@@ -1,0 +1,78 @@
+"""What a run leaves behind: results.json and completions.csv, beside the configuration, metrics.csv and checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import Tensor
+
+import rule_extrapolation
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.training.metrics import judge_completions
+
+PACKAGES = ("torch", "lightning", "hydra-core")
+
+
+def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str, Any]:
+    """What results.json says of a run whatever becomes of it."""
+    return {
+        "status": "running",
+        "grammar": grammar.name,
+        "label": grammar.label,
+        "model": cfg.model.name,
+        "seed": cfg.seed,
+        "num_parameters": model.num_parameters,
+        "resumed_from": cfg.resume,
+        "optimal_loss": grammar.optimal_loss,
+        "seconds": {},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+            "rule_extrapolation": rule_extrapolation.__version__,
+        },
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, with ``-dirty`` where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def judged_rows(grammar: Grammar, completions: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """A row for each completion: its prompt set, prompt and completion as text, and what holds for it."""
+    rows = []
+    for name, tokens in completions.items():
+        prompt_length = grammar.prompts[name].shape[1]
+        verdicts = judge_completions(grammar, tokens, prompt_length)
+        columns = {
+            "prompt_set": [name] * len(tokens),
+            "prompt": grammar.to_text(tokens[:, 1:prompt_length]),
+            "completion": grammar.to_text(tokens[:, prompt_length:]),
+            **{verdict: holds.tolist() for verdict, holds in verdicts.items()},
+        }
+        rows += [dict(zip(columns, values)) for values in zip(*columns.values())]
+    return rows
+
+
+def write_completions(folder: Path, rows: list[dict[str, Any]]) -> None:
+    with open(folder / "completions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

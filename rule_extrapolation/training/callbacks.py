@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.trainer.states import TrainerFn
+
+
+class History(Callback):
+    """The figures of a run under both protocols, kept through interruptions.
+
+    ``over_training`` holds each loss's minimum and each accuracy's maximum over all validations, as the paper reports
+    them; ``at_best`` holds every figure of the one validation with the least Val/objective, with its step and epoch.
+    """
+
+    def __init__(self) -> None:
+        self.over_training: dict[str, float] = {}
+        self.at_best: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        figures = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("Val/")}
+        for name, value in figures.items():
+            best = max if name.endswith("accuracy") else min
+            self.over_training[name] = best(value, self.over_training.get(name, value))
+        if not self.at_best or figures["Val/objective"] < self.at_best["Val/objective"]:
+            self.at_best = {"step": trainer.global_step, "epoch": trainer.current_epoch, **figures}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"over_training": self.over_training, "at_best": self.at_best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.over_training, self.at_best = state_dict["over_training"], state_dict["at_best"]
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the step under way is complete.
+
+    A second Ctrl-C stops at once and leaves the file as it was.
+    """
+
+    def __init__(self, dirpath: str):
+        self.path = Path(dirpath) / "last.ckpt"
+        self.interrupted = False
+        self.previous_handler: Any = None
+
+    def save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.previous_handler = signal.signal(signal.SIGINT, self.on_sigint)
+
+    def on_sigint(self, signum: int, frame: Any) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nStopping after this step; Ctrl-C again stops at once.", flush=True)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.interrupted:
+            self.save(trainer)
+            raise KeyboardInterrupt
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.previous_handler is not None:
+            signal.signal(signal.SIGINT, self.previous_handler)
+            self.previous_handler = None
+
+
+class TrainingBar(TQDMProgressBar):
+    """Lightning's progress bar, one for the whole training: an epoch may be a single step.
+
+    Where the output is no terminal, a line at each validation.
+    """
+
+    def init_train_tqdm(self) -> Tqdm:
+        return super().init_train_tqdm() if sys.stdout.isatty() else Tqdm(disable=True)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+    def init_test_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start()
+        bar = self.train_progress_bar
+        bar.total, bar.initial = trainer.estimated_stepping_batches, trainer.global_step
+        bar.set_description("Training")
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """The bar goes on."""
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """The bar goes on."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        bar = self.train_progress_bar
+        if self._should_update(trainer.global_step, bar.total):
+            bar.update(trainer.global_step - bar.n)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.is_enabled and not sys.stdout.isatty():
+            figures = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+            print(f"step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+        shown = {"Val/loss": "Val/loss", "Val/ID/rule_1_accuracy": "ID R1", "Val/ID/rule_2_accuracy": "ID R2"}
+        figures = {name: trainer.callback_metrics.get(key) for key, name in shown.items()}
+        return {name: f"{value.item():.3f}" for name, value in figures.items() if value is not None}

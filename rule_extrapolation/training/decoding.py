@@ -1,0 +1,88 @@
+"""From prompts to completions, through a model's ``prefill`` and ``step``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from rule_extrapolation.errors import ConfigError, check_positive
+from rule_extrapolation.grammars.grammar import EOS, PAD
+from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.seeding import generator
+
+
+class Decoder(ABC):
+    """Completes prompts until every row has finished or the budget is used.
+
+    Args:
+        max_new_tokens: the budget for one completion; it is cut to what the model's context leaves.
+
+    Raises:
+        ConfigError: a budget below 1.
+    """
+
+    def __init__(self, max_new_tokens: int):
+        check_positive(max_new_tokens=max_new_tokens)
+        self.max_new_tokens = max_new_tokens
+
+    @abstractmethod
+    def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B, num_tokens) -> (B,): the next token of each row."""
+
+    def make_generator(self) -> torch.Generator | None:
+        return None
+
+    def budget(self, model: LanguageModel, prompt_length: int) -> int:
+        """New tokens that a prompt of that many tokens gets: the last one is never read."""
+        if model.max_context is None:
+            return self.max_new_tokens
+        return min(self.max_new_tokens, model.max_context - prompt_length + 1)
+
+    @torch.no_grad()
+    def __call__(self, model: LanguageModel, prompts: Tensor) -> Tensor:
+        """(B, P) prompts -> (B, P + new): the prompts, what the model adds up to EOS, then PAD."""
+        if len(prompts) == 0:
+            return prompts
+        generator = self.make_generator()
+        logits, state = model.prefill(prompts)
+        tokens = []
+        finished = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
+        for remaining in reversed(range(self.budget(model, prompts.shape[1]))):
+            token = self.pick(logits, generator).masked_fill(finished, PAD)
+            tokens.append(token)
+            finished |= token == EOS
+            if finished.all() or not remaining:
+                break
+            logits, state = model.step(token, state)
+        return torch.cat([prompts, torch.stack(tokens, 1)], 1)
+
+
+class Greedy(Decoder):
+    """The most probable token each time."""
+
+    def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        return logits.argmax(1)
+
+
+class Sample(Decoder):
+    """A token drawn from the model's distribution at a temperature; the same draws on every call.
+
+    Raises:
+        ConfigError: a temperature that is not above 0.
+    """
+
+    def __init__(self, max_new_tokens: int, temperature: float = 1.0, seed: int = 0):
+        super().__init__(max_new_tokens)
+        if not temperature > 0:
+            raise ConfigError("temperature", temperature, "must be greater than 0; decoding=greedy is its limit at 0")
+        self.temperature, self.seed = temperature, seed
+
+    def make_generator(self) -> torch.Generator:
+        return generator(self.seed)
+
+    def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        # On the CPU, so that the draws do not depend on the device.
+        probabilities = (logits.float() / self.temperature).softmax(1).cpu()
+        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)

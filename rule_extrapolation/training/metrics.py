@@ -1,0 +1,44 @@
+"""Which rules completions keep, one by one and on average."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rule_extrapolation.grammars.grammar import EOS, Grammar
+
+SETS = ("ID", "OOD", "SOS")
+
+
+def judge_completions(grammar: Grammar, completions: Tensor, prompt_length: int) -> dict[str, Tensor]:
+    """What holds for each completion.
+
+    Args:
+        completions: (N, P + new), prompt and what the model added.
+        prompt_length: P, in tokens, SOS included.
+
+    Returns:
+        (N,) bool for ``finished`` (EOS appeared), each rule and ``grammatical``, on prompt and completion together,
+        and ``rule_2_completion``, on what stands behind the prompt (or behind ``grammar.prompt_prefix`` symbols of it).
+    """
+    verdicts = {"finished": (completions[:, prompt_length:] == EOS).any(1), **grammar.judge(completions[:, 1:])}
+    if "rule_2" in grammar.rules:
+        start = prompt_length
+        if grammar.prompt_prefix is not None:
+            start = min(start, 1 + grammar.prompt_prefix)
+        verdicts["rule_2_completion"] = grammar.judge(completions[:, start:])["rule_2"]
+    return verdicts
+
+
+def accuracies(verdicts: dict[str, Tensor], prefix: str) -> dict[str, float]:
+    """``{prefix}/<metric>`` over all completions and ``{prefix}/finished/<metric>`` over the finished ones.
+
+    What has nothing to average over is absent.
+    """
+    finished = verdicts["finished"]
+    subsets = {prefix: finished | True, f"{prefix}/finished": finished}
+    return {
+        f"{path}/{name}_accuracy": verdict[subset].float().mean().item()
+        for path, subset in subsets.items()
+        if subset.any()
+        for name, verdict in verdicts.items()
+    }

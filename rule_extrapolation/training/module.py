@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.grammars.grammar import PAD, Grammar
+from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.training.decoding import Decoder
+from rule_extrapolation.training.metrics import accuracies, judge_completions
+
+
+class RuleExtrapolation(LightningModule):
+    """Trains a model on words of a grammar, and measures which rules its completions of prompts keep.
+
+    Logs Train/loss; and for validation (Val/) and test (Test/): ``loss`` (cross-entropy over all target positions, PAD
+    included), ``loss_ignore_pad``, ``objective`` (whichever of the two the model trains on), ``accuracy`` (of the next
+    token, PAD targets left out), ``kl`` (loss - optimal loss, where that is known), and the accuracies of
+    ``metrics.accuracies`` for the prompt sets ID, OOD and SOS. Losses are in nats per token.
+
+    Args:
+        optimizer: makes the optimizer from parameters.
+        scheduler: makes Lightning's scheduler configuration from the optimizer.
+        decoder: completes the prompts.
+
+    Raises:
+        ConfigError: the model's context is too short for the grammar's words or prompts.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        grammar: Grammar,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[[Optimizer], dict[str, Any]],
+        decoder: Decoder,
+    ):
+        super().__init__()
+        self.model, self.grammar, self.decoder = model, grammar, decoder
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.completions: dict[str, Tensor] = {}
+        """The test prompts' completions, by prompt set."""
+        self.rng_state: Tensor | None = None
+        longest = max(grammar.max_length + 1, *(prompts.shape[1] for prompts in grammar.prompts.values()))
+        if model.max_context is not None and model.max_context < longest:
+            raise ConfigError(
+                "max_length",
+                grammar.max_length,
+                f"words or prompts take {longest} tokens, and the model reads {model.max_context}; change one",
+            )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.make_optimizer(self.model.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+    def losses(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """(B, T + 1) rows -> the losses, and (B, num_tokens, T) logits."""
+        logits, targets = self.model(batch[:, :-1]), batch[:, 1:]
+        per_token = F.cross_entropy(logits, targets, reduction="none")
+        losses = {"loss": per_token.mean(), "loss_ignore_pad": per_token[targets != PAD].mean()}
+        losses["objective"] = losses["loss_ignore_pad" if self.model.ignore_pad_in_loss else "loss"]
+        return losses, logits
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        losses, _ = self.losses(batch)
+        self.log("Train/loss", losses["loss"], prog_bar=True, batch_size=len(batch))
+        return losses["objective"]
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.evaluate_batch(batch, "Val")
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.evaluate_batch(batch, "Test")
+
+    def evaluate_batch(self, batch: Tensor, stage: str) -> None:
+        losses, logits = self.losses(batch)
+        targets = batch[:, 1:]
+        is_symbol = targets != PAD
+        rows, symbols = len(batch), int(is_symbol.sum())
+        if self.grammar.optimal_loss is not None:
+            losses["kl"] = losses["loss"] - self.grammar.optimal_loss
+        # A batch counts for as many as it averages over, so that the epoch's mean is the mean over the data.
+        for name, loss in losses.items():
+            counts_symbols = name == "loss_ignore_pad" or (name == "objective" and self.model.ignore_pad_in_loss)
+            self.log(f"{stage}/{name}", loss, batch_size=symbols if counts_symbols else rows)
+        accuracy = (logits.argmax(1) == targets)[is_symbol].float().mean()
+        self.log(f"{stage}/accuracy", accuracy, batch_size=symbols)
+
+    def on_validation_epoch_end(self) -> None:
+        self.evaluate_prompts("Val")
+
+    def on_test_epoch_end(self) -> None:
+        self.completions = self.evaluate_prompts("Test")
+
+    def evaluate_prompts(self, stage: str) -> dict[str, Tensor]:
+        """Complete every prompt set and log what holds. Returns the completions by set."""
+        completed = {}
+        for name, prompts in self.grammar.prompts.items():
+            completions = self.decoder(self.model, prompts.to(self.device)).cpu()
+            completed[name] = completions
+            self.log_dict(accuracies(judge_completions(self.grammar, completions, prompts.shape[1]), f"{stage}/{name}"))
+        return completed
+
+    # Dropout draws from torch's global generator: a resumed run goes on with the state that it had.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.rng_state = checkpoint["rng_state"]
+
+    def on_train_start(self) -> None:
+        if self.rng_state is not None:
+            torch.set_rng_state(self.rng_state.cpu())
