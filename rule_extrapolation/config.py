@@ -35,8 +35,12 @@ def register() -> None:
         node = {"name": canonical, "_target_": target(name), "_partial_": True, "test_prompt_length": None}
         ConfigStore.instance().store(group="grammar", name=name, node={**node, **LANGUAGES[canonical].options})
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
-    # -1 is Lightning's "no limit".
-    OmegaConf.register_new_resolver("least", lambda *numbers: min(n for n in numbers if n != -1), replace=True)
+    OmegaConf.register_new_resolver("least", least, replace=True)
+
+
+def least(*numbers: int | float) -> int | float:
+    """The least number that is above 0: -1 is Lightning's "no limit", and whatever else is wrong is for it to say."""
+    return min(number for number in numbers if isinstance(number, int | float) and number > 0)
 
 
 def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:

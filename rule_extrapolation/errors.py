@@ -40,6 +40,7 @@ def check_choice(choices: Iterable[str], **fields: str) -> None:
 def one_of(value: str, choices: Iterable[str]) -> str:
     """'did you mean aNbN? (one of aNbN, aNbM, ...)', the first half only where something is close."""
     choices = list(choices)
-    close = get_close_matches(str(value), choices, n=1, cutoff=0.5)
+    folded = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(str(value).lower(), folded, n=1, cutoff=0.5)
     listed = f"one of {', '.join(choices)}"
-    return f"did you mean {close[0]}? ({listed})" if close else f"must be {listed}"
+    return f"did you mean {folded[close[0]]}? ({listed})" if close else f"must be {listed}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -93,7 +93,9 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
         scheduler(parameters_optimizer)
     if "_target_" in cfg.logger:
         recipe(cfg, "logger", given=("save_dir", "name", "config"))
-    callbacks = {name: build(cfg, f"callbacks.{name}") for name in cfg.callbacks}
+    callbacks = {name: build(cfg, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node is not None}
+    if not cfg.trainer.get("enable_progress_bar", True):
+        callbacks = {name: callback for name, callback in callbacks.items() if not isinstance(callback, ProgressBar)}
     build(cfg, "trainer", logger=False, callbacks=[])
     return Experiment(data, module, callbacks, checkpoint)
 

@@ -11,7 +11,9 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
+from rule_extrapolation.config import one_line
 from rule_extrapolation.errors import ConfigError
 
 
@@ -44,8 +46,8 @@ def check(config: DictConfig) -> None:
         cfg.run_dir = ""  # there is none yet
     try:
         assemble(cfg, device="meta")
-    except ConfigError as error:
-        fail(str(error))
+    except (ConfigError, OmegaConfBaseException) as error:
+        fail(one_line(error))
 
 
 def fail(message: str) -> None:

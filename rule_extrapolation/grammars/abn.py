@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import PAD, Grammar
-from rule_extrapolation.grammars.letters import A, B, count
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.letters import A, B, count, shuffled
 
 
 class AbN(Grammar):
@@ -21,7 +21,7 @@ class AbN(Grammar):
     level = "context-free"
     alphabet = "ab"
     rules = {"rule_1": "#a = #b"}
-    shortest_word = 2
+    least_max_length = 2
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         return count(symbols, A) == count(symbols, B)
@@ -30,7 +30,5 @@ class AbN(Grammar):
         return torch.ones(len(symbols), dtype=torch.bool, device=symbols.device)
 
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
-        n = torch.randint(1, self.max_length // 2 + 1, (num, 1), generator=generator)
-        beyond = torch.arange(self.max_length) >= 2 * n
-        keys = torch.rand(num, self.max_length, generator=generator, dtype=torch.float64).masked_fill(beyond, torch.inf)
-        return torch.where(keys.argsort(1).argsort(1) < n, A, B).masked_fill(beyond, PAD)
+        n = torch.randint(1, self.max_length // 2 + 1, (num,), generator=generator)
+        return shuffled((A, B), n, 2 * n, self.max_length, generator)

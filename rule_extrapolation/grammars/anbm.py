@@ -21,7 +21,7 @@ class AnBm(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_2": "a's before b's"}
-    shortest_word = 4  # of max_length, for a word of two symbols
+    least_max_length = 4
 
     def rule_2(self, symbols: Tensor) -> Tensor:
         return all_before(symbols, A, B)

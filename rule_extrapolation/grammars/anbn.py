@@ -28,7 +28,7 @@ class AnBn(Grammar):
     level = "context-free"
     alphabet = "ab"
     rules = {"rule_1": "#a = #b", "rule_2": "a's before b's", "rule_3": "even length"}
-    shortest_word = 2
+    least_max_length = 2
 
     def __init__(
         self,

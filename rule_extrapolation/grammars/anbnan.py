@@ -21,7 +21,7 @@ class AnBnAn(Grammar):
     level = "context-sensitive"
     alphabet = "ab"
     rules = {"rule_1": "#a = 2 #b", "rule_2": "b's together, as many symbols before as after"}
-    shortest_word = 3
+    least_max_length = 3
 
     def split_at_bs(self, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T) -> three (B, T) bool: the a's before the first b, between two b's, and after the last."""

@@ -25,7 +25,7 @@ class AnBnCn(Grammar):
     level = "context-sensitive"
     alphabet = "abc"
     rules = {"rule_1": "#a = #b = #c", "rule_2": "a's before b's before c's"}
-    shortest_word = 3
+    least_max_length = 3
     default_prompt_length = 5
 
     def __init__(self, max_length: int, test_prompt_length: int | None = None, all_sequences: bool = True):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import PAD, Grammar, uniform_integers
-from rule_extrapolation.grammars.letters import A, B, count
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.letters import A, B, count, sample_lengths_and_as, shuffled
 
 
 class BaN(Grammar):
@@ -22,7 +22,7 @@ class BaN(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_1": "even number of a's", "rule_2": "begins with b"}
-    shortest_word = 1
+    least_max_length = 1
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         return count(symbols, A) % 2 == 0
@@ -35,15 +35,5 @@ class BaN(Grammar):
 
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
         lengths, num_as = sample_lengths_and_as(num, self.max_length, generator)
-        position = torch.arange(self.max_length)
-        # Behind the first b, the positions with the 2k smallest of independent random keys are a's.
-        keys = torch.rand(num, self.max_length, generator=generator, dtype=torch.float64)
-        keys[(position == 0) | (position >= lengths[:, None])] = torch.inf
-        is_a = keys.argsort(1).argsort(1) < num_as[:, None]
-        return torch.where(is_a, A, B).masked_fill(position >= lengths[:, None], PAD)
-
-
-def sample_lengths_and_as(num: int, max_length: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Two (num,): l ~ U{1..max_length}, and an even number of a's, 2k with k ~ U{0..(l-1)//2}."""
-    lengths = torch.randint(1, max_length + 1, (num,), generator=generator)
-    return lengths, 2 * uniform_integers((lengths - 1) // 2, generator)
+        first = torch.full((num, 1), B)
+        return torch.cat([first, shuffled((A, B), num_as, lengths - 1, self.max_length - 1, generator)], 1)

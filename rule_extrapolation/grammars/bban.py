@@ -3,9 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.ban import sample_lengths_and_as
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, Grammar
-from rule_extrapolation.grammars.letters import A, B, all_before, count, runs, seen
+from rule_extrapolation.grammars.letters import A, B, all_before, count, runs, sample_lengths_and_as, seen
 
 
 class BbaN(Grammar):
@@ -23,7 +22,7 @@ class BbaN(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_1": "even number of a's after the last b", "rule_2": "b's before a's, at least one b"}
-    shortest_word = 1
+    least_max_length = 1
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         b_to_come = seen(symbols.flip(1), B).flip(1)
@@ -43,7 +42,7 @@ class BbaN(Grammar):
     def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
         """ID b^i a^(n-i), i = 1..n-1; OOD a b^i a^(n-1-i), i = 1..n-2."""
         n = self.test_prompt_length
-        i, j = torch.arange(1, n), torch.arange(1, n - 1)
+        i, j = torch.arange(1, n), torch.arange(1, max(n - 1, 1))
         return (
             runs([B, A], torch.stack([i, n - i], 1), n),
             runs([A, B, A], torch.stack([torch.ones_like(j), j, n - 1 - j], 1), n),

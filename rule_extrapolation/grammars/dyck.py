@@ -5,6 +5,8 @@ The kinds of brackets are numbered: kind k opens with token 3 + 2k and closes wi
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -79,16 +81,16 @@ def sample_brackets(
         may_close = open_ > 0
         if nest:
             may_close &= torch.nn.functional.one_hot(stack[row, total], kinds).bool()
+        # Columns: each kind's opening bracket, then each kind's closing one.
         choices = torch.cat([may_open, may_close], 1)
         pick = torch.rand(num, 1, generator=generator, dtype=torch.float64) * choices.sum(1, keepdim=True)
         choice = (choices.cumsum(1) > pick).long().argmax(1)
         kind, closes = choice % kinds, choice >= kinds
         words[:, position] = torch.where(done, PAD, opening(kind) + closes.long())
         open_[row, kind] += torch.where(done, 0, torch.where(closes, -1, 1))
-        # A closed bracket's place is written again only when another opens there, so writing the top is always right.
         if nest:
-            total = open_.sum(1)
-            stack[row, total] = torch.where(closes | done, stack[row, total], kind)
+            top = open_.sum(1)
+            stack[row, top] = torch.where(closes | done, stack[row, top], kind)
     return words
 
 
@@ -111,13 +113,16 @@ def dyck_words(num: int, length: int, kinds: int, generator: torch.Generator) ->
 class BracketGrammar(Grammar):
     """A language of brackets whose prompts are two symbols and a nested word of n symbols.
 
-    There are 2^(n-1) ID and as many OOD prompts, drawn with a seed of their own: every run has the same.
+    There are 2^(n-1) ID and as many OOD prompts (one for n=0), drawn with a seed of their own: every run has the same.
+    Some come more than once, as often as the sampler draws their words. Training words are the sampler's.
     """
 
-    shortest_word = 2
+    nest: ClassVar[bool] = True
+
+    least_max_length = 2
     default_prompt_length = 6
-    id_start: str
-    ood_start: str
+    id_start: ClassVar[str]
+    ood_start: ClassVar[str]
 
     @property
     def kinds(self) -> int:
@@ -133,6 +138,10 @@ class BracketGrammar(Grammar):
             )
         if self.num_prompts(n) > MAX_PROMPTS:
             raise ConfigError("test_prompt_length", n, f"makes 2^{n - 1} prompts of each kind; use 18 or less")
+
+    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
+        targets = sample_targets(num, self.max_length, generator)
+        return sample_brackets(targets, self.kinds, self.max_length, self.nest, generator)
 
     @staticmethod
     def num_prompts(n: int) -> int:
@@ -153,7 +162,7 @@ class BracketGrammar(Grammar):
 
 
 class OneKind(BracketGrammar):
-    """Matched brackets of a single kind. Training words: the nested sampler's."""
+    """Matched brackets of a single kind."""
 
     level = "context-free"
     rules = {"rule_1": "matched"}
@@ -163,10 +172,6 @@ class OneKind(BracketGrammar):
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         return never_below_zero(symbols, 0)
-
-    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
-        targets = sample_targets(num, self.max_length, generator)
-        return sample_brackets(targets, self.kinds, self.max_length, nest=True, generator=generator)
 
 
 class TwoKinds(BracketGrammar):

@@ -27,7 +27,7 @@ MAX_PROMPTS = 2**17
 class Grammar(ABC):
     """A language as the intersection of rules, with the distribution its training words are drawn from.
 
-    A subclass states its name, level, alphabet, rules (texts) and the length of its shortest word, and defines
+    A subclass states its name, level, alphabet, rules in words and the least max_length that a word fits, and defines
     ``rule_1`` and/or ``rule_2``, ``is_prefix_of_word`` and ``sample_symbols``. Each rule receives strings that hold
     only symbols, followed by PAD, and says for each whether it keeps the rule.
 
@@ -45,16 +45,16 @@ class Grammar(ABC):
     alphabet: ClassVar[str]
     rules: ClassVar[dict[str, str]]
     """The rules the language has, in words: a subset of rule_1, rule_2, rule_3."""
-    shortest_word: ClassVar[int]
+    least_max_length: ClassVar[int]
     default_prompt_length: ClassVar[int] = 8
     prompt_prefix: ClassVar[int | None] = None
     """``rule_2_completion`` reads everything behind this many symbols of the prompt; None: behind all of it."""
     num_sos_prompts: ClassVar[int] = 32
 
     def __init__(self, max_length: int, test_prompt_length: int | None = None):
-        if max_length < self.shortest_word:
+        if max_length < self.least_max_length:
             raise ConfigError(
-                "max_length", max_length, f"{self.name} has no word that short; use {self.shortest_word} or more"
+                "max_length", max_length, f"{self.name} has no word that short; use {self.least_max_length} or more"
             )
         self.max_length = max_length
         self.test_prompt_length = self.default_prompt_length if test_prompt_length is None else test_prompt_length
@@ -141,7 +141,7 @@ class Grammar(ABC):
 
     @cached_property
     def prompts(self) -> dict[str, Tensor]:
-        """(N, 1 + P) prompts, SOS first: ID, which keep the rules; OOD, which break R2; SOS, which are empty."""
+        """(N, 1 + P) prompts, SOS first: ID, with which a word can begin; OOD, with which none can; SOS, empty."""
         id_, ood = self.id_and_ood_prompts()
         empty = torch.empty(self.num_sos_prompts, 0, dtype=torch.long)
         return {name: prepend_sos(symbols) for name, symbols in {"ID": id_, "OOD": ood, "SOS": empty}.items()}

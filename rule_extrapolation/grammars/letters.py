@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import PAD
+from rule_extrapolation.grammars.grammar import PAD, uniform_integers
 
 A, B, C = 3, 4, 5
 
@@ -38,3 +38,24 @@ def runs(letters: list[int], counts: Tensor, width: int) -> Tensor:
     ends = counts.cumsum(1)
     turn = (torch.arange(width)[None, :, None] >= ends[:, None, :]).sum(2)
     return torch.tensor([*letters, PAD])[turn]
+
+
+def shuffled(
+    letters: tuple[int, int], num_first: Tensor, lengths: Tensor, width: int, generator: torch.Generator | None
+) -> Tensor:
+    """Words of two letters in an even order: ``num_first`` (N,) of the first, the other ones up to ``lengths`` (N,).
+
+    Returns:
+        (N, width) symbols followed by PAD.
+    """
+    beyond = torch.arange(width) >= lengths[:, None]
+    # The first letter goes where the smallest of independent random keys are.
+    keys = torch.rand(beyond.shape, generator=generator, dtype=torch.float64).masked_fill(beyond, torch.inf)
+    first, second = letters
+    return torch.where(keys.argsort(1).argsort(1) < num_first[:, None], first, second).masked_fill(beyond, PAD)
+
+
+def sample_lengths_and_as(num: int, max_length: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Two (num,): l ~ U{1..max_length}, and an even number of a's, 2k with k ~ U{0..(l-1)//2}."""
+    lengths = torch.randint(1, max_length + 1, (num,), generator=generator)
+    return lengths, 2 * uniform_integers((lengths - 1) // 2, generator)

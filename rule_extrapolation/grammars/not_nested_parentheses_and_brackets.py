@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.dyck import TwoKinds, never_below_zero, sample_brackets, sample_targets
+from rule_extrapolation.grammars.dyck import TwoKinds, never_below_zero
 
 
 class NotNestedParenthesesAndBrackets(TwoKinds):
@@ -20,10 +19,7 @@ class NotNestedParenthesesAndBrackets(TwoKinds):
     name = "not_nested_parentheses_and_brackets"
     label = "L6"
     level = "context-sensitive"
+    nest = False
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         return never_below_zero(symbols, 0) & never_below_zero(symbols, 1)
-
-    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
-        targets = sample_targets(num, self.max_length, generator)
-        return sample_brackets(targets, self.kinds, self.max_length, nest=False, generator=generator)

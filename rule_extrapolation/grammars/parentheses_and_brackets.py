@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.dyck import TwoKinds, nested, sample_brackets, sample_targets
+from rule_extrapolation.grammars.dyck import TwoKinds, nested
 
 
 class ParenthesesAndBrackets(TwoKinds):
@@ -29,7 +28,3 @@ class ParenthesesAndBrackets(TwoKinds):
     def is_word(self, symbols: Tensor) -> Tensor:
         proper, num_open = nested(symbols)
         return proper & (num_open == 0)
-
-    def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
-        targets = sample_targets(num, self.max_length, generator)
-        return sample_brackets(targets, self.kinds, self.max_length, nest=True, generator=generator)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LOG_SPACE_CHUNK = 16
+
 
 def sequential(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
     """One step after the other."""
@@ -36,8 +38,13 @@ def log_space(log_a: Tensor, log_b: Tensor, h0: Tensor) -> Tensor:
 
     h_t = exp(A_t) (h_0 + sum_s exp(log b_s - A_s)), where A is the cumulative sum of log a.
     """
-    # log 0 would be -inf, whose gradient is nan; the least positive number vanishes in every sum just as well.
-    log_h0 = h0.clamp_min(torch.finfo(h0.dtype).tiny).log()[:, None]
-    log_a_sum = log_a.cumsum(1)
-    log_sum = torch.cat([log_h0, log_b - log_a_sum], 1).logcumsumexp(1)[:, 1:]
-    return (log_a_sum + log_sum).exp()
+    chunks = []
+    # A grows with time, and rounding errors with A: past a few steps, the sums begin anew from the state reached.
+    for log_a_chunk, log_b_chunk in zip(log_a.split(LOG_SPACE_CHUNK, 1), log_b.split(LOG_SPACE_CHUNK, 1)):
+        # log 0 would be -inf, whose gradient is nan; the least positive number vanishes in every sum just as well.
+        log_h0 = h0.clamp_min(torch.finfo(h0.dtype).tiny).log()[:, None]
+        log_a_sum = log_a_chunk.cumsum(1)
+        log_sum = torch.cat([log_h0, log_b_chunk - log_a_sum], 1).logcumsumexp(1)[:, 1:]
+        chunks.append((log_a_sum + log_sum).exp())
+        h0 = chunks[-1][:, -1]
+    return torch.cat(chunks, 1)

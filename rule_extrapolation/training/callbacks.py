@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import threading
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -40,6 +41,20 @@ class History(Callback):
         self.over_training, self.at_best = state_dict["over_training"], state_dict["at_best"]
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that takes the best file along when a run goes on in another folder."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        before, now = Path(state_dict["best_model_path"]), Path(self.dirpath, f"{self.filename}.ckpt")
+        if before.is_file() and before != now:
+            now.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(before, now)
+            moved = {str(now): state_dict["best_model_score"]}
+            paths = {"best_model_path": str(now), "kth_best_model_path": str(now), "dirpath": self.dirpath}
+            state_dict = {**state_dict, **paths, "best_k_models": moved}
+        super().load_state_dict(state_dict)
+
+
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the step under way is complete.
 
@@ -63,17 +78,19 @@ class LastCheckpoint(Checkpoint):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print("\nStopping after this step; Ctrl-C again stops at once.", flush=True)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last_step = trainer.estimated_stepping_batches
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.interrupted:
+        # Not on_train_end: by then Lightning has counted an epoch that max_steps cut short as complete.
+        if self.interrupted or trainer.global_step == self.last_step:
             self.save(trainer)
+        if self.interrupted:
             raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self.save(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.previous_handler is not None:

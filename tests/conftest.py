@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from rule_extrapolation.config import CONF_DIR
+from rule_extrapolation.runner import main
+
+ROOT = Path(__file__).parent.parent
+
+# A run that takes about a second.
+SHORT = [
+    "logger=csv", "trainer.max_steps=4", "trainer.log_every_n_steps=1", "data.max_length=12",
+    "data.num_train=32", "data.num_val=32", "data.num_test=32",
+]  # fmt: skip
+
+
+def config(run_dir: Path, *overrides: str):
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", [*SHORT, f"run_dir={run_dir}", *overrides])
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Run one configuration in this process; returns its run folder."""
+    from rule_extrapolation.experiment import run
+
+    def train(*overrides: str, folder: str = "run") -> Path:
+        (tmp_path / folder).mkdir()
+        run(config(tmp_path / folder, *overrides))
+        return tmp_path / folder
+
+    return train
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Run the command line in this process and an empty folder; returns exit status, stdout and stderr."""
+
+    def cli(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["runner", *arguments])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return cli
+
+
+def environment(home: Path) -> dict[str, str]:
+    """No key, no configuration of the user's; the package from this checkout, installed or not."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    with open(folder / "metrics.csv") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def read_results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())

@@ -1,0 +1,251 @@
+"""The twelve languages on Python strings, one string at a time: the reference the vectorised grammars are held against.
+
+Nothing here shares code or formulas with the package. Rules are regular expressions, counts and cancelled pairs; a
+prefix is shown by a completion that makes it a word; samplers follow the design's distributions symbol by symbol.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+
+CLOSE = {"(": ")", "[": "]"}
+
+
+@dataclass(frozen=True)
+class NaiveLanguage:
+    """A language by its definition.
+
+    Args:
+        alphabet: its symbols, in the order of their tokens.
+        rules: the rules that the language is the intersection of.
+        sample: (max_length, rng, **options) -> a training word.
+        completions: candidates, at least one of which makes a word of any string that is a prefix of some word.
+        nests: what a word must keep besides the rules.
+    """
+
+    alphabet: str
+    rules: dict[str, Callable[[str], bool]]
+    sample: Callable[..., str]
+    completions: Callable[[str], Iterable[str]]
+    nests: Callable[[str], bool] = lambda s: True
+
+    def judge(self, s: str) -> dict[str, bool]:
+        verdicts = {name: rule(s) for name, rule in self.rules.items()}
+        return {**verdicts, "grammatical": all(verdicts.values()) and self.nests(s)}
+
+    def grammatical(self, s: str) -> bool:
+        return self.judge(s)["grammatical"]
+
+    def is_prefix(self, s: str) -> bool:
+        return any(self.grammatical(s + completion) for completion in self.completions(s))
+
+
+# Rules
+
+
+def fits(pattern: str) -> Callable[[str], bool]:
+    return lambda s: re.fullmatch(pattern, s) is not None
+
+
+def same_counts(symbols: str) -> Callable[[str], bool]:
+    return lambda s: len({s.count(symbol) for symbol in symbols}) == 1
+
+
+def cancel(s: str) -> str:
+    """What is left when adjacent pairs are taken out until there are none: nothing, for a nested word."""
+    while (shorter := s.replace("()", "").replace("[]", "")) != s:
+        s = shorter
+    return s
+
+
+def matched(pair: str) -> Callable[[str], bool]:
+    return lambda s: not cancel("".join(symbol for symbol in s if symbol in pair))
+
+
+def b_block_in_the_middle(s: str) -> bool:
+    if "b" not in s:
+        return True
+    block = re.fullmatch("(a*)b+(a*)", s)
+    return block is not None and len(block[1]) == len(block[2])
+
+
+# Completions
+
+
+def close_nested(s: str) -> list[str]:
+    # Of a prefix, only opening brackets are left. Of anything else no completion helps, so any will do.
+    return ["".join(CLOSE.get(symbol, "") for symbol in reversed(cancel(s)))]
+
+
+def close_counted(s: str) -> list[str]:
+    return ["".join(CLOSE[symbol] * (s.count(symbol) - s.count(CLOSE[symbol])) for symbol in CLOSE)]
+
+
+def match_as(letters: str) -> Callable[[str], list[str]]:
+    return lambda s: ["".join(letter * (s.count("a") - s.count(letter)) for letter in letters)]
+
+
+def match_leading_as(s: str) -> list[str]:
+    n = len(s) - len(s.lstrip("a"))
+    return ["b" * (n - s.count("b")) + "a" * (2 * n - s.count("a"))]
+
+
+# Samplers
+
+
+def sample_ban(max_length: int, rng: Random) -> str:
+    length = rng.randint(1, max_length)
+    num_as = 2 * rng.randint(0, (length - 1) // 2)
+    rest = ["a"] * num_as + ["b"] * (length - 1 - num_as)
+    rng.shuffle(rest)
+    return "b" + "".join(rest)
+
+
+def sample_bban(max_length: int, rng: Random) -> str:
+    length = rng.randint(1, max_length)
+    num_as = 2 * rng.randint(0, (length - 1) // 2)
+    return "b" * (length - num_as) + "a" * num_as
+
+
+def sample_anbn(max_length: int, rng: Random, only_even: bool = False, only_odd: bool = False) -> str:
+    allowed = [n for n in range(1, max_length // 2 + 1) if not ((only_even and n % 2) or (only_odd and n % 2 == 0))]
+    n = rng.choice(allowed)
+    return "a" * n + "b" * n
+
+
+def sample_anbncn(max_length: int, rng: Random) -> str:
+    n = rng.randint(1, max_length // 3)
+    return "a" * n + "b" * n + "c" * n
+
+
+def sample_abn(max_length: int, rng: Random) -> str:
+    n = rng.randint(1, max_length // 2)
+    letters = ["a"] * n + ["b"] * n
+    rng.shuffle(letters)
+    return "".join(letters)
+
+
+def sample_anbm(max_length: int, rng: Random) -> str:
+    n = rng.randint(1, max_length - 3)
+    return "a" * n + "b" * (max_length - 2 - n)
+
+
+def sample_anbnan(max_length: int, rng: Random) -> str:
+    n = rng.randint(1, max_length // 3)
+    return "a" * n + "b" * n + "a" * n
+
+
+def sample_nested(max_length: int, rng: Random, openings: str = "([") -> str:
+    target = 2 * rng.randint(1, max_length // 2)
+    word: list[str] = []
+    stack: list[str] = []
+    while stack or not word:
+        choices = list(openings) if len(word) + len(stack) < target else []
+        if stack:
+            choices.append(CLOSE[stack[-1]])
+        symbol = rng.choice(choices)
+        word.append(symbol)
+        if symbol in CLOSE:
+            stack.append(symbol)
+        else:
+            stack.pop()
+    return "".join(word)
+
+
+def sample_shuffled(max_length: int, rng: Random) -> str:
+    target = 2 * rng.randint(1, max_length // 2)
+    word: list[str] = []
+    num_open = {"(": 0, "[": 0}
+    while len(word) < target:
+        choices = list(CLOSE) if len(word) + sum(num_open.values()) < target else []
+        choices += [CLOSE[opening] for opening in CLOSE if num_open[opening]]
+        symbol = rng.choice(choices)
+        word.append(symbol)
+        if symbol in CLOSE:
+            num_open[symbol] += 1
+        else:
+            num_open["(" if symbol == ")" else "["] -= 1
+    return "".join(word)
+
+
+NAIVE = {
+    "baN": NaiveLanguage(
+        alphabet="ab",
+        rules={"rule_1": lambda s: s.count("a") % 2 == 0, "rule_2": lambda s: s.startswith("b")},
+        sample=sample_ban,
+        completions=lambda s: ["", "a", "b"],
+    ),
+    "bbaN": NaiveLanguage(
+        alphabet="ab",
+        rules={"rule_1": lambda s: len(s.split("b")[-1]) % 2 == 0, "rule_2": fits("b+a*")},
+        sample=sample_bban,
+        completions=lambda s: ["", "a", "b"],
+    ),
+    "aNbN": NaiveLanguage(
+        alphabet="ab",
+        rules={"rule_1": same_counts("ab"), "rule_2": fits("a*b*"), "rule_3": lambda s: len(s) % 2 == 0},
+        sample=sample_anbn,
+        completions=match_as("b"),
+    ),
+    "aNbNcN": NaiveLanguage(
+        alphabet="abc",
+        rules={"rule_1": same_counts("abc"), "rule_2": fits("a*b*c*")},
+        sample=sample_anbncn,
+        completions=match_as("bc"),
+    ),
+    "parentheses_and_brackets": NaiveLanguage(
+        alphabet="()[]",
+        rules={"rule_1": matched("[]"), "rule_2": matched("()")},
+        sample=sample_nested,
+        completions=close_nested,
+        nests=lambda s: not cancel(s),
+    ),
+    "not_nested_parentheses_and_brackets": NaiveLanguage(
+        alphabet="()[]",
+        rules={"rule_1": matched("[]"), "rule_2": matched("()")},
+        sample=sample_shuffled,
+        completions=close_counted,
+    ),
+    "abN": NaiveLanguage(
+        alphabet="ab",
+        rules={"rule_1": same_counts("ab")},
+        sample=sample_abn,
+        completions=lambda s: ["a" * (s.count("b") - s.count("a")) + "b" * (s.count("a") - s.count("b"))],
+    ),
+    "aNbM": NaiveLanguage(
+        alphabet="ab",
+        rules={"rule_2": fits("a*b*")},
+        sample=sample_anbm,
+        completions=lambda s: [""],
+    ),
+    "aNbNaN": NaiveLanguage(
+        alphabet="ab",
+        rules={"rule_1": lambda s: s.count("a") == 2 * s.count("b"), "rule_2": b_block_in_the_middle},
+        sample=sample_anbnan,
+        completions=match_leading_as,
+    ),
+    "parentheses": NaiveLanguage(
+        alphabet="()",
+        rules={"rule_1": matched("()")},
+        sample=lambda max_length, rng: sample_nested(max_length, rng, "("),
+        completions=close_nested,
+    ),
+    "brackets": NaiveLanguage(
+        alphabet="[]",
+        rules={"rule_1": matched("[]")},
+        sample=lambda max_length, rng: sample_nested(max_length, rng, "["),
+        completions=close_nested,
+    ),
+    "separated_brackets_and_parentheses": NaiveLanguage(
+        alphabet="()[]",
+        rules={
+            "rule_1": lambda s: matched("()")(s) and matched("[]")(s),
+            "rule_2": fits(r"[()]*|[\[\]]*"),
+        },
+        sample=lambda max_length, rng: sample_nested(max_length, rng, rng.choice("([")),
+        completions=close_counted,
+    ),
+}

@@ -1,0 +1,370 @@
+"""The vectorised grammars against naive_grammars and against the prompt sets, words and errors of the design."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+from functools import cache
+from importlib import import_module
+from itertools import product
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive_grammars import NAIVE
+from scipy.stats import chi2_contingency
+
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.grammars import ALIASES, LANGUAGES, get_grammar, target
+
+SOS, EOS, PAD = 0, 1, 2
+NAMES = list(NAIVE)
+BRACKETS = [name for name in NAMES if "brackets" in name or "parentheses" in name]
+LETTERS = [name for name in NAMES if name not in BRACKETS]
+# What ID and OOD prompts start with, and the brackets that follow each start.
+STARTS = {
+    "parentheses_and_brackets": ({"([": "()[]"}, {")[": "()[]"}),
+    "not_nested_parentheses_and_brackets": ({"([": "()[]"}, {")[": "()[]"}),
+    "parentheses": ({"()": "()"}, {")(": "()"}),
+    "brackets": ({"[]": "[]"}, {"][": "[]"}),
+    "separated_brackets_and_parentheses": ({"((": "()", "[[": "[]"}, {"([": "()[]"}),
+}
+# The least max_length that the design's training distribution has a word for.
+SHORTEST = {name: 2 for name in NAMES} | {"baN": 1, "bbaN": 1, "aNbNcN": 3, "aNbNaN": 3, "aNbM": 4}
+
+every_language = pytest.mark.parametrize("name", NAMES)
+
+
+def small(name, max_length=16, **options):
+    """A grammar with the shortest prompts that its kind of language can have, so that any max_length will do."""
+    return get_grammar(name, max_length, test_prompt_length=0 if name in BRACKETS else 1, **options)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def strings_of(name, length):
+    return ["".join(symbols) for symbols in product(NAIVE[name].alphabet, repeat=length)]
+
+
+def strings_up_to(name, length):
+    return [s for n in range(length + 1) for s in strings_of(name, n)]
+
+
+@cache
+def words_up_to(name, length):
+    return [s for s in strings_up_to(name, length) if NAIVE[name].grammatical(s)]
+
+
+def naive_verdicts(name, strings):
+    """What judge and is_prefix should say of strings; None stands for a row that is no string over the alphabet."""
+    naive = NAIVE[name]
+    nothing = dict.fromkeys([*naive.rules, "grammatical"], False)
+    judged = [nothing if s is None else naive.judge(s) for s in strings]
+    by_rule = {rule: [verdict[rule] for verdict in judged] for rule in nothing}
+    return {**by_rule, "prefix": [s is not None and naive.is_prefix(s) for s in strings]}
+
+
+def verdicts(grammar, rows):
+    judged = {**grammar.judge(rows), "prefix": grammar.is_prefix(rows)}
+    assert all(verdict.dtype == torch.bool for verdict in judged.values())
+    return {rule: verdict.tolist() for rule, verdict in judged.items()}
+
+
+def unframe(grammar, rows):
+    """The words of framed rows, having checked the frame."""
+    assert rows.shape[1] == grammar.max_length + 2 and rows.dtype == torch.long
+    words = []
+    for row in rows.tolist():
+        end = row.index(EOS)
+        assert row[0] == SOS and set(row[end + 1 :]) <= {PAD}
+        assert all(3 <= token < grammar.num_tokens for token in row[1:end])
+        words.append("".join(grammar.alphabet[token - 3] for token in row[1:end]))
+    return words
+
+
+# Rules and prefixes
+
+
+@every_language
+def test_naive_prefixes_are_the_beginnings_of_words(name):
+    # Every prefix here has a word of at most three times its length.
+    longest = {2: 5, 3: 3, 4: 2}[len(NAIVE[name].alphabet)]
+    beginnings = {word[:n] for word in words_up_to(name, 3 * longest) for n in range(longest + 1)}
+    assert {s for s in strings_up_to(name, longest) if NAIVE[name].is_prefix(s)} == beginnings
+
+
+@every_language
+def test_rules_and_prefixes_of_all_short_strings(name):
+    longest = 6 if len(NAIVE[name].alphabet) == 4 else 8
+    grammar = small(name)
+    strings = strings_up_to(name, longest)
+    expected = naive_verdicts(name, strings)
+    assert verdicts(grammar, grammar.encode(strings)) == expected
+    for length in range(longest + 1):
+        these = [i for i, s in enumerate(strings) if len(s) == length]
+        without_eos = grammar.encode([strings[i] for i in these])[:, :-1]
+        assert verdicts(grammar, without_eos) == {rule: [held[i] for i in these] for rule, held in expected.items()}
+
+
+@st.composite
+def token_batches(draw, name):
+    """(B, T) token rows, T <= 10: random ones, and words with special tokens put in and the end cut off."""
+    alphabet = NAIVE[name].alphabet
+    symbols = range(3, 3 + len(alphabet))
+    length = draw(st.integers(0, 10))
+    rows = []
+    for _ in range(draw(st.integers(1, 4))):
+        row = [3 + alphabet.index(symbol) for symbol in draw(st.sampled_from(words_up_to(name, 6)))]
+        for token in draw(st.lists(st.sampled_from([SOS, EOS, PAD, *symbols]), max_size=2)):
+            row.insert(draw(st.integers(0, len(row))), token)
+        random = draw(st.lists(st.sampled_from([SOS, EOS, PAD, *4 * [*symbols]]), min_size=length, max_size=length))
+        rows.append(random if draw(st.booleans()) else [*row, EOS, *random][:length])
+    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), length)
+
+
+def text_or_none(name, row):
+    row = row[: row.index(EOS)] if EOS in row else row
+    return "".join(NAIVE[name].alphabet[token - 3] for token in row) if not {SOS, PAD} & {*row} else None
+
+
+@every_language
+def test_rules_and_prefixes_of_token_rows(name):
+    grammar = small(name)
+
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None)
+    @given(token_batches(name))
+    def check(rows):
+        expected = naive_verdicts(name, [text_or_none(name, row) for row in rows.tolist()])
+        assert verdicts(grammar, rows) == expected
+        for i in range(len(rows)):
+            assert verdicts(grammar, rows[i : i + 1]) == {rule: [held[i]] for rule, held in expected.items()}
+
+    check()
+
+
+@every_language
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_empty_strings_and_empty_batches(name, batch):
+    grammar = small(name)
+    assert verdicts(grammar, torch.empty(batch, 0, dtype=torch.long)) == naive_verdicts(name, [""] * batch)
+    assert verdicts(grammar, torch.full((batch, 4), EOS)) == naive_verdicts(name, [""] * batch)
+    assert verdicts(grammar, torch.full((batch, 4), PAD)) == naive_verdicts(name, [None] * batch)
+    assert grammar.sample(0).shape == (0, grammar.max_length + 2)
+
+
+# Text
+
+
+@every_language
+def test_text_there_and_back(name):
+    grammar = small(name)
+    strings = ["", *strings_of(name, 3)]
+    assert grammar.num_tokens == 3 + len(NAIVE[name].alphabet)
+    assert grammar.to_text(grammar.encode(strings)) == strings
+    first, last = NAIVE[name].alphabet[0], NAIVE[name].alphabet[-1]
+    assert grammar.encode([first + last, last]).tolist() == [
+        [3, grammar.num_tokens - 1, EOS],
+        [grammar.num_tokens - 1, EOS, PAD],
+    ]
+    assert grammar.encode([]).shape == (0, 1)
+
+
+# Training words
+
+
+def p_value_of_same_distribution(first, second):
+    """Of a chi-square test that two samples of words are drawn alike; rare words share a cell."""
+    counts = Counter(first), Counter(second)
+    both = counts[0] + counts[1]
+    enough = 5 * both.total() / min(len(first), len(second))
+    cells = [[0, 0]]
+    # Equally rare words in alphabetical order: in order of appearance, words of one sample only would share cells.
+    for word in sorted(both, key=lambda word: (both[word], word)):
+        if sum(cells[-1]) >= enough:
+            cells.append([0, 0])
+        cells[-1] = [cells[-1][i] + counts[i][word] for i in (0, 1)]
+    assert len(cells) > 1
+    return chi2_contingency(cells).pvalue
+
+
+DRAWN = [(name, {"all_sequences": False} if name in ("aNbN", "aNbNcN") else {}) for name in NAMES]
+DRAWN += [("aNbN", {"all_sequences": False, only: True}) for only in ("only_even", "only_odd")]
+
+
+@pytest.mark.parametrize("name, options", DRAWN)
+@pytest.mark.parametrize("max_length", [8, 9])
+def test_words_are_drawn_as_the_naive_sampler_draws_them(name, options, max_length):
+    grammar = small(name, max_length, **options)
+    rng = Random(max_length)
+    naive_options = {option: value for option, value in options.items() if option != "all_sequences"}
+    expected = [NAIVE[name].sample(max_length, rng, **naive_options) for _ in range(5_000)]
+    words = unframe(grammar, grammar.dataset(10_000, seeded(max_length)))
+    assert len(words) == 10_000 and p_value_of_same_distribution(words, expected) > 1e-3
+    assert grammar.all_words() is None and grammar.optimal_loss is None
+
+
+@every_language
+@pytest.mark.parametrize("max_length", [1, 2, 3, 4, 5, 7, 32, 256])
+def test_words_are_grammatical_framed_and_fit(name, max_length):
+    if max_length < SHORTEST[name]:
+        with pytest.raises(ConfigError, match=f"^max_length={max_length}: .*{SHORTEST[name]} or more$"):
+            small(name, max_length)
+        return
+    grammar = small(name, max_length)
+    rows = grammar.sample(100, seeded(max_length))
+    words = unframe(grammar, rows)
+    assert len(words) == 100 and all(words)
+    assert [word for word in words if not NAIVE[name].grammatical(word)] == []
+    assert grammar.judge(rows[:, 1:])["grammatical"].all()
+
+
+@pytest.mark.parametrize("num", [1, 2, 100, 101])
+def test_separated_words_are_half_of_each_kind(num):
+    grammar = small("separated_brackets_and_parentheses")
+    words = unframe(grammar, grammar.sample(num, seeded(num)))
+    assert sum(word[0] == "[" for word in words) in (num // 2, (num + 1) // 2)
+
+
+@pytest.mark.parametrize(
+    "name, options, max_length, words",
+    [
+        ("aNbN", {}, 9, ["ab", "aabb", "aaabbb", "aaaabbbb"]),
+        ("aNbN", {}, 2, ["ab"]),
+        ("aNbN", {"only_even": True}, 8, ["aabb", "aaaabbbb"]),
+        ("aNbN", {"only_even": True}, 4, ["aabb"]),
+        ("aNbN", {"only_odd": True}, 9, ["ab", "aaabbb"]),
+        ("aNbNcN", {}, 11, ["abc", "aabbcc", "aaabbbccc"]),
+        ("aNbNcN", {}, 3, ["abc"]),
+    ],
+)
+def test_all_words_once(name, options, max_length, words):
+    grammar = small(name, max_length, **options)
+    assert sorted(unframe(grammar, grammar.all_words())) == sorted(words)
+    assert torch.equal(grammar.dataset(100), grammar.all_words())
+    assert grammar.optimal_loss == pytest.approx(math.log(len(words)) / (max_length + 1))
+
+
+@every_language
+def test_a_seed_fixes_the_sample(name):
+    grammar = small(name, 32)
+    state = torch.get_rng_state()
+    first, again, other = (grammar.sample(50, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+    global_first, global_second = grammar.sample(50), grammar.sample(50)
+    torch.set_rng_state(state)
+    assert not torch.equal(global_first, global_second) and torch.equal(global_first, grammar.sample(50))
+
+
+# Prompts
+
+
+def prompt_texts(grammar):
+    """The text of ID and OOD prompts, having checked that they and the SOS prompts begin with SOS."""
+    assert set(grammar.prompts) == {"ID", "OOD", "SOS"}
+    assert len(grammar.prompts["SOS"]) > 0 and grammar.prompts["SOS"].shape[1] == 1
+    assert all((rows[:, 0] == SOS).all() for rows in grammar.prompts.values())
+    return [grammar.to_text(grammar.prompts[part][:, 1:]) for part in ("ID", "OOD")]
+
+
+@pytest.mark.parametrize("n", [1, 4, None])
+@pytest.mark.parametrize("name", [name for name in LETTERS if name != "bbaN"])
+def test_prompts_of_letters_are_all_strings(name, n):
+    id_, ood = prompt_texts(get_grammar(name, 10, test_prompt_length=n))
+    strings = strings_of(name, n or {"aNbNcN": 5}.get(name, 8))
+    assert sorted(id_) == sorted(s for s in strings if NAIVE[name].is_prefix(s))
+    assert sorted(ood) == sorted(s for s in strings if not NAIVE[name].is_prefix(s))
+    assert n == 1 or (ood == []) == (name == "abN")
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, None])
+def test_prompts_of_bban(n):
+    id_, ood = prompt_texts(get_grammar("bbaN", 10, test_prompt_length=n))
+    n = n or 8
+    assert sorted(id_) == sorted("b" * i + "a" * (n - i) for i in range(1, n))
+    assert sorted(ood) == sorted("a" + "b" * i + "a" * (n - 1 - i) for i in range(1, n - 1))
+
+
+@pytest.mark.parametrize("n", [2, 8, None])
+@pytest.mark.parametrize("name", BRACKETS)
+def test_prompts_of_brackets_are_two_symbols_and_a_nested_word(name, n):
+    n_or_default = 6 if n is None else n
+    parts = prompt_texts(get_grammar(name, 12, test_prompt_length=n))
+    assert set(parts[0]).isdisjoint(parts[1])
+    for prompts, starts in zip(parts, STARTS[name], strict=True):
+        assert len(prompts) == 2 ** (n_or_default - 1)
+        assert {prompt[:2] for prompt in prompts} == {*starts}
+        for start, word in ((prompt[:2], prompt[2:]) for prompt in prompts):
+            assert len(word) == n_or_default and set(word) <= {*starts[start]}
+            assert NAIVE["parentheses_and_brackets"].grammatical(word)
+        assert n == 2 or len({*prompts}) > len(starts)
+
+
+@every_language
+def test_prompts_are_the_same_in_every_run(name):
+    state = torch.get_rng_state()
+    first = get_grammar(name, 16).prompts
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    again = get_grammar(name, 16).prompts
+    assert all(torch.equal(first[part], again[part]) for part in first)
+
+
+# Errors and names
+
+
+@pytest.mark.parametrize(
+    "name, settings, start",
+    [
+        ("aNbN", {"max_length": 1}, "max_length=1: "),
+        ("aNbN", {"max_length": 0}, "max_length=0: "),
+        ("aNbM", {"max_length": 3}, "max_length=3: "),
+        ("aNbN", {"max_length": 3, "test_prompt_length": 1, "only_even": True}, "max_length=3: "),
+        ("aNbN", {"max_length": 8, "only_even": True, "only_odd": True}, "only_even=True: "),
+        ("baN", {"max_length": 7}, "test_prompt_length=8: "),
+        ("baN", {"max_length": 8, "test_prompt_length": 0}, "test_prompt_length=0: "),
+        ("baN", {"max_length": 8, "test_prompt_length": 9}, "test_prompt_length=9: "),
+        ("abN", {"max_length": 64, "test_prompt_length": 18}, "test_prompt_length=18: "),
+        ("aNbNcN", {"max_length": 64, "test_prompt_length": 11}, "test_prompt_length=11: "),
+        ("L5", {"max_length": 7}, "test_prompt_length=6: "),
+        ("L5", {"max_length": 16, "test_prompt_length": 5}, "test_prompt_length=5: "),
+        ("L6", {"max_length": 16, "test_prompt_length": -2}, "test_prompt_length=-2: "),
+        ("brackets", {"max_length": 64, "test_prompt_length": 20}, "test_prompt_length=20: "),
+        ("aNbn", {"max_length": 8}, "grammar=aNbn: did you mean aNbN?"),
+        ("parenthesis", {"max_length": 8}, "grammar=parenthesis: did you mean parentheses?"),
+        ("L9", {"max_length": 8}, "grammar=L9: "),
+        ("?", {"max_length": 8}, "grammar=?: must be one of baN, "),
+    ],
+)
+def test_settings_that_cannot_work(name, settings, start):
+    with pytest.raises(ConfigError) as error:
+        get_grammar(name, **settings)
+    assert str(error.value).startswith(start) and "\n" not in str(error.value)
+
+
+def test_labels_are_the_projects():
+    assert ALIASES == {
+        "L1": "baN",
+        "L2": "bbaN",
+        "L3": "aNbN",
+        "L4": "aNbNcN",
+        "L5": "parentheses_and_brackets",
+        "L6": "not_nested_parentheses_and_brackets",
+    }
+    assert [get_grammar(label, 16).name for label in ALIASES] == [*ALIASES.values()]
+    assert set(LANGUAGES) == set(NAMES)
+
+
+@every_language
+def test_registry_says_what_the_class_says(name):
+    module, _, attribute = target(name).rpartition(".")
+    cls = getattr(import_module(module), attribute)
+    assert (cls.name, cls.label, cls.alphabet) == (name, LANGUAGES[name].label, NAIVE[name].alphabet)
+    parameters = inspect.signature(cls).parameters
+    options = {p.name: p.default for p in parameters.values() if p.name not in ("max_length", "test_prompt_length")}
+    assert options == LANGUAGES[name].options

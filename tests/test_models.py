@@ -1,0 +1,282 @@
+"""The contract, which every model keeps at every size, and what is particular to each architecture."""
+
+import copy
+
+import pytest
+import torch
+from sizes import MODELS, NUM_TOKENS, make
+from torch import nn
+
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.models.linear import LinearLLM
+from rule_extrapolation.models.lstm import LSTM_LLM
+from rule_extrapolation.models.mingru import MinGRU
+from rule_extrapolation.models.minlstm import MinLSTM
+from rule_extrapolation.models.transformer import TransformerDecoder
+
+LENGTH = 17
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(params=MODELS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(name):
+    torch.manual_seed(0)
+    return make(name).eval()
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(0, NUM_TOKENS, (3, LENGTH), generator=torch.Generator().manual_seed(1))
+
+
+def stepped(model, tokens):
+    """(B, num_tokens, T) logits, one token after the other."""
+    state, logits = model.init_state(len(tokens)), []
+    for token in tokens.unbind(1):
+        step_logits, state = model.step(token, state)
+        logits.append(step_logits)
+    return torch.stack(logits, 2)
+
+
+def tensors(state):
+    if isinstance(state, torch.Tensor):
+        return [state]
+    return [t for part in state for t in tensors(part)] if isinstance(state, tuple | list) else []
+
+
+class TestContract:
+    def test_shape_is_what_cross_entropy_takes(self, model, tokens):
+        logits = model(tokens)
+        assert logits.shape == (3, NUM_TOKENS, LENGTH)
+        assert nn.CrossEntropyLoss()(logits, tokens).isfinite()
+
+    def test_causal(self, model, tokens):
+        """No logit depends on a later token, and the last one depends on the last token."""
+        logits = model(tokens)
+        for cut in (1, LENGTH // 2, LENGTH - 1):
+            changed = tokens.clone()
+            changed[:, cut:] = (changed[:, cut:] + 1) % NUM_TOKENS
+            torch.testing.assert_close(model(changed)[:, :, :cut], logits[:, :, :cut], **CLOSE)
+            assert not torch.equal(model(changed)[:, :, cut:], logits[:, :, cut:])
+
+    def test_step_equals_forward(self, model, tokens):
+        torch.testing.assert_close(stepped(model, tokens), model(tokens), **CLOSE)
+
+    @pytest.mark.parametrize("length", [1, 2, LENGTH - 1])
+    def test_prefill_then_step_equals_forward(self, model, tokens, length):
+        logits, state = model.prefill(tokens[:, :length])
+        expected = model(tokens)
+        torch.testing.assert_close(logits, expected[:, :, length - 1], **CLOSE)
+        logits, _ = model.step(tokens[:, length], state)
+        torch.testing.assert_close(logits, expected[:, :, length], **CLOSE)
+
+    def test_continues_in_pieces(self, model, tokens):
+        state, pieces = model.init_state(3), []
+        for piece in tokens.split([4, 1, 7, LENGTH - 12], 1):
+            logits, state = model.advance(piece, state)
+            pieces.append(logits)
+        torch.testing.assert_close(torch.cat(pieces, 1).mT, model(tokens), **CLOSE)
+
+    def test_state_is_not_changed_behind_the_callers_back(self, model, tokens):
+        _, state = model.prefill(tokens[:, :5])
+        before = [tensor.clone() for tensor in tensors(state)]
+        first, _ = model.step(tokens[:, 5], state)
+        again, _ = model.step(tokens[:, 5], state)
+        assert torch.equal(first, again)
+        assert before
+        assert all(torch.equal(now, then) for now, then in zip(tensors(state), before))
+
+    @pytest.mark.parametrize("length", [1, 2, 3])
+    def test_any_length(self, model, tokens, length):
+        torch.testing.assert_close(model(tokens[:, :length]), model(tokens)[:, :, :length], **CLOSE)
+
+    def test_rows_do_not_depend_on_each_other(self, model, tokens):
+        torch.testing.assert_close(model(tokens[1:2]), model(tokens)[1:2], **CLOSE)
+
+    def test_every_parameter_gets_a_gradient(self, model, tokens):
+        nn.CrossEntropyLoss()(model(tokens), tokens.roll(-1, 1)).backward()
+        missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert not missing
+
+    def test_state_dict_round_trip(self, model, tokens, tmp_path):
+        torch.save(model.state_dict(), tmp_path / "weights.pt")
+        torch.manual_seed(1)
+        other = copy.deepcopy(model)
+        for parameter in other.parameters():
+            nn.init.normal_(parameter)
+        assert not torch.equal(other(tokens), model(tokens))
+        other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+        assert torch.equal(other(tokens), model(tokens))
+
+    def test_longer_than_the_context_is_refused(self, model):
+        if model.max_context is None:
+            model(torch.zeros(1, 300, dtype=torch.long))
+            return
+        assert model(torch.zeros(1, model.max_context, dtype=torch.long)).shape[2] == model.max_context
+        with pytest.raises(ValueError, match=f"at most {model.max_context} tokens, not {model.max_context + 1}"):
+            model(torch.zeros(1, model.max_context + 1, dtype=torch.long))
+        _, state = model.prefill(torch.zeros(1, model.max_context, dtype=torch.long))
+        with pytest.raises(ValueError, match="at most"):
+            model.step(torch.zeros(1, dtype=torch.long), state)
+
+    def test_trains_and_is_deterministic(self, name, tokens):
+        losses = []
+        for _ in range(2):
+            torch.manual_seed(2)
+            model = make(name).train()
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+            for _ in range(8):
+                loss = nn.functional.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+        assert losses[:8] == losses[8:]
+        assert losses[7] < losses[0]
+
+
+@pytest.mark.parametrize(("name", "count"), {"transformer-l5": 498_951, "linear-l5": 976_871}.items())
+def test_parameter_counts_of_the_l5_defaults(name, count):
+    assert make(name).num_parameters == count
+
+
+def test_linear_with_five_tokens_has_the_documents_count():
+    assert round(LinearLLM(num_tokens=5).num_parameters, -3) == 698_000
+
+
+class TestTransformer:
+    @pytest.mark.parametrize("norm_first", [True, False])
+    @pytest.mark.parametrize("relu_rescale", [1.0, 0.3])
+    def test_equals_nn_transformer_encoder_with_a_causal_mask(self, tokens, norm_first, relu_rescale):
+        arguments = {"dim_model": 12, "num_heads": 3, "num_decoder_layers": 3, "dim_feedforward": 20}
+        model = TransformerDecoder(NUM_TOKENS, **arguments, norm_first=norm_first, relu_rescale=relu_rescale).eval()
+        layer = nn.TransformerEncoderLayer(
+            12, 3, 20, 0.1, lambda x: relu_rescale * x.relu(), 2e-4, batch_first=True, norm_first=norm_first
+        )
+        encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
+        encoder.layers.load_state_dict(model.layers.state_dict())
+        position = torch.arange(LENGTH)[:, None] / 10_000 ** (torch.arange(0, 12, 2) / 12)
+        positions = torch.stack([position.sin(), position.cos()], 2).flatten(1)
+        x = model.embedding(tokens) * 12**0.5 + positions
+        mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
+        expected = model.head(encoder(x, mask=mask, is_causal=True)).mT
+        torch.testing.assert_close(model(tokens), expected, rtol=1e-5, atol=1e-5)
+
+    def test_relu_rescale_is_fixed_and_saved(self):
+        model = TransformerDecoder(NUM_TOKENS, relu_rescale=0.5)
+        assert model.state_dict()["relu_rescale"].item() == 0.5
+        assert model.num_parameters == 498_951
+
+    def test_layers_begin_with_different_weights(self):
+        first, second, *_ = TransformerDecoder(NUM_TOKENS).layers
+        assert not torch.equal(first.linear1.weight, second.linear1.weight)
+
+    def test_num_heads_must_divide_dim_model(self):
+        with pytest.raises(ConfigError, match=r"num_heads=3: must divide dim_model=10: 1, 2, 5, 10"):
+            TransformerDecoder(NUM_TOKENS, dim_model=10, num_heads=3)
+
+
+class TestLinear:
+    @pytest.mark.parametrize("published_mask", [False, True])
+    def test_equals_the_einsum(self, tokens, published_mask):
+        model = LinearLLM(NUM_TOKENS, max_data_length=LENGTH - 1, embedding_dim=4, published_mask=published_mask)
+        nn.init.normal_(model.bias)
+        s, t = torch.meshgrid(torch.arange(LENGTH), torch.arange(LENGTH), indexing="ij")
+        mask = (s >= t if published_mask else s <= t).float()
+        expected = torch.einsum("bsw,swtv,st->btv", model.embedding(tokens), model.weight, mask) + model.bias
+        torch.testing.assert_close(model(tokens), expected.mT, rtol=1e-5, atol=1e-6)
+
+    def test_published_mask_sees_the_future(self, tokens):
+        model = LinearLLM(NUM_TOKENS, published_mask=True)
+        changed = tokens.clone()
+        changed[:, -1] = (changed[:, -1] + 1) % NUM_TOKENS
+        assert not torch.allclose(model(changed)[:, :, 0], model(tokens)[:, :, 0])
+
+
+def equations(model, tokens):
+    """minLSTM and minGRU as the paper writes them (sections 3.1, 3.2; g of appendix B.3), one token at a time."""
+
+    def g(x):
+        return x + 0.5 if x >= 0 else 1 / (1 + (-x).exp())
+
+    def candidate(x):
+        return torch.stack([g(value) for value in x]) if model.layers[0].log_space else x
+
+    def layer_step(layer, x, h):
+        if isinstance(model, MinGRU):
+            z, h_tilde = layer.linear(x).chunk(2)
+            return (1 - z.sigmoid()) * h + z.sigmoid() * candidate(h_tilde)
+        f, i, h_tilde = layer.linear(x).chunk(3)
+        f, i = f.sigmoid(), i.sigmoid()
+        return f / (f + i) * h + i / (f + i) * candidate(h_tilde)
+
+    logits = torch.empty(*tokens.shape, NUM_TOKENS, dtype=model.head.weight.dtype)
+    for b, row in enumerate(tokens):
+        states = [torch.zeros(model.hidden_dim, dtype=logits.dtype) for _ in model.layers]
+        for t, token in enumerate(row):
+            x = model.embedding.weight[token]
+            for k, layer in enumerate(model.layers):
+                x = states[k] = layer_step(layer, x, states[k])
+            logits[b, t] = model.head(x)
+    return logits.mT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("architecture", [MinLSTM, MinGRU])
+class TestMinimalRNNs:
+    def variants(self, architecture, dtype, log_space):
+        """The same weights behind every scan."""
+        torch.manual_seed(0)
+        models = []
+        for scan in ("sequential", "parallel", "log") if log_space else ("sequential", "parallel"):
+            model = architecture(NUM_TOKENS, 6, 8, 3, log_space=log_space, scan=scan).to(dtype)
+            if models:
+                model.load_state_dict(models[0].state_dict())
+            models.append(model)
+        return models
+
+    @pytest.mark.parametrize("log_space", [True, False])
+    def test_all_scans_equal_the_papers_equations(self, architecture, dtype, log_space, tokens):
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+        models = self.variants(architecture, dtype, log_space)
+        expected = equations(models[0], tokens)
+        for model in models:
+            torch.testing.assert_close(model(tokens), expected, rtol=tolerance, atol=tolerance)
+            _, state = model.prefill(tokens[:, :6])
+            rest, _ = model.advance(tokens[:, 6:], state)
+            torch.testing.assert_close(rest.mT, expected[:, :, 6:], rtol=tolerance, atol=tolerance)
+
+    def test_gates_that_underflow_stay_finite(self, architecture, dtype, tokens):
+        for model in self.variants(architecture, dtype, log_space=True):
+            nn.init.constant_(model.layers[0].linear.bias, -500.0)
+            logits = model(tokens)
+            logits.sum().backward()
+            assert logits.isfinite().all()
+            assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "message"),
+    [
+        (MinLSTM, {"hidden_dim": -1}, "hidden_dim=-1: must be greater than 0"),
+        (MinLSTM, {"scan": "fast"}, "scan=fast: must be one of sequential, parallel, log"),
+        (MinGRU, {"scan": "log", "log_space": False}, "scan=log: needs log_space=true"),
+        (MinGRU, {"residual": True, "hidden_dim": 32}, "hidden_dim=32: must equal embedding_dim=64"),
+        (MinGRU, {"norm": "layr"}, "norm=layr: did you mean layer"),
+        (LSTM_LLM, {"dropout": 1.0}, "dropout=1.0: must be at least 0 and less than 1"),
+        (LSTM_LLM, {"num_layers": 0}, "num_layers=0: must be greater than 0"),
+        (LinearLLM, {"embedding_dim": 0}, "embedding_dim=0: must be greater than 0"),
+        (TransformerDecoder, {"dim_feedforward": -2}, "dim_feedforward=-2: must be greater than 0"),
+        (TransformerDecoder, {"dropout_p": -0.1}, "dropout_p=-0.1: must be at least 0"),
+    ],
+)
+def test_impossible_sizes_are_refused_in_one_line(architecture, arguments, message):
+    with pytest.raises(ConfigError) as error:
+        architecture(NUM_TOKENS, **arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

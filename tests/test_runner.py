@@ -1,0 +1,251 @@
+"""The command line: what it prints, what it refuses, and that it can be stopped."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+from conftest import ROOT, SHORT, config, environment, read_metrics, read_results
+from omegaconf import OmegaConf
+
+from rule_extrapolation.config import CONF_DIR
+from rule_extrapolation.experiment import assemble
+from rule_extrapolation.grammars import ALIASES, LANGUAGES
+
+MODELS = ["transformer", "lstm", "linear", "minlstm", "mingru"]
+# A step of training and a few prompts and tokens, for what is about the command and not about the model.
+ONE_STEP = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=4"]
+
+
+def runs(folder):
+    return sorted(path.parent for path in folder.rglob("results.json"))
+
+
+def yaml_options(group):
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+class TestOutput:
+    def test_list(self, cli):
+        status, out, _ = cli("--list")
+        assert status == 0
+        assert all(name in out for name in [*LANGUAGES, *ALIASES])
+        assert re.search(
+            r"L3  aNbN  context-free\n +R1: #a = #b   R2: a's before b's .*\n +word a+b+   ID a+b*   OOD b", out
+        )
+
+    def test_table_at_the_end(self, cli, tmp_path):
+        status, out, err = cli(*ONE_STEP, "grammar=L3")
+        assert status == 0
+        assert err == ""
+        [run] = runs(tmp_path)
+        test = read_results(run)["test"]
+        for name in ("ID", "OOD", "SOS"):
+            row = [f"{test[f'Test/{name}/{metric}_accuracy']:.2f}" for metric in ("finished", "rule_1", "rule_2")]
+            assert re.search(rf"│ {name} +│ +" + r" │ +".join(row), out)
+        assert f"Test loss {test['Test/loss']:.4f}, optimal loss" in out
+        assert len(re.findall(r"\|.* R1 [✓✗]  R2 [✓✗]", out)) == 5
+        assert f"Run folder: {run}" in out
+
+    def test_a_run_in_a_process_of_its_own_prints_no_warnings(self, tmp_path):
+        """As a user starts it: W&B as the default logger, no key."""
+        overrides = [override for override in ONE_STEP if override != "logger=csv"]
+        command = [sys.executable, "-m", "rule_extrapolation.runner", *overrides]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(re.findall("W&B: no API key, logging offline", done.stdout)) == 1
+        [run] = runs(tmp_path)
+        written = {"config.yaml", "metrics.csv", "completions.csv", "results.json", ".hydra", "checkpoints", "wandb"}
+        assert {path.name for path in run.iterdir()} == written
+        assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+    def test_csv_needs_no_wandb(self, tmp_path):
+        (tmp_path / "wandb.py").write_text("raise ImportError('not installed')")
+        command = [sys.executable, "-m", "rule_extrapolation.runner", *ONE_STEP]
+        env = environment(tmp_path) | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert read_metrics(runs(tmp_path)[0])
+
+
+class TestConfigurations:
+    @pytest.mark.parametrize("name", [*LANGUAGES, *ALIASES])
+    def test_every_language_by_name_and_label(self, name, tmp_path):
+        assert assemble(config(tmp_path, f"grammar={name}")).module.grammar.name == ALIASES.get(name, name)
+
+    @pytest.mark.parametrize(
+        ("group", "option"),
+        [
+            (group, option)
+            for group in ("model", "optimizer", "scheduler", "decoding", "trainer", "callbacks", "data")
+            for option in yaml_options(group)
+        ],
+    )
+    def test_every_option_runs(self, train, group, option):
+        assert read_results(train(f"{group}={option}", "trainer.max_steps=1"))["status"] == "finished"
+
+    @pytest.mark.parametrize("option", yaml_options("experiment"))
+    def test_every_experiments_own_command_runs(self, cli, tmp_path, option):
+        header = (CONF_DIR / "experiment" / f"{option}.yaml").read_text()
+        [command] = re.findall(r"^# +python -m rule_extrapolation\.runner (.*)$", header, re.MULTILINE)
+        short = ["logger=csv", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "data.num_train=128"]
+        assert cli(*command.split(), *short, "data.num_val=32", "data.num_test=32")[0] == 0
+        assert read_results(runs(tmp_path)[0])["status"] == "finished"
+
+    @pytest.mark.parametrize("model", MODELS)
+    def test_l5_is_the_documents_setting_and_takes_any_model(self, tmp_path, model):
+        cfg = config(tmp_path, "experiment=l5", f"model={model}")
+        experiment = assemble(cfg)
+        assert experiment.module.grammar.name == "parentheses_and_brackets"
+        assert (cfg.optimizer.lr, cfg.trainer.max_epochs, cfg.data.batch_size) == (5e-4, 1000, 128)
+        shipped = OmegaConf.load(CONF_DIR / "experiment" / "l5.yaml").data  # the test's own are smaller
+        assert (shipped.max_length, shipped.num_train, shipped.num_val, shipped.num_test) == (32, 2048, 1024, 1024)
+
+    def test_multirun_of_five_models_on_six_languages(self, cli, tmp_path):
+        models, languages = ",".join(MODELS), ",".join(ALIASES)
+        tiny = ["data.num_train=2", "data.num_val=2", "data.num_test=2", "decoding.max_new_tokens=2"]
+        status, out, err = cli("-m", f"model={models}", f"grammar={languages}", *ONE_STEP, *tiny)
+        assert status == 0, err
+        results = [read_results(run) for run in runs(tmp_path)]
+        assert len(results) == 30
+        assert len({(r["model"], r["label"]) for r in results}) == 30
+        assert all(r["status"] == "finished" for r in results)
+        assert out.count("Run folder:") == 30
+
+
+ERRORS = {
+    "modle=minlstm": "modle=minlstm: no such key; did you mean model?",
+    "model=minlsmt": "model=minlsmt: did you mean minlstm?",
+    "grammar=aNbX": "grammar=aNbX: did you mean aNb",
+    "model.hiden_dim=3": "model.hiden_dim=3: no such key; did you mean hidden_dim?",
+    "+model.hiden_dim=3": "model.hiden_dim=3: no such key; did you mean hidden_dim?",
+    "+modle=3": "modle=3: no such key; did you mean model?",
+    "+trainer.max_step=3": "trainer.max_step=3: no such key; did you mean max_steps?",
+    "model.hidden_dim=big": "model.hidden_dim=big: must be int",
+    "model.hidden_dim=2.5": "model.hidden_dim=2.5: must be int",
+    "model.residual=1": "model.residual=1: must be bool",
+    "model.norm=batch": "model.norm=batch: must be one of none, layer, rms",
+    "model.hidden_dim=-4": "model.hidden_dim=-4: must be greater than 0",
+    "data.max_length=1": "data.max_length=1: aNbN has no word that short; use 2 or more",
+    "data.max_length=6": "grammar.test_prompt_length=8: must be from 1 to max_length, 6",
+    "grammar.test_prompt_length=0": "grammar.test_prompt_length=0: must be from 1 to max_length, 12",
+    "data.batch_size=0": "data.batch_size=0: must be greater than 0",
+    "optimizer.lr=-1": "optimizer.lr=-1: must be greater than 0",
+    "optimizer.lr=fast": "optimizer.lr=fast: must be float",
+    "optimizer.weight_decay=-1": "optimizer=torch.optim.AdamW: Invalid weight_decay value: -1",
+    "scheduler.warmup=0": "scheduler.warmup=0: must be 1 or more",
+    "scheduler.interval=day": "scheduler.interval=day: must be one of step, epoch",
+    "decoding.max_new_tokens=0": "decoding.max_new_tokens=0: must be greater than 0",
+    "decoding=beam": "decoding=beam: must be one of greedy, sample",
+    "trainer.max_steps=-7": "trainer",
+    "trainer.max_steps=ten": "trainer.max_steps=ten: must be int",
+    "seed=-1": "seed=-1: must be from 0",
+    "seed=x": "seed=x: must be int",
+    "resume=nowhere": "resume=nowhere: there is no nowhere",
+    "logger=tensorbord": "logger=tensorbord: must be one of csv, wandb",
+    "model=lstm,linear": "Ambiguous value for argument 'model=lstm,linear'",
+    "callbacks.best.monitr=x": "callbacks.best.monitr=x: no such key; did you mean monitor?",
+    "model=transformer model.dim_model=10 model.num_heads=3": "model.num_heads=3: must divide dim_model=10: 1, 2, 5",
+    "model=transformer model.max_len=8": "model reads 8",
+    "model=linear model.max_data_length=4": "model reads 5",
+    "decoding=sample decoding.temperature=0": "decoding.temperature=0: must be greater than 0",
+    "grammar.only_even=true grammar.only_odd=true": "grammar.only_even=True: only_odd is true as well",
+    "grammar=L5 grammar.test_prompt_length=5": "grammar.test_prompt_length=5: must be even",
+    "grammar=L4 data.max_length=2": "data.max_length=2: aNbNcN has no word that short; use 3 or more",
+    "logger=wandb logger.projct=x": "logger.projct=x: no such key; did you mean project?",
+    "logger=wandb logger.tags=x": "logger.tags=x: must be list",
+}
+
+
+class TestErrors:
+    @pytest.mark.parametrize(("overrides", "message"), ERRORS.items())
+    def test_one_line_exit_2_and_no_folder(self, cli, tmp_path, overrides, message):
+        status, out, err = cli(*SHORT, *overrides.split())
+        assert status == 2
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1
+        assert out == ""
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_bad_job_stops_a_multirun_before_any_work(self, cli, tmp_path):
+        status, _, err = cli("-m", *SHORT, "model=transformer", "model.num_heads=1,3")
+        assert (status, err.count("\n")) == (2, 1)
+        assert "model.num_heads=3: must divide dim_model=64" in err
+        assert not runs(tmp_path)
+
+    def test_a_typo_in_an_experiment_file(self, cli, tmp_path):
+        (tmp_path / "experiment").mkdir()
+        (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  hiden_dim: 3\n")
+        status, _, err = cli(*SHORT, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+        assert (status, err.count("\n")) == (2, 1)
+        assert "model.hiden_dim=3: no such key; did you mean hidden_dim?" in err
+        assert not runs(tmp_path)
+
+    def test_a_run_is_not_overwritten(self, cli, tmp_path):
+        assert cli(*ONE_STEP, "hydra.run.dir=here")[0] == 0
+        before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+        status, _, err = cli(*ONE_STEP, "hydra.run.dir=here")
+        assert status == 2
+        assert "hydra.run.dir=here: holds a run already" in err
+        assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+    overrides = [
+        "logger=csv",
+        "grammar=L1",
+        "data.num_val=32",
+        "trainer.val_check_interval=5",
+        "trainer.log_every_n_steps=1",
+    ]
+    command = [sys.executable, "-u", "-m", "rule_extrapolation.runner", *overrides, "trainer.max_steps=100000"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 5/"):
+            break
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopping after this step" in output
+    [run] = runs(tmp_path)
+    results = read_results(run)
+    assert results["status"] == "interrupted"
+    assert "Val/loss" in results["over_training"]
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    step = checkpoint["global_step"]
+    assert step >= 5
+    # Lightning logs a step behind the hook that stops it.
+    assert [row["step"] for row in read_metrics(run) if "Train/loss" in row] == list(range(step - 1))
+
+    more = [f"trainer.max_steps={step + 3}", f"resume={run}", "hydra.run.dir=rest"]
+    command = [sys.executable, "-m", "rule_extrapolation.runner", *overrides, *more]
+    subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), check=True, capture_output=True)
+    resumed = [row["step"] for row in read_metrics(tmp_path / "rest") if "Train/loss" in row]
+    assert resumed == [step, step + 1, step + 2]
+
+
+def test_the_wheel_runs_elsewhere_with_its_configuration(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info"))
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", tmp_path, source], check=True, capture_output=True)
+    shutil.rmtree(source)
+    [wheel] = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "work").mkdir()
+    env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-m", "rule_extrapolation.runner", *ONE_STEP, "experiment=l5", "trainer.max_epochs=1"]
+    command += ["trainer.check_val_every_n_epoch=1"]
+    done = subprocess.run(command, cwd=tmp_path / "work", env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [run] = runs(tmp_path / "work")
+    assert read_results(run)["label"] == "L5"
+    files = {path.relative_to(CONF_DIR) for path in CONF_DIR.rglob("*.yaml")}
+    installed = tmp_path / "site" / "rule_extrapolation" / "conf"
+    assert {path.relative_to(installed) for path in installed.rglob("*.yaml")} == files

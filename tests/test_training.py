@@ -1,0 +1,334 @@
+"""Loss, schedule, decoding, metrics, and runs that are interrupted and go on."""
+
+import csv
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import config, read_metrics, read_results
+from lightning.pytorch import seed_everything
+from sizes import MODELS, make
+from torch import nn
+
+from rule_extrapolation.data.grammar_data import GrammarDataModule, TensorBatches
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.experiment import assemble
+from rule_extrapolation.grammars import get_grammar
+from rule_extrapolation.grammars.anbn import AnBn
+from rule_extrapolation.grammars.ban import BaN
+from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
+from rule_extrapolation.models.linear import LinearLLM
+from rule_extrapolation.models.minlstm import MinLSTM
+from rule_extrapolation.theory.chance import chance_levels
+from rule_extrapolation.training.decoding import Greedy, Sample
+from rule_extrapolation.training.metrics import accuracies, judge_completions
+from rule_extrapolation.training.schedules import inverse_sqrt
+
+TINY = ["model.embedding_dim=8", "model.hidden_dim=8"]
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("warmup", [1, 4, 10])
+    def test_is_the_formula(self, warmup):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+        schedule = inverse_sqrt(optimizer, warmup)["scheduler"]
+        for t in range(30):
+            expected = 0.5 * t / warmup if t < warmup else 0.5 * math.sqrt(warmup) / math.sqrt(t)
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+            optimizer.step()
+            schedule.step()
+
+    @pytest.mark.parametrize(("interval", "after"), [("step", 6), ("epoch", 2)])
+    def test_steps_per_step_or_per_epoch(self, train, interval, after):
+        """Three steps an epoch: after two epochs, six steps or two."""
+        run = train(
+            "grammar=L1", "data.num_train=6", "data.batch_size=2", "trainer.max_steps=6", *TINY,
+            "scheduler.warmup=100", f"scheduler.interval={interval}",
+        )  # fmt: skip
+        checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["lr_schedulers"][0]["last_epoch"] == after
+        assert checkpoint["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-3 * after / 100)]
+
+    def test_warmup_below_one_is_refused(self):
+        with pytest.raises(ConfigError, match="warmup=0: must be 1 or more"):
+            inverse_sqrt(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), 0)
+
+
+class TestData:
+    def test_every_row_once_a_pass_in_a_new_order_and_resumable(self):
+        rows = torch.arange(10)[:, None]
+        batches = TensorBatches(rows, 4, shuffle_seed=0)
+        passes = [torch.cat(list(batches)).flatten().tolist() for _ in range(3)]
+        assert len(batches) == 3
+        assert all(sorted(order) == list(range(10)) for order in passes)
+        assert passes[0] != passes[1] != passes[2]
+        resumed, reference = TensorBatches(rows, 4, shuffle_seed=0), TensorBatches(rows, 4, shuffle_seed=0)
+        next(iter(reference))
+        resumed.load_state_dict(reference.state_dict())
+        assert torch.cat(list(resumed)).flatten().tolist() == passes[0][4:]
+        assert torch.cat(list(resumed)).flatten().tolist() == passes[1]
+
+    def test_train_val_and_test_words_are_drawn_apart(self):
+        data = GrammarDataModule(BaN, max_length=32, num_train=64, num_val=64, num_test=64, seed=3)
+        train, val, test = data.train_dataloader().rows, data.val_dataloader().rows, data.test_dataloader().rows
+        assert train.shape == val.shape == test.shape == (64, 34)
+        assert not torch.equal(train, val)
+        assert not torch.equal(val, test)
+        again = GrammarDataModule(BaN, max_length=32, num_train=64, num_val=64, num_test=64, seed=3)
+        assert torch.equal(again.train_dataloader().rows, train)
+
+    def test_a_language_with_all_sequences_trains_on_each_once(self):
+        assert len(GrammarDataModule(AnBn, max_length=32).train_dataloader().rows) == 16
+
+
+def whole_prefix_decode(model, prompt, budget, pick):
+    """One prompt, the whole prefix read again for each token."""
+    tokens = prompt.tolist()
+    for _ in range(budget):
+        if model.max_context is not None and len(tokens) > model.max_context:
+            break
+        tokens.append(pick(model(torch.tensor([tokens]))[0, :, -1]))
+        if tokens[-1] == EOS:
+            break
+    return tokens
+
+
+class TestDecoding:
+    @pytest.mark.parametrize("name", MODELS)
+    def test_greedy_equals_reading_the_whole_prefix_each_time(self, name):
+        torch.manual_seed(0)
+        model = make(name).eval()
+        prompts = torch.randint(3, 7, (6, 5))
+        prompts[:, 0] = SOS
+        completions = Greedy(max_new_tokens=24)(model, prompts)
+        for prompt, completion in zip(prompts, completions.tolist()):
+            expected = whole_prefix_decode(model, prompt, 24, lambda logits: logits.argmax().item())
+            assert completion[: len(expected)] == expected
+            assert all(token == PAD for token in completion[len(expected) :])
+
+    def test_stops_when_every_row_has_finished(self):
+        model = MinLSTM(5, 4, 4, 1)
+        nn.init.zeros_(model.head.weight)
+        model.head.bias.data = F.one_hot(torch.tensor(EOS), 5).float()
+        assert Greedy(50)(model, torch.full((3, 4), SOS)).tolist() == [[SOS] * 4 + [EOS]] * 3
+
+    def test_never_exceeds_the_context(self):
+        model = LinearLLM(5, max_data_length=9)
+        model.bias.data[:, 3] = 1e6
+        assert Greedy(50)(model, torch.full((2, 4), SOS)).shape == (2, 11)  # ten read, the eleventh only written
+
+    def test_empty_prompt_set(self):
+        assert Greedy(5)(MinLSTM(5), torch.empty(0, 9, dtype=torch.long)).shape == (0, 9)
+
+    def test_samples_follow_the_models_distribution_at_a_temperature(self):
+        model = MinLSTM(5, 4, 4, 1)
+        nn.init.zeros_(model.head.weight)
+        model.head.bias.data = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5])
+        prompts = torch.full((40_000, 1), SOS)
+        for temperature in (0.5, 1.0, 2.0):
+            drawn = Sample(1, temperature, seed=1)(model, prompts)[:, 1]
+            frequencies = torch.bincount(drawn, minlength=5) / len(drawn)
+            torch.testing.assert_close(frequencies, (model.head.bias / temperature).softmax(0).data, atol=0.01, rtol=0)
+
+    def test_samples_are_seeded_and_leave_the_global_generator_alone(self):
+        model, prompts = MinLSTM(5), torch.full((20, 1), SOS)
+        state = torch.get_rng_state()
+        first, again, other = (Sample(20, seed=seed)(model, prompts) for seed in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert not torch.equal(first[:, :2], other[:, :2])
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+class TestMetrics:
+    def judge(self, name, prompt, completions):
+        grammar = get_grammar(name, max_length=12)
+        width = max(map(len, completions)) + 1
+        rows = [grammar.encode([prompt + c.rstrip("$")])[0].tolist() for c in completions]
+        rows = [row if c.endswith("$") else row[:-1] for row, c in zip(rows, completions)]
+        rows = [[SOS, *row, *[PAD] * width][: 1 + len(prompt) + width] for row in rows]
+        verdicts = judge_completions(grammar, torch.tensor(rows), 1 + len(prompt))
+        return {key: value.tolist() for key, value in verdicts.items()}
+
+    def test_prompt_and_completion_are_judged_together_and_apart(self):
+        verdicts = self.judge("aNbN", "ba", ["$", "ab$", "ba$", "b$"])
+        assert verdicts == {
+            "finished": [True, True, True, True],
+            "rule_1": [True, True, True, False],
+            "rule_2": [False, False, False, False],
+            "rule_3": [True, True, True, False],
+            "grammatical": [False, False, False, False],
+            "rule_2_completion": [True, True, False, True],
+        }
+
+    def test_brackets_completion_starts_behind_the_first_two_symbols(self):
+        verdicts = self.judge("L5", ")[()", ["]$", "](]$"])
+        assert verdicts["rule_1"] == [True, False]
+        assert verdicts["rule_2"] == [False, False]
+        assert verdicts["rule_2_completion"] == [True, False]
+
+    def test_languages_with_one_rule_lack_the_others_metrics(self):
+        assert set(self.judge("abN", "ab", ["$"])) == {"finished", "rule_1", "grammatical"}
+        assert set(self.judge("aNbM", "ab", ["$"])) == {"finished", "rule_2", "rule_2_completion", "grammatical"}
+
+    def test_accuracies_over_all_and_over_finished(self):
+        verdicts = {"finished": torch.tensor([True, False]), "rule_1": torch.tensor([True, False])}
+        assert accuracies(verdicts, "Val/ID") == {
+            "Val/ID/finished_accuracy": 0.5,
+            "Val/ID/rule_1_accuracy": 0.5,
+            "Val/ID/finished/finished_accuracy": 1.0,
+            "Val/ID/finished/rule_1_accuracy": 1.0,
+        }
+        none_finished = accuracies({"finished": torch.tensor([False])}, "Val/ID")
+        assert none_finished == {"Val/ID/finished_accuracy": 0.0}
+        assert accuracies({"finished": torch.zeros(0, dtype=torch.bool)}, "Val/OOD") == {}
+
+
+def test_chance_levels_in_a_case_with_a_closed_form():
+    """Each token is EOS with probability 1/3; R1 of aNbN after SOS: sum over n of C(2n, n) 3^-(2n+1) = 1/sqrt(5)."""
+    levels = chance_levels(AnBn(max_length=8), max_new_tokens=100, samples=40_000)
+    assert levels["SOS/rule_1_accuracy"] == pytest.approx(1 / math.sqrt(5), abs=0.01)
+    assert levels["SOS/finished_accuracy"] == pytest.approx(1, abs=1e-4)
+
+
+class TestLosses:
+    def module(self, tmp_path, *overrides):
+        return assemble(config(tmp_path, *overrides)).module
+
+    def test_definitions(self, tmp_path):
+        module = self.module(tmp_path, "grammar=L1")
+        batch = module.grammar.sample(20, torch.Generator().manual_seed(0))
+        losses, logits = module.losses(batch)
+        expected = [
+            [-logits[b, :, t].log_softmax(0)[batch[b, t + 1]] for t in range(batch.shape[1] - 1)] for b in range(20)
+        ]
+        everything = [loss for row in expected for loss in row]
+        symbols = [expected[b][t] for b in range(20) for t in range(batch.shape[1] - 1) if batch[b, t + 1] != PAD]
+        torch.testing.assert_close(losses["loss"], torch.stack(everything).mean())
+        torch.testing.assert_close(losses["loss_ignore_pad"], torch.stack(symbols).mean())
+        assert losses["objective"] == losses["loss"]
+
+    def test_the_linear_model_trains_without_pad(self, tmp_path):
+        losses, _ = (module := self.module(tmp_path, "model=linear")).losses(module.grammar.all_words())
+        assert losses["objective"] == losses["loss_ignore_pad"] != losses["loss"]
+
+    def test_logged_means_are_means_over_the_data(self, train):
+        """Batches of unequal size and unequal padding."""
+        run = train("grammar=L1", "data.num_val=7", "data.batch_size=3", "trainer.max_steps=1", *TINY)
+        module = self.module(run, "grammar=L1", "data.num_val=7", "data.batch_size=7", *TINY)
+        checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        module.load_state_dict(checkpoint["state_dict"])
+        losses, _ = module.losses(assemble(config(run, "grammar=L1", "data.num_val=7")).data.val_dataloader().rows)
+        [logged] = [row for row in read_metrics(run) if "Val/loss" in row]
+        assert logged["Val/loss"] == pytest.approx(losses["loss"].item(), abs=1e-6)
+        assert logged["Val/loss_ignore_pad"] == pytest.approx(losses["loss_ignore_pad"].item(), abs=1e-6)
+
+    def test_kl_is_loss_minus_optimum(self, train):
+        run = train("grammar=L4", "data.max_length=12", *TINY)
+        row = next(row for row in read_metrics(run) if "Val/kl" in row)
+        assert row["Val/kl"] == pytest.approx(row["Val/loss"] - math.log(4) / 13, abs=1e-6)
+
+    def test_no_kl_where_the_optimum_is_unknown(self, train):
+        assert not any("Val/kl" in row for row in read_metrics(train("grammar=L5", *TINY)))
+
+
+class TestRuns:
+    def test_run_folder(self, train):
+        run = train("grammar=L3", *TINY)
+        results = read_results(run)
+        assert results["status"] == "finished"
+        assert (results["grammar"], results["label"], results["model"], results["seed"]) == ("aNbN", "L3", "minlstm", 0)
+        assert results["optimal_loss"] == pytest.approx(math.log(6) / 13)
+        assert results["test"]["Test/kl"] == pytest.approx(results["test"]["Test/loss"] - results["optimal_loss"])
+        validations = [row for row in read_metrics(run) if "Val/loss" in row]
+        assert results["over_training"]["Val/loss"] == min(row["Val/loss"] for row in validations)
+        assert results["at_best_validation"]["Val/loss"] == results["over_training"]["Val/loss"]
+        for name in ("ID", "OOD", "SOS"):
+            assert {f"Test/{name}/{metric}_accuracy" for metric in ("finished", "rule_1", "rule_2", "rule_3")} <= set(
+                results["test"]
+            )
+        with open(run / "completions.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["prompt_set"] for row in rows} == {"ID", "OOD", "SOS"}
+        ood = [row for row in rows if row["prompt_set"] == "OOD"]
+        assert len(ood) == 251
+        for row in ood:
+            string = row["prompt"] + row["completion"]  # "_" is PAD, of which no string is made
+            kept = string.count("a") == string.count("b") and "_" not in string
+            assert (row["rule_1"] == "True") == kept
+        share = sum(row["rule_1"] == "True" for row in ood) / len(ood)
+        assert results["test"]["Test/OOD/rule_1_accuracy"] == pytest.approx(share)
+        assert (run / "config.yaml").is_file()
+        assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+
+    def test_the_test_uses_the_best_checkpoint_and_data_of_its_own(self, train):
+        run = train("grammar=L1", "data.num_test=32", "data.num_val=32", "trainer.max_steps=6", *TINY)
+        module = assemble(config(run, "grammar=L1", *TINY)).module
+        module.load_state_dict(torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"])
+        data = assemble(config(run, "grammar=L1", "data.num_test=32", "data.num_val=32")).data
+        loss = module.losses(data.test_dataloader().rows)[0]["loss"].item()
+        assert read_results(run)["test"]["Test/loss"] == pytest.approx(loss, abs=1e-6)
+        assert read_results(run)["at_best_validation"]["Val/loss"] != pytest.approx(loss, abs=1e-6)
+
+    def test_same_seed_same_numbers_other_seed_others(self, train):
+        one, same, other = (train(f"seed={s}", "grammar=L1", *TINY, folder=f"run{i}") for i, s in enumerate((0, 0, 1)))
+        assert read_metrics(one) == read_metrics(same)
+        assert read_metrics(one) != read_metrics(other)
+
+    @pytest.mark.parametrize("stop", [6, 7])
+    def test_resumed_run_has_the_same_curve(self, train, stop):
+        """Four steps an epoch, dropout, a schedule; stopped between two epochs' ends, and again elsewhere."""
+        overrides = [
+            "grammar=L1", "model=lstm", "model.embedding_dim=4", "model.hidden_dim=8", "model.num_layers=2",
+            "model.dropout=0.5", "data.num_train=16", "data.batch_size=4", "scheduler.warmup=3",
+            "trainer.val_check_interval=2",
+        ]  # fmt: skip
+        whole = train(*overrides, "trainer.max_steps=14", folder="whole")
+        first = train(*overrides, f"trainer.max_steps={stop}", folder="first")
+        rest = train(*overrides, "trainer.max_steps=14", f"resume={first}", folder="rest")
+
+        def by_step(*runs):
+            keys = ("Train/loss", "Val/loss", "Val/ID/rule_1_accuracy")
+            return {
+                (row["step"], key): row[key] for run in runs for row in read_metrics(run) for key in keys if key in row
+            }
+
+        assert by_step(first, rest) == by_step(whole)
+        for figures in ("test", "over_training", "at_best_validation"):
+            assert read_results(rest)[figures] == read_results(whole)[figures]
+        weights = [
+            torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, rest)
+        ]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+    def test_a_run_to_resume_must_have_the_same_model(self, train, tmp_path):
+        run = train(*TINY)
+        with pytest.raises(ConfigError, match=r"model.hidden_dim=9: the run to resume has 8"):
+            assemble(config(tmp_path, *TINY, "model.hidden_dim=9", f"resume={run}"))
+        with pytest.raises(ConfigError, match="resume=nowhere: there is no nowhere"):
+            assemble(config(tmp_path, "resume=nowhere"))
+
+    def test_early_stopping_and_gradient_clipping(self, train):
+        run = train(
+            "optimizer=sgd", "optimizer.lr=1e-9", "scheduler=constant", "trainer.max_steps=50", *TINY,
+            "trainer.val_check_interval=1", "callbacks.early_stopping.patience=3", "trainer.gradient_clip_val=1.0",
+            "+callbacks.early_stopping.min_delta=0.1",
+        )  # fmt: skip
+        assert len([row for row in read_metrics(run) if "Val/loss" in row]) == 4
+
+    def test_gradient_clipping_bounds_the_step(self, train):
+        def moved(clip):
+            overrides = ["optimizer=sgd", "optimizer.lr=1.0", "optimizer.momentum=0", "scheduler=constant", *TINY]
+            run = train(*overrides, "trainer.max_steps=1", f"trainer.gradient_clip_val={clip}", folder=f"clip{clip}")
+            after = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+            seed_everything(0, verbose=False)
+            before = assemble(config(run, *overrides)).module.state_dict()
+            return math.sqrt(sum(((after[key] - before[key]) ** 2).sum().item() for key in after))
+
+        assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
+        assert moved("null") > 0.05
+
+    @pytest.mark.parametrize("decoding", ["greedy", "sample"])
+    @pytest.mark.parametrize("model", ["transformer", "linear"])
+    def test_decoding_by_config(self, train, model, decoding):
+        assert read_results(train(f"model={model}", f"decoding={decoding}", "trainer.max_steps=1"))["test"]
