@@ -69,9 +69,9 @@ def wandb_logger(
         raise ConfigError("logger", "wandb", "needs the package: pip install wandb; or use logger=csv") from error
     about = {"name": name, "config": config, "project": project, "entity": entity, "group": group, "tags": tags}
     try:
-        run, where = _start(offline, save_dir, about)
+        run, where = _start(offline, os.path.abspath(save_dir), about)
     except (wandb.errors.UsageError, ValueError) as error:
-        raise ConfigError("logger", "wandb", " ".join(str(error).split())) from error
+        raise ConfigError("logger", "wandb", " ".join(str(error).split()).partition(" [type=")[0]) from error
     print(f"W&B: {where}", flush=True)
     # Lightning sets this x axis only for runs that it starts itself.
     run.define_metric("trainer/global_step")
@@ -155,10 +155,10 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0] or repr(error)
 
 
-def close_run(logger: WandbLogger, results: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def close_run(logger: WandbRun, results: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Give the run its summary and a table of completions for each prompt set, and end it."""
     for name in dict.fromkeys(row["prompt_set"] for row in rows):
         of_set = [list(row.values()) for row in rows if row["prompt_set"] == name]
         logger.log_table(f"completions/{name}", columns=list(rows[0]), data=of_set)
     logger.experiment.summary.update({**results.get("test", {}), **{k: v for k, v in results.items() if k != "test"}})
-    logger.experiment.finish(exit_code=0 if results["status"] == "finished" else 1)
+    logger.close(exit_code=0 if results["status"] == "finished" else 1)
