@@ -154,7 +154,10 @@ def run(cfg: DictConfig) -> None:
     try:
         trainer.fit(module, data, ckpt_path=experiment.checkpoint, weights_only=True)
         results["seconds"]["fit"] = time.perf_counter() - started
-        trainer.test(module, data, folder / "checkpoints" / "best.ckpt", weights_only=True, verbose=False)
+        checkpoints = folder / "checkpoints"
+        # A training that ends before its first validation has no best.
+        results["tested"] = "best" if (checkpoints / "best.ckpt").is_file() else "last"
+        trainer.test(module, data, checkpoints / f"{results['tested']}.ckpt", weights_only=True, verbose=False)
         results["test"] = {
             name: value.item() for name, value in trainer.callback_metrics.items() if name[:5] == "Test/"
         }

@@ -106,17 +106,6 @@ class TestConfigurations:
         shipped = OmegaConf.load(CONF_DIR / "experiment" / "l5.yaml").data  # the test's own are smaller
         assert (shipped.max_length, shipped.num_train, shipped.num_val, shipped.num_test) == (32, 2048, 1024, 1024)
 
-    def test_multirun_of_five_models_on_six_languages(self, cli, tmp_path):
-        models, languages = ",".join(MODELS), ",".join(ALIASES)
-        tiny = ["data.num_train=2", "data.num_val=2", "data.num_test=2", "decoding.max_new_tokens=2"]
-        status, out, err = cli("-m", f"model={models}", f"grammar={languages}", *ONE_STEP, *tiny)
-        assert status == 0, err
-        results = [read_results(run) for run in runs(tmp_path)]
-        assert len(results) == 30
-        assert len({(r["model"], r["label"]) for r in results}) == 30
-        assert all(r["status"] == "finished" for r in results)
-        assert out.count("Run folder:") == 30
-
 
 ERRORS = {
     "modle=minlstm": "modle=minlstm: no such key; did you mean model?",

@@ -270,6 +270,12 @@ class TestRuns:
         assert read_results(run)["test"]["Test/loss"] == pytest.approx(loss, abs=1e-6)
         assert read_results(run)["at_best_validation"]["Val/loss"] != pytest.approx(loss, abs=1e-6)
 
+    def test_a_training_that_ends_before_its_first_validation(self, train):
+        run = train("trainer.check_val_every_n_epoch=5", "trainer.val_check_interval=1.0", *TINY)
+        assert read_results(run)["tested"] == "last"
+        assert read_results(run)["at_best_validation"] == {}
+        assert read_results(run)["test"]
+
     def test_same_seed_same_numbers_other_seed_others(self, train):
         one, same, other = (train(f"seed={s}", "grammar=L1", *TINY, folder=f"run{i}") for i, s in enumerate((0, 0, 1)))
         assert read_metrics(one) == read_metrics(same)

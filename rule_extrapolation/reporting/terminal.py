@@ -51,7 +51,7 @@ def print_run(
     console: Console, grammar: Grammar, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path
 ) -> None:
     """Accuracies by prompt set beside chance, the loss beside the optimum, some OOD completions, and the folder."""
-    title = f"{results['model']} on {grammar.name}, best checkpoint"
+    title = f"{results['model']} on {grammar.name}, {results['tested']} checkpoint"
     table = Table(title=title, caption=escape(rules_in_words(grammar)))
     table.add_column("prompts")
     for column in COLUMNS.values():

@@ -1,0 +1,50 @@
+"""Every command of the README does what it says."""
+
+import json
+import math
+import re
+import shlex
+
+import pytest
+from conftest import ROOT, SHORT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^    (?:\$ )?(?:python -m rule_extrapolation\.runner)(.*?)(?:  +#.*)?$", README, re.MULTILINE)
+# What each is shortened by comes after what it says itself, and so wins.
+TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) == 8
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(cli, tmp_path, command):
+    arguments = shlex.split(command)
+    says = README.split(f"runner{command}")[1].lstrip("\n ").split("\n")[0]
+    trains = not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
+    status, out, err = cli(*arguments, *(TINY if trains else []))
+    results = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    if says.startswith("error: "):
+        assert (status, err.strip(), out) == (2, says, "")
+        assert not results
+    else:
+        assert status == 0
+        assert out
+    if trains:
+        # A sweep has a run for each combination of what stands between commas.
+        assert len(results) == math.prod(argument.count(",") + 1 for argument in arguments)
+        assert len({(result["model"], result["grammar"]) for result in results}) == len(results)
+        assert all(result["status"] == "finished" for result in results)
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^    make ([\w-]+)", README, re.MULTILINE)
+    assert {"run", "test", "lint", "test-slow"} <= set(targets)
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_the_line_to_add_a_language_is_the_real_one():
+    [line] = re.findall(r"The line: `(.*?)`", README)
+    assert line in (ROOT / "rule_extrapolation" / "grammars" / "__init__.py").read_text()
