@@ -33,6 +33,8 @@ def main() -> None:
         return print_languages(Console())
     # Hydra would print its own errors over several lines and exit with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # Small models spend their time between threads: where another program wants a core, spinning costs many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         train()
     except (ConfigError, HydraException, OmegaConfBaseException) as error:

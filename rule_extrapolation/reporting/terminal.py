@@ -78,10 +78,10 @@ def figure(value: float | None) -> str:
 
 
 def marks(row: dict[str, Any]) -> list[Any]:
-    """'R1 kept' in green or red for each rule, and whether EOS came."""
-    parts: list[Any] = ["   "]
+    """R1 and R2 with a green tick or a red cross, and whether EOS never came."""
+    parts: list[Any] = [" "]
     for rule in ("rule_1", "rule_2"):
         if rule in row:
             kept = row[rule]
-            parts += [(f"R{rule[-1]} {'✓' if kept else '✗'}", "green" if kept else "red"), "  "]
-    return parts if row["finished"] else [*parts, ("unfinished", "yellow")]
+            parts += ["  ", (f"R{rule[-1]} {'✓' if kept else '✗'}", "green" if kept else "red")]
+    return parts if row["finished"] else [*parts, "  ", ("unfinished", "yellow")]
