@@ -115,6 +115,8 @@ def find_checkpoint(cfg: DictConfig) -> Path | None:
     config = checkpoint.parent.parent / "config.yaml"
     if config.is_file():
         before = OmegaConf.load(config)
+        if cfg.seed != before.seed:
+            raise ConfigError("seed", cfg.seed, f"the run to resume has {before.seed}; set that")
         for group in ("grammar", "data", "model", "optimizer", "scheduler"):
             now = OmegaConf.to_container(cfg[group], resolve=True)
             for key, value in before[group].items():

@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+# Before torch is imported, as the runner sets it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra

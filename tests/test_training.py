@@ -2,6 +2,7 @@
 
 import csv
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -338,3 +339,17 @@ class TestRuns:
     @pytest.mark.parametrize("model", ["transformer", "linear"])
     def test_decoding_by_config(self, train, model, decoding):
         assert read_results(train(f"model={model}", f"decoding={decoding}", "trainer.max_steps=1"))["test"]
+
+
+def test_history_holds_no_figure_of_an_earlier_validation(train):
+    """Few prompts and one drawn token: a prompt set has finished at some validations and at later ones not."""
+    run = train(
+        "grammar=L2", "grammar.test_prompt_length=3", "decoding=sample", "decoding.max_new_tokens=1", *TINY,
+        "scheduler=constant", "optimizer.lr=0.05", "trainer.max_steps=30", "trainer.val_check_interval=1",
+    )  # fmt: skip
+    validations = [row for row in read_metrics(run) if "Val/loss" in row]
+    names = [{name for name in row if "/finished/" in name} for row in validations]
+    assert any(earlier - later for earlier, later in pairwise(names))
+    at_best = read_results(run)["at_best_validation"]
+    [best] = [row for row in validations if row["step"] == at_best["step"] - 1]
+    assert {name for name in at_best if "/" in name} == {name for name in best if name.startswith("Val/")}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SHORT, read_metrics, read_results
 from offline_wandb import OfflineRun, read_run
 
 from rule_extrapolation.errors import ConfigError
@@ -106,6 +107,32 @@ def test_two_runs_in_one_process(tmp_path: Path) -> None:
     loggers = [first, second, third]
     assert len({logger.version for logger in loggers}) == 3
     assert [column(read(tmp_path, logger), "loss") for logger in loggers] == [[(1, 1.0)], [(2, 2.0)], [(3, 3.0)]]
+
+
+def test_a_multirun_logs_a_whole_run_for_each_job(cli, tmp_path: Path) -> None:
+    overrides = [override for override in SHORT if override != "logger=csv"]
+    status, out, _ = cli("-m", "seed=0,1", "model.hidden_dim=8", *overrides)
+    end_session()
+    assert status == 0
+    assert out.count("W&B: no API key, logging offline") == 2
+    folders = sorted(path.parent for path in tmp_path.rglob("results.json"))
+    assert len(folders) == 2
+    for seed, folder in enumerate(folders):
+        (file,) = folder.glob("wandb/offline-run-*")
+        run = read_run(file)
+        for name in ("Train/loss", "Val/loss", "Val/kl", "Val/OOD/rule_1_accuracy", "Test/ID/rule_2_accuracy"):
+            logged = [(row["step"], row[name]) for row in read_metrics(folder) if name in row]
+            assert logged
+            assert column(run, name) == [(step, pytest.approx(value)) for step, value in logged]
+        assert run.config["seed"] == seed
+        assert run.config["model"]["hidden_dim"] == 8
+        assert run.config["grammar"]["name"] == "aNbN"
+        assert run.info["name"] == f"aNbN-minlstm-seed{seed}"
+        results = read_results(folder)
+        assert run.summary["Test/loss"] == pytest.approx(results["test"]["Test/loss"])
+        assert run.summary["optimal_loss"] == pytest.approx(results["optimal_loss"])
+        for name in ("ID", "OOD", "SOS"):
+            assert run.summary[f"completions/{name}"]["_type"] == "table-file"
 
 
 def test_a_history_longer_than_a_block_of_the_file(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Grammar(ABC):
         words = self.all_words()
         return self.sample(num, generator) if words is None else words
 
-    @property
+    @cached_property
     def optimal_loss(self) -> float | None:
         """Least cross-entropy per target position, in nats, where it is known in closed form.
 

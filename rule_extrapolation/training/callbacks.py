@@ -27,7 +27,10 @@ class History(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        figures = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("Val/")}
+        # Lightning keeps what was once logged: an accuracy over finished completions, though now none has finished.
+        logged = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_accuracy")}
+        figures = {name: value.item() for name, value in logged.items() if name.startswith("Val/")}
+        figures |= pl_module.prompt_accuracies
         for name, value in figures.items():
             best = max if name.endswith("accuracy") else min
             self.over_training[name] = best(value, self.over_training.get(name, value))
@@ -91,11 +94,15 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             self.save(trainer)
+            if self.interrupted:
+                raise KeyboardInterrupt
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         if self.previous_handler is not None:
             signal.signal(signal.SIGINT, self.previous_handler)
             self.previous_handler = None
+
+    on_exception = teardown
 
 
 class TrainingBar(TQDMProgressBar):

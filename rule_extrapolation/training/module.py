@@ -46,6 +46,8 @@ class RuleExtrapolation(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.completions: dict[str, Tensor] = {}
         """The test prompts' completions, by prompt set."""
+        self.prompt_accuracies: dict[str, float] = {}
+        """The logged accuracies of the last time that the prompts were completed."""
         self.rng_state: Tensor | None = None
         longest = max(grammar.max_length + 1, *(prompts.shape[1] for prompts in grammar.prompts.values()))
         if model.max_context is not None and model.max_context < longest:
@@ -100,11 +102,13 @@ class RuleExtrapolation(LightningModule):
 
     def evaluate_prompts(self, stage: str) -> dict[str, Tensor]:
         """Complete every prompt set and log what holds. Returns the completions by set."""
-        completed = {}
+        completed, self.prompt_accuracies = {}, {}
         for name, prompts in self.grammar.prompts.items():
             completions = self.decoder(self.model, prompts.to(self.device)).cpu()
             completed[name] = completions
-            self.log_dict(accuracies(judge_completions(self.grammar, completions, prompts.shape[1]), f"{stage}/{name}"))
+            verdicts = judge_completions(self.grammar, completions, prompts.shape[1])
+            self.prompt_accuracies |= accuracies(verdicts, f"{stage}/{name}")
+        self.log_dict(self.prompt_accuracies)
         return completed
 
     # Dropout draws from torch's global generator: a resumed run goes on with the state that it had.
