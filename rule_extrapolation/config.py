@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import pydoc
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from rule_extrapolation.errors import ConfigError, one_of
@@ -32,7 +33,7 @@ def register() -> None:
     """Make the languages a configuration group, and define the functions that the YAML files use."""
     for name in [*LANGUAGES, *ALIASES]:
         canonical = ALIASES.get(name, name)
-        node = {"name": canonical, "_target_": target(name), "_partial_": True, "test_prompt_length": None}
+        node = {"name": canonical, "_target_": target(name), "test_prompt_length": None}
         ConfigStore.instance().store(group="grammar", name=name, node={**node, **LANGUAGES[canonical].options})
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
     OmegaConf.register_new_resolver("least", least, replace=True)
@@ -49,23 +50,31 @@ def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:
     Raises:
         ConfigError: naming the key as one would write it on the command line.
     """
-    make, arguments = recipe(cfg, group, given=runtime)
-    if OmegaConf.select(cfg, f"{group}._partial_"):
-        return functools.partial(make, **arguments, **runtime)
+    make = recipe(cfg, group, given=runtime)
     with naming_keys(cfg, group):
-        return make(**arguments, **runtime)
+        return make(**runtime)
 
 
-def recipe(cfg: DictConfig, group: str, given: Iterable[str] = ()) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """What ``cfg[group]`` builds and with which arguments, held against its signature; ``given`` come later."""
-    from hydra.utils import get_object, instantiate
+def recipe(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.partial:
+    """What ``cfg[group]`` describes, held against its signature, still to be called with the ``given`` arguments.
+
+    Raises:
+        ConfigError: naming the key as one would write it on the command line.
+    """
+    from hydra.utils import instantiate
 
     node = OmegaConf.select(cfg, group)
-    make = get_object(node._target_)
-    # `name` is there for people and dashboards to filter by.
-    arguments = {key: node[key] for key in node if key not in ("_target_", "_partial_", "name")}
+    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+        raise ConfigError(group, node, "must be a mapping with a _target_ to build")
+    if (make := pydoc.locate(node._target_)) is None:
+        raise ConfigError(f"{group}._target_", node._target_, "there is no such class or function")
+    name = node.get("name", "")
+    if not isinstance(name, str) or "/" in name:
+        raise ConfigError(f"{group}.name", name, "must be a word: run folders are named by it")
+    # The name is there for people and dashboards to filter by.
+    arguments = {key: node[key] for key in node if key not in ("_target_", "name")}
     check_arguments(make, arguments, group, given)
-    return make, instantiate(arguments, _convert_="all")
+    return functools.partial(make, **instantiate(arguments, _convert_="all"))
 
 
 @contextmanager
@@ -89,18 +98,23 @@ def check_arguments(make: Callable[..., Any], arguments: dict[str, Any], group: 
     """Hold keys and values against a signature.
 
     Raises:
-        ConfigError: a key that ``make`` does not take, or a value of the wrong type.
+        ConfigError: a key that ``make`` does not take or that is given by the program, a value of the wrong type, or
+            no value where one is needed.
     """
     prefix = f"{group}." if group else ""
     parameters = inspect.signature(make).parameters
     hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in arguments.items():
-        if key in parameters:
-            if key in hints and not fits(value, hints[key]):
-                raise ConfigError(f"{prefix}{key}", value, f"must be {describe(hints[key])}")
-        elif not takes_any:
-            raise ConfigError(f"{prefix}{key}", value, f"no such key; {one_of(key, set(parameters) - set(given))}")
+        if key in hints and not fits(value, hints[key]):
+            raise ConfigError(f"{prefix}{key}", value, f"must be {describe(hints[key])}")
+        if key in given or not (key in parameters or takes_any):
+            others = [name for name in parameters if name not in given]
+            raise ConfigError(f"{prefix}{key}", value, f"no such key; {one_of(key, others)}")
+    for key, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if required and key not in arguments and key not in given:
+            raise ConfigError(f"{prefix}{key}", None, "is needed")
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -115,7 +129,9 @@ def fits(value: Any, hint: Any) -> bool:
         return hint is type(value)
     if isinstance(value, (int, float, str)):
         return isinstance(value, hint if hint is not float else (int, float)) if hint in (int, float, str) else False
-    return hint not in (int, float, str, bool, type(None))  # a list or a mapping
+    if isinstance(value, ListConfig | list):
+        return (typing.get_origin(hint) or hint) in (list, tuple, Iterable, Sequence)
+    return hint not in (int, float, str, bool, type(None))  # a mapping, which may describe an object
 
 
 def describe(hint: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -11,15 +12,23 @@ class ConfigError(ValueError):
     """A setting that cannot work. Its message is one line: ``field=value: fix``."""
 
     def __init__(self, field: str, value: Any, fix: str):
-        super().__init__(f"{field}={value}: {fix}")
+        written = {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
+        super().__init__(f"{field}={written}: {fix}")
         self.field, self.value, self.fix = field, value, fix
 
 
 def check_positive(**fields: float) -> None:
-    """Raise a ConfigError for the first field that is not above zero."""
+    """Raise a ConfigError for the first field that is not above zero, or not finite."""
     for field, value in fields.items():
-        if not value > 0:
-            raise ConfigError(field, value, "must be greater than 0")
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(field, value, "must be finite" if value > 0 else "must be greater than 0")
+
+
+def check_seed(**fields: int) -> None:
+    """Raise a ConfigError for the first field that no random generator takes as its seed."""
+    for field, value in fields.items():
+        if not 0 <= value < 2**32:
+            raise ConfigError(field, value, "must be from 0 to 2^32 - 1")
 
 
 def check_fraction(**fields: float) -> None:

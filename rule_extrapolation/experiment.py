@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import shutil
 import time
 import warnings
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from rich.console import Console
 
 from rule_extrapolation import run_folder
 from rule_extrapolation.config import build, check_arguments, naming_keys, recipe
-from rule_extrapolation.errors import ConfigError, check_positive
+from rule_extrapolation.errors import ConfigError, check_choice, check_positive, check_seed
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
@@ -49,9 +51,13 @@ class Settings:
 class Experiment:
     data: LightningDataModule
     module: RuleExtrapolation
-    callbacks: dict[str, Callback]
+    callbacks: list[Callback]
     checkpoint: Path | None
     """Where training goes on from."""
+
+    @property
+    def history(self) -> History | None:
+        return next((callback for callback in self.callbacks if isinstance(callback, History)), None)
 
 
 def quiet_lightning() -> None:
@@ -61,6 +67,7 @@ def quiet_lightning() -> None:
     for message in (
         ".*isinstance\\(treespec, LeafSpec\\).* is deprecated",  # Lightning's own, of torch's
         "The number of training batches .* is smaller than the logging interval",  # metrics are logged by steps
+        "Checkpoint directory .* exists and is not empty",  # the best checkpoint of the run that goes on
         "Experiment logs directory .* exists and is not empty",  # Hydra's files; a former run's stop the command
     ):
         warnings.filterwarnings("ignore", message)
@@ -77,52 +84,83 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     """
     quiet_lightning()
     check_arguments(Settings, dict(cfg), "")
-    if not 0 <= cfg.seed < 2**32:
-        raise ConfigError("seed", cfg.seed, "must be from 0 to 2^32 - 1")
-    checkpoint = find_checkpoint(cfg)
-    data = build(cfg, "data", grammar=build(cfg, "grammar"))
+    check_seed(seed=cfg.seed)
+    data = build(cfg, "data", grammar=recipe(cfg, "grammar", given=["max_length"]))
+    grammar = data.grammar
+    if cfg.grammar.name != grammar.name:
+        raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {grammar.name}; use grammar=")
     with torch.device(device or "cpu"):
-        model = build(cfg, "model", num_tokens=data.grammar.num_tokens)
-    decoder, optimizer, scheduler = (build(cfg, group) for group in ("decoding", "optimizer", "scheduler"))
+        model = build(cfg, "model", num_tokens=grammar.num_tokens)
+    decoder = build(cfg, "decoding")
+    optimizer = recipe(cfg, "optimizer", given=["params"])
+    scheduler = recipe(cfg, "scheduler", given=["optimizer"])
     with naming_keys(cfg, "data"):
-        module = RuleExtrapolation(model, data.grammar, optimizer, scheduler, decoder)
+        module = RuleExtrapolation(model, grammar, optimizer, scheduler, decoder)
     with naming_keys(cfg, "optimizer"):
         check_positive(lr=cfg.optimizer.lr)
-        parameters_optimizer = optimizer(model.parameters())
+        built = optimizer(model.parameters())
     with naming_keys(cfg, "scheduler"):
-        scheduler(parameters_optimizer)
-    if "_target_" in cfg.logger:
-        recipe(cfg, "logger", given=("save_dir", "name", "config"))
-    callbacks = {name: build(cfg, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node is not None}
+        scheduler(built)
+    if set(cfg.logger) != {"name"}:  # csv has nothing to set
+        recipe(cfg, "logger", given=["save_dir", "name", "config"])
+    check_trainer(cfg)
+    callbacks = [build(cfg, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node is not None]
     if not cfg.trainer.get("enable_progress_bar", True):
-        callbacks = {name: callback for name, callback in callbacks.items() if not isinstance(callback, ProgressBar)}
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    for name, node in cfg.callbacks.items():
+        if node is not None and "monitor" in node:
+            check_choice(module.validation_names(), **{f"callbacks.{name}.monitor": node.monitor})
+    return Experiment(data, module, callbacks, find_checkpoint(cfg, module))
+
+
+def check_trainer(cfg: DictConfig) -> None:
+    """Refuse what Lightning refuses, and numbers with which there would be no training or no validation."""
     build(cfg, "trainer", logger=False, callbacks=[])
-    return Experiment(data, module, callbacks, checkpoint)
+    limits = {key: value for key, value in cfg.trainer.items() if key.startswith(("max_", "limit_")) and value != -1}
+    names = ("val_check_interval", "check_val_every_n_epoch", "gradient_clip_val", "accumulate_grad_batches")
+    numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}
+    numbers = {f"trainer.{key}": value for key, value in numbers.items() if isinstance(value, int | float)}
+    check_positive(**numbers)
 
 
-def find_checkpoint(cfg: DictConfig) -> Path | None:
+def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
     """The file that ``resume`` names, if it does: a .ckpt, or a run folder's last one.
 
     Raises:
-        ConfigError: there is none, or it belongs to a run of another model, language, data or optimization.
+        ConfigError: there is none, it belongs to a run of another model, language, data or optimization, or that run
+            has had all its steps.
     """
     if cfg.resume is None:
         return None
     path = Path(cfg.resume)
-    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not checkpoint.is_file():
-        raise ConfigError("resume", cfg.resume, f"there is no {checkpoint}; name a run folder or a .ckpt file")
-    config = checkpoint.parent.parent / "config.yaml"
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError("resume", cfg.resume, f"there is no {path}; name a run folder or a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location="meta", weights_only=True)
+        weights, steps = checkpoint["state_dict"], checkpoint["global_step"]
+    except Exception as error:
+        raise ConfigError("resume", cfg.resume, f"{path} is no checkpoint of a run") from error
+    config = path.parent.parent / "config.yaml"
     if config.is_file():
-        before = OmegaConf.load(config)
-        if cfg.seed != before.seed:
-            raise ConfigError("seed", cfg.seed, f"the run to resume has {before.seed}; set that")
-        for group in ("grammar", "data", "model", "optimizer", "scheduler"):
-            now = OmegaConf.to_container(cfg[group], resolve=True)
-            for key, value in before[group].items():
-                if now.get(key) != value:
-                    raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {value}; set that")
-    return checkpoint
+        check_same_settings(cfg, OmegaConf.load(config))
+    shapes = {name: weight.shape for name, weight in module.state_dict().items()}
+    if shapes != {name: weight.shape for name, weight in weights.items()}:
+        raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
+    if 0 < cfg.trainer.max_steps <= steps:
+        raise ConfigError("trainer.max_steps", cfg.trainer.max_steps, f"the run to resume has had {steps}; set more")
+    return path
+
+
+def check_same_settings(cfg: DictConfig, before: DictConfig) -> None:
+    """Raise a ConfigError for the first setting that shapes the curve and is not as it was."""
+    if cfg.seed != before.get("seed"):
+        raise ConfigError("seed", cfg.seed, f"the run to resume has {before.get('seed')}; set that")
+    for group in ("grammar", "data", "model", "optimizer", "scheduler"):
+        now = OmegaConf.to_container(cfg[group], resolve=True)
+        for key, value in before.get(group, {}).items():
+            if now.get(key) != value:
+                raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {value}; set that")
 
 
 def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logger]:
@@ -143,30 +181,21 @@ def run(cfg: DictConfig) -> None:
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
     folder = Path(cfg.run_dir)
+    run_folder.check_free(folder)
     seed_everything(cfg.seed, verbose=False)
     experiment = assemble(cfg)
-    data, module, callbacks = experiment.data, experiment.module, experiment.callbacks
+    grammar = experiment.module.grammar
+    folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    results = run_folder.header(cfg, module.grammar, module.model)
+    results = run_folder.header(cfg, grammar, experiment.module.model)
     rows: list[dict[str, Any]] = []
-    print(describe_run(results, module.grammar), flush=True)
-    loggers = start_loggers(cfg, folder, module.grammar)
-    trainer: Trainer = build(cfg, "trainer", logger=loggers, callbacks=list(callbacks.values()))
+    loggers: list[Logger] = []
     started = time.perf_counter()
     try:
-        trainer.fit(module, data, ckpt_path=experiment.checkpoint, weights_only=True)
-        results["seconds"]["fit"] = time.perf_counter() - started
-        checkpoints = folder / "checkpoints"
-        # A training that ends before its first validation has no best.
-        results["tested"] = "best" if (checkpoints / "best.ckpt").is_file() else "last"
-        trainer.test(module, data, checkpoints / f"{results['tested']}.ckpt", weights_only=True, verbose=False)
-        results["test"] = {
-            name: value.item() for name, value in trainer.callback_metrics.items() if name[:5] == "Test/"
-        }
-        results["chance_levels"] = chance_levels(module.grammar, module.decoder.max_new_tokens)
-        rows = run_folder.judged_rows(module.grammar, module.completions)
-        run_folder.write_completions(folder, rows)
-        results["status"] = "finished"
+        print(describe_run(results, grammar), flush=True)
+        loggers = start_loggers(cfg, folder, grammar)
+        trainer = build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks)
+        rows = fit_and_test(trainer, experiment, folder, results)
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the one into the other
         results["status"] = "interrupted"
         raise KeyboardInterrupt from stop
@@ -175,9 +204,33 @@ def run(cfg: DictConfig) -> None:
         raise
     finally:
         results["seconds"]["total"] = time.perf_counter() - started
-        for history in (callback for callback in callbacks.values() if isinstance(callback, History)):
-            results |= {"at_best_validation": history.at_best, "over_training": history.over_training}
+        if experiment.history is not None:
+            results |= experiment.history.results()
         run_folder.write_results(folder, results)
         for logger in loggers[1:]:
             close_run(logger, results, rows)
-    print_run(Console(), module.grammar, results, rows, folder)
+    print_run(Console(), grammar, results, rows, folder)
+
+
+def fit_and_test(
+    trainer: Trainer, experiment: Experiment, folder: Path, results: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Fill the results in. Returns the judged completions of the test."""
+    module, data = experiment.module, experiment.data
+    checkpoints = folder / "checkpoints"
+    if experiment.checkpoint is not None and (best := experiment.checkpoint.with_name("best.ckpt")).is_file():
+        checkpoints.mkdir()
+        shutil.copy(best, checkpoints)
+    started = time.perf_counter()
+    trainer.fit(module, data, ckpt_path=experiment.checkpoint, weights_only=True)
+    results["seconds"]["fit"] = time.perf_counter() - started
+    # A training that ends before its first validation has no best.
+    results["tested"] = "best" if (checkpoints / "best.ckpt").is_file() else "last"
+    trainer.test(module, data, checkpoints / f"{results['tested']}.ckpt", weights_only=True, verbose=False)
+    figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
+    rows = run_folder.judged_rows(module.grammar, module.completions)
+    run_folder.write_completions(folder, rows)
+    results["chance_levels"] = chance_levels(module.grammar, module.decoder.max_new_tokens)
+    results["status"] = "finished" if math.isfinite(results["test"]["Test/objective"]) else "diverged"
+    return rows

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from rule_extrapolation.config import one_line
 from rule_extrapolation.errors import ConfigError
@@ -21,11 +22,15 @@ class Preflight(Callback):
     """A Hydra callback that assembles every job without weights, and exits with one line where one cannot work."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if Path(config.hydra.run.dir, "results.json").exists():
-            fail(f"hydra.run.dir={config.hydra.run.dir}: holds a run already; name another folder")
-        check(config)
+        with failing_in_one_line():
+            check(config)
+            check_free(config.hydra.run.dir, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with failing_in_one_line():
+            self.check_jobs(config)
+
+    def check_jobs(self, config: DictConfig) -> None:
         overrides = list(config.hydra.overrides.task)
         parsed = OverridesParser.create().parse_overrides(overrides)
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
@@ -35,6 +40,7 @@ class Preflight(Callback):
             [jobs] = BasicSweeper.split_arguments(parsed, None)
         for job in jobs:
             check(compose(config.hydra.job.config_name, overrides=[*job]))
+        check_free(config.hydra.sweep.dir, "hydra.sweep.dir", "*/results.json")
 
 
 def check(config: DictConfig) -> None:
@@ -42,11 +48,23 @@ def check(config: DictConfig) -> None:
     from rule_extrapolation.experiment import assemble
 
     cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    with open_dict(cfg):
-        cfg.run_dir = ""  # there is none yet
+    if OmegaConf.is_interpolation(cfg, "run_dir"):
+        with open_dict(cfg):
+            cfg.run_dir = ""  # Hydra has yet to make it
+    assemble(cfg, device="meta")
+
+
+def check_free(folder: str, key: str, pattern: str = "results.json") -> None:
+    if any(Path(folder).glob(pattern)):
+        raise ConfigError(key, folder, "holds a run already; name another folder")
+
+
+@contextmanager
+def failing_in_one_line() -> Iterator[None]:
+    # Whatever it is that goes wrong: Hydra would make a warning of the exception and start the run.
     try:
-        assemble(cfg, device="meta")
-    except (ConfigError, OmegaConfBaseException) as error:
+        yield
+    except Exception as error:
         fail(one_line(error))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import platform
 import subprocess
 from importlib.metadata import version
@@ -14,11 +15,18 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 import rule_extrapolation
+from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.metrics import judge_completions
 
 PACKAGES = ("torch", "lightning", "hydra-core")
+
+
+def check_free(folder: Path) -> None:
+    """Raise a ConfigError if the folder holds a run, which would be lost."""
+    if (folder / "results.json").exists():
+        raise ConfigError("run_dir", folder, "holds a run already; name another folder")
 
 
 def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str, Any]:
@@ -28,6 +36,7 @@ def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str,
         "grammar": grammar.name,
         "label": grammar.label,
         "model": cfg.model.name,
+        "caveat": model.caveat,
         "seed": cfg.seed,
         "num_parameters": model.num_parameters,
         "resumed_from": cfg.resume,
@@ -52,7 +61,14 @@ def commit() -> str | None:
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    """Write results.json. Numbers that are not finite, which JSON has not, become null."""
+    (folder / "results.json").write_text(json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def judged_rows(grammar: Grammar, completions: dict[str, Tensor]) -> list[dict[str, Any]]:

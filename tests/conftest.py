@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # Before torch is imported, as the runner sets it.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import pytest
 from hydra import compose, initialize_config_dir

@@ -27,7 +27,7 @@ MODELS = {
             "tiny": TINY_RNN,
             "default": {},
             "wide": {"embedding_dim": 3, "hidden_dim": 5, "num_layers": 3, "dropout": 0.1},
-            "sequential": {**TINY_RNN, "scan": "sequential"},
+            "parallel": {"scan": "parallel", "num_layers": 2},
             "log": {"scan": "log", "num_layers": 2},
             "plain": {"log_space": False},
             "residual-norm": {"residual": True, "norm": "rms", "num_layers": 3},

@@ -325,7 +325,7 @@ def test_prompts_are_the_same_in_every_run(name):
         ("aNbN", {"max_length": 0}, "max_length=0: "),
         ("aNbM", {"max_length": 3}, "max_length=3: "),
         ("aNbN", {"max_length": 3, "test_prompt_length": 1, "only_even": True}, "max_length=3: "),
-        ("aNbN", {"max_length": 8, "only_even": True, "only_odd": True}, "only_even=True: "),
+        ("aNbN", {"max_length": 8, "only_even": True, "only_odd": True}, "only_even=true: "),
         ("baN", {"max_length": 7}, "test_prompt_length=8: "),
         ("baN", {"max_length": 8, "test_prompt_length": 0}, "test_prompt_length=0: "),
         ("baN", {"max_length": 8, "test_prompt_length": 9}, "test_prompt_length=9: "),

@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from sizes import MODELS, NUM_TOKENS, make
 from torch import nn
 
+from rule_extrapolation.config import CONF_DIR
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
@@ -138,6 +140,11 @@ class TestContract:
                 losses.append(loss.item())
         assert losses[:8] == losses[8:]
         assert losses[7] < losses[0]
+
+
+def test_every_model_that_can_be_chosen_is_held_to_the_contract():
+    chosen = {OmegaConf.load(path)._target_ for path in (CONF_DIR / "model").glob("*.yaml")}
+    assert chosen == {f"{model.__module__}.{model.__name__}" for model, _ in MODELS.values()}
 
 
 @pytest.mark.parametrize(("name", "count"), {"transformer-l5": 498_951, "linear-l5": 976_871}.items())

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from rule_extrapolation.config import CONF_DIR
 from rule_extrapolation.experiment import assemble
 from rule_extrapolation.grammars import ALIASES, LANGUAGES
+from rule_extrapolation.reporting.terminal import figure
 
-MODELS = ["transformer", "lstm", "linear", "minlstm", "mingru"]
 # A step of training and a few prompts and tokens, for what is about the command and not about the model.
 ONE_STEP = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=4"]
 
@@ -28,6 +28,9 @@ def runs(folder):
 
 def yaml_options(group):
     return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+MODELS = yaml_options("model")
 
 
 class TestOutput:
@@ -46,8 +49,8 @@ class TestOutput:
         [run] = runs(tmp_path)
         test = read_results(run)["test"]
         for name in ("ID", "OOD", "SOS"):
-            row = [f"{test[f'Test/{name}/{metric}_accuracy']:.2f}" for metric in ("finished", "rule_1", "rule_2")]
-            assert re.search(rf"│ {name} +│ +" + r" │ +".join(row), out)
+            row = [figure(test[f"Test/{name}/{metric}_accuracy"]) for metric in ("finished", "rule_1", "rule_2")]
+            assert re.search(rf"│ {name} +│ +\d+ │ +" + " │ +".join(row), out)
         assert f"Test loss {test['Test/loss']:.4f}, optimal loss" in out
         assert len(re.findall(r"\|.* R1 [✓✗]  R2 [✓✗]", out)) == 5
         assert f"Run folder: {run}" in out
@@ -71,6 +74,11 @@ class TestOutput:
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert read_metrics(runs(tmp_path)[0])
+
+
+@pytest.mark.parametrize(("value", "shown"), {1.0: "1.00", 0.996: "0.99", 0.29: "0.29", 0.0: "0.00", None: "-"}.items())
+def test_figures_are_cut_so_that_1_00_is_all(value, shown):
+    assert figure(value) == shown
 
 
 class TestConfigurations:
@@ -126,16 +134,34 @@ ERRORS = {
     "data.batch_size=0": "data.batch_size=0: must be greater than 0",
     "optimizer.lr=-1": "optimizer.lr=-1: must be greater than 0",
     "optimizer.lr=fast": "optimizer.lr=fast: must be float",
+    "optimizer.lr=inf": "optimizer.lr=inf: must be finite",
+    "optimizer.lr=[1]": "optimizer.lr=[1]: must be float",
     "optimizer.weight_decay=-1": "optimizer=torch.optim.AdamW: Invalid weight_decay value: -1",
     "scheduler.warmup=0": "scheduler.warmup=0: must be 1 or more",
     "scheduler.interval=day": "scheduler.interval=day: must be one of step, epoch",
     "decoding.max_new_tokens=0": "decoding.max_new_tokens=0: must be greater than 0",
     "decoding=beam": "decoding=beam: must be one of greedy, sample",
-    "trainer.max_steps=-7": "trainer",
+    "trainer.max_steps=-7": "trainer=lightning.pytorch.Trainer: `max_steps` must be a non-negative integer or -1",
+    "trainer.max_steps=0": "trainer.max_steps=0: must be greater than 0",
+    "trainer.val_check_interval=0": "trainer.val_check_interval=0: must be greater than 0",
+    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: must be greater than 0",
     "trainer.max_steps=ten": "trainer.max_steps=ten: must be int",
     "seed=-1": "seed=-1: must be from 0",
     "seed=x": "seed=x: must be int",
     "resume=nowhere": "resume=nowhere: there is no nowhere",
+    f"resume={__file__}": "test_runner.py is no checkpoint of a run",
+    "model=null": "Config group override must be a string or a list",
+    "~model": "model=null: is needed",
+    "~seed": "seed=null: is needed",
+    "model._target_=foo.Bar": "model._target_=foo.Bar: there is no such class or function",
+    "model.name=a/b": "model.name=a/b: must be a word",
+    "run_dir=null": "run_dir=null: must be str",
+    "data.seed=-1": "data.seed=-1: must be from 0",
+    "+callbacks.foo=1": "callbacks.foo=1: must be a mapping",
+    "callbacks.early_stopping.monitor=Val/lss": "callbacks.early_stopping.monitor=Val/lss: did you mean Val/loss?",
+    "+grammar.max_length=3": "grammar.max_length=3: no such key",
+    "grammar.name=foo": "grammar.name=foo: the language's name is aNbN",
+    "+logger.project=x": "logger=",
     "logger=tensorbord": "logger=tensorbord: must be one of csv, wandb",
     "model=lstm,linear": "Ambiguous value for argument 'model=lstm,linear'",
     "callbacks.best.monitr=x": "callbacks.best.monitr=x: no such key; did you mean monitor?",
@@ -143,7 +169,7 @@ ERRORS = {
     "model=transformer model.max_len=8": "model reads 8",
     "model=linear model.max_data_length=4": "model reads 5",
     "decoding=sample decoding.temperature=0": "decoding.temperature=0: must be greater than 0",
-    "grammar.only_even=true grammar.only_odd=true": "grammar.only_even=True: only_odd is true as well",
+    "grammar.only_even=true grammar.only_odd=true": "grammar.only_even=true: only_odd is true as well",
     "grammar=L5 grammar.test_prompt_length=5": "grammar.test_prompt_length=5: must be even",
     "grammar=L4 data.max_length=2": "data.max_length=2: aNbNcN has no word that short; use 3 or more",
     "logger=wandb logger.projct=x": "logger.projct=x: no such key; did you mean project?",
@@ -182,6 +208,9 @@ class TestErrors:
         status, _, err = cli(*ONE_STEP, "hydra.run.dir=here")
         assert status == 2
         assert "hydra.run.dir=here: holds a run already" in err
+        status, _, err = cli("-m", *ONE_STEP, "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
+        assert status == 2
+        assert "hydra.sweep.dir=.: holds a run already" in err
         assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
 
 
@@ -201,7 +230,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Stopping after this step" in output
+    assert "Stopping after this batch" in output
     [run] = runs(tmp_path)
     results = read_results(run)
     assert results["status"] == "interrupted"

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -308,12 +309,35 @@ class TestRuns:
         ]
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
-    def test_a_run_to_resume_must_have_the_same_model(self, train, tmp_path):
+    def test_resumes_from_a_folder_that_was_moved(self, train, tmp_path):
+        overrides = ["grammar=L1", "trainer.val_check_interval=2", *TINY]
+        whole = train(*overrides, "trainer.max_steps=8", folder="whole")
+        train(*overrides, "trainer.max_steps=4", folder="first").rename(tmp_path / "moved")
+        rest = train(*overrides, "trainer.max_steps=8", f"resume={tmp_path / 'moved'}", folder="rest")
+        assert read_results(rest)["test"] == read_results(whole)["test"]
+
+    def test_a_run_to_resume_must_be_the_same(self, train, tmp_path):
         run = train(*TINY)
-        with pytest.raises(ConfigError, match=r"model.hidden_dim=9: the run to resume has 8"):
-            assemble(config(tmp_path, *TINY, "model.hidden_dim=9", f"resume={run}"))
-        with pytest.raises(ConfigError, match="resume=nowhere: there is no nowhere"):
-            assemble(config(tmp_path, "resume=nowhere"))
+
+        def refusal(*overrides):
+            with pytest.raises(ConfigError) as error:
+                assemble(config(tmp_path, *overrides))
+            return str(error.value)
+
+        resume = [*TINY, "trainer.max_steps=9", f"resume={run}"]
+        assemble(config(tmp_path, *resume))
+        assert "model.hidden_dim=9: the run to resume has 8" in refusal(*resume, "model.hidden_dim=9")
+        assert "seed=1: the run to resume has 0" in refusal(*resume, "seed=1")
+        assert "trainer.max_steps=4: the run to resume has had 4; set more" in refusal(*resume, "trainer.max_steps=4")
+        loose = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "loose.ckpt")
+        resume[-1] = f"resume={loose}"
+        assert "its weights are of another model" in refusal(*resume, "model.hidden_dim=9")
+
+    def test_a_training_that_diverges_says_so(self, train, capsys):
+        run = train("optimizer=sgd", "optimizer.lr=1e30", "scheduler=constant", *TINY)
+        assert "the training has diverged" in capsys.readouterr().out
+        assert read_results(run)["status"] == "diverged"
+        assert read_results(run)["test"]["Test/loss"] is None
 
     def test_early_stopping_and_gradient_clipping(self, train):
         run = train(

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from rule_extrapolation.errors import check_positive
+from rule_extrapolation.errors import check_positive, check_seed
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.seeding import generator
 
@@ -72,6 +72,7 @@ class GrammarDataModule(LightningDataModule):
     ):
         super().__init__()
         check_positive(num_train=num_train, num_val=num_val, num_test=num_test, batch_size=batch_size)
+        check_seed(seed=seed)
         self.grammar = grammar(max_length=max_length)
         self.sizes = {TRAIN: num_train, VAL: num_val, TEST: num_test}
         self.batch_size, self.seed = batch_size, seed

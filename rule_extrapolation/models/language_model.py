@@ -21,6 +21,9 @@ class LanguageModel(nn.Module, ABC):
     ignore_pad_in_loss: ClassVar[bool] = False
     """Whether the architecture is trained on the loss without PAD targets."""
 
+    caveat: str | None = None
+    """What a table must say beside this model's figures, if anything."""
+
     max_context: int | None = None
     """The longest sequence it reads, in tokens, or None."""
 

@@ -22,6 +22,7 @@ COLUMNS = {
     "grammatical": "grammatical",
 }
 OOD_EXAMPLES = 5
+SHOWN_COMPLETION = 40
 
 
 def print_languages(console: Console) -> None:
@@ -51,30 +52,46 @@ def print_run(
     console: Console, grammar: Grammar, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path
 ) -> None:
     """Accuracies by prompt set beside chance, the loss beside the optimum, some OOD completions, and the folder."""
-    title = f"{results['model']} on {grammar.name}, {results['tested']} checkpoint"
-    table = Table(title=title, caption=escape(rules_in_words(grammar)))
-    table.add_column("prompts")
-    for column in COLUMNS.values():
-        table.add_column(column, justify="right")
-    for name in ("ID", "OOD", "SOS"):
-        table.add_row(name, *(figure(results["test"].get(f"Test/{name}/{key}_accuracy")) for key in COLUMNS))
-        chance = [figure(results["chance_levels"].get(f"{name}/{key}_accuracy")) for key in COLUMNS]
-        table.add_row("  chance", *chance, style="dim", end_section=True)
-    console.print(table)
-    optimal = grammar.optimal_loss
-    beside = "optimal loss not known for this language" if optimal is None else f"optimal loss {optimal:.4f}"
-    console.print(f"Test loss {results['test']['Test/loss']:.4f}, {beside}")
+    console.print(accuracy_table(grammar, results))
+    test_loss, optimal = results["test"]["Test/loss"], grammar.optimal_loss
+    beside = "not known for this language" if optimal is None else f"{optimal:.4f}"
+    console.print(f"Test loss {test_loss:.4f}, optimal loss {beside}", highlight=False)
+    if grammar.all_words() is not None:
+        console.print("Test words are the training words: each of the language's words once.")
+    if results["status"] == "diverged":
+        console.print("The loss is not finite, the training has diverged: a lower optimizer.lr may help.", style="red")
     ood = [row for row in rows if row["prompt_set"] == "OOD"]
     if ood:
-        console.print("OOD prompts, their completions, and the rules that the whole keeps:")
+        console.print("OOD prompts | completions, and the rules that the whole keeps:")
         # Evenly over the set: its first prompts are much alike.
         for row in ood[:: max(1, len(ood) // OOD_EXAMPLES)][:OOD_EXAMPLES]:
-            console.print(Text.assemble("  ", (row["prompt"], "dim"), "|", (row["completion"], "bold"), *marks(row)))
-    console.print(f"Run folder: {folder}", soft_wrap=True)
+            completion = shortened(row["completion"])
+            line = Text.assemble("  ", (row["prompt"], "dim"), "|", (completion, "bold"), *marks(row))
+            console.print(line, soft_wrap=True)
+    console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False)
+
+
+def accuracy_table(grammar: Grammar, results: dict[str, Any]) -> Table:
+    caveat = f" ({results['caveat']})" if results["caveat"] else ""
+    title = f"{results['model']}{caveat} on {grammar.name}, {results['tested']} checkpoint"
+    table = Table(title=title, caption=escape(rules_in_words(grammar)))
+    for column in ("prompts", "n", *COLUMNS.values()):
+        table.add_column(column, justify="left" if column == "prompts" else "right")
+    for name, prompts in grammar.prompts.items():
+        accuracies = [results["test"].get(f"Test/{name}/{key}_accuracy") for key in COLUMNS]
+        chance = [results["chance_levels"].get(f"{name}/{key}_accuracy") for key in COLUMNS]
+        table.add_row(name, str(len(prompts)), *map(figure, accuracies))
+        table.add_row("  chance", "", *map(figure, chance), style="dim", end_section=True)
+    return table
 
 
 def figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    # Cut, not rounded: 1.00 is for all of them.
+    return "-" if value is None else f"{int(value * 100 + 1e-4) / 100:.2f}"
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_COMPLETION else text[: SHOWN_COMPLETION - 1] + "…"
 
 
 def marks(row: dict[str, Any]) -> list[Any]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 import threading
@@ -37,6 +36,9 @@ class History(Callback):
         if not self.at_best or figures["Val/objective"] < self.at_best["Val/objective"]:
             self.at_best = {"step": trainer.global_step, "epoch": trainer.current_epoch, **figures}
 
+    def results(self) -> dict[str, dict[str, float]]:
+        return {"at_best_validation": self.at_best, "over_training": self.over_training}
+
     def state_dict(self) -> dict[str, Any]:
         return {"over_training": self.over_training, "at_best": self.at_best}
 
@@ -45,21 +47,21 @@ class History(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint that takes the best file along when a run goes on in another folder."""
+    """ModelCheckpoint whose best file comes along when a run goes on in another folder.
+
+    Whoever resumes a run copies the file; the paths in a checkpoint are those of the folder it was written in.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        before, now = Path(state_dict["best_model_path"]), Path(self.dirpath, f"{self.filename}.ckpt")
-        if before.is_file() and before != now:
-            now.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(before, now)
-            moved = {str(now): state_dict["best_model_score"]}
-            paths = {"best_model_path": str(now), "kth_best_model_path": str(now), "dirpath": self.dirpath}
-            state_dict = {**state_dict, **paths, "best_k_models": moved}
-        super().load_state_dict(state_dict)
+        path = Path(self.dirpath, f"{self.filename}.ckpt")
+        if path.is_file():
+            paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), str(path))
+            best = {str(path): state_dict["best_model_score"]}
+            super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the step under way is complete.
+    """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the batch under way is complete.
 
     A second Ctrl-C stops at once and leaves the file as it was.
     """
@@ -79,7 +81,7 @@ class LastCheckpoint(Checkpoint):
     def on_sigint(self, signum: int, frame: Any) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nStopping after this step; Ctrl-C again stops at once.", flush=True)
+        print("\nStopping after this batch; Ctrl-C again stops at once.", flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.estimated_stepping_batches
@@ -89,6 +91,11 @@ class LastCheckpoint(Checkpoint):
         if self.interrupted or trainer.global_step == self.last_step:
             self.save(trainer)
         if self.interrupted:
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.interrupted:
+            self.save(trainer)
             raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

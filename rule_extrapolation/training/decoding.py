@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from rule_extrapolation.errors import ConfigError, check_positive
+from rule_extrapolation.errors import ConfigError, check_positive, check_seed
 from rule_extrapolation.grammars.grammar import EOS, PAD
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.seeding import generator
@@ -75,8 +75,10 @@ class Sample(Decoder):
 
     def __init__(self, max_new_tokens: int, temperature: float = 1.0, seed: int = 0):
         super().__init__(max_new_tokens)
-        if not temperature > 0:
+        if temperature == 0:
             raise ConfigError("temperature", temperature, "must be greater than 0; decoding=greedy is its limit at 0")
+        check_positive(temperature=temperature)
+        check_seed(seed=seed)
         self.temperature, self.seed = temperature, seed
 
     def make_generator(self) -> torch.Generator:

@@ -29,6 +29,11 @@ def judge_completions(grammar: Grammar, completions: Tensor, prompt_length: int)
     return verdicts
 
 
+def metric_names(grammar: Grammar) -> list[str]:
+    """The metrics of a prompt set, without ``_accuracy``."""
+    return list(judge_completions(grammar, grammar.prompts["SOS"], 1))
+
+
 def accuracies(verdicts: dict[str, Tensor], prefix: str) -> dict[str, float]:
     """``{prefix}/<metric>`` over all completions and ``{prefix}/finished/<metric>`` over the finished ones.
 

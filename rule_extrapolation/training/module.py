@@ -13,16 +13,16 @@ from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import PAD, Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.decoding import Decoder
-from rule_extrapolation.training.metrics import accuracies, judge_completions
+from rule_extrapolation.training.metrics import accuracies, judge_completions, metric_names
 
 
 class RuleExtrapolation(LightningModule):
     """Trains a model on words of a grammar, and measures which rules its completions of prompts keep.
 
-    Logs Train/loss; and for validation (Val/) and test (Test/): ``loss`` (cross-entropy over all target positions, PAD
-    included), ``loss_ignore_pad``, ``objective`` (whichever of the two the model trains on), ``accuracy`` (of the next
-    token, PAD targets left out), ``kl`` (loss - optimal loss, where that is known), and the accuracies of
-    ``metrics.accuracies`` for the prompt sets ID, OOD and SOS. Losses are in nats per token.
+    Logs Train/loss and Train/loss_ignore_pad; and for validation (Val/) and test (Test/): ``loss`` (cross-entropy over
+    all target positions, PAD included), ``loss_ignore_pad``, ``objective`` (whichever of the two the model trains on),
+    ``accuracy`` (of the next token, PAD targets left out), ``kl`` (loss - optimal loss, where that is known), and the
+    accuracies of ``metrics.accuracies`` for the prompt sets ID, OOD and SOS. Losses are in nats per token.
 
     Args:
         optimizer: makes the optimizer from parameters.
@@ -57,6 +57,14 @@ class RuleExtrapolation(LightningModule):
                 f"words or prompts take {longest} tokens, and the model reads {model.max_context}; change one",
             )
 
+    def validation_names(self) -> list[str]:
+        """What a callback may monitor: everything that a validation can log."""
+        losses = ["loss", "loss_ignore_pad", "objective", "accuracy"]
+        losses += ["kl"] if self.grammar.optimal_loss is not None else []
+        paths = [f"{name}{part}" for name in self.grammar.prompts for part in ("", "/finished")]
+        metrics = [f"{path}/{metric}_accuracy" for path in paths for metric in metric_names(self.grammar)]
+        return [f"Val/{name}" for name in losses + metrics]
+
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.make_optimizer(self.model.parameters())
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
@@ -71,7 +79,8 @@ class RuleExtrapolation(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         losses, _ = self.losses(batch)
-        self.log("Train/loss", losses["loss"], prog_bar=True, batch_size=len(batch))
+        self.log("Train/loss", losses["loss"], batch_size=len(batch))
+        self.log("Train/loss_ignore_pad", losses["loss_ignore_pad"], batch_size=len(batch))
         return losses["objective"]
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
