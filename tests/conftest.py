@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from lightning.pytorch import Callback
 
 from rule_extrapolation.config import CONF_DIR
 from rule_extrapolation.runner import main
@@ -66,6 +68,24 @@ def environment(home: Path) -> dict[str, str]:
     """No key, no configuration of the user's; the package from this checkout, installed or not."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+class CtrlC(Callback):
+    """Sends this process what Ctrl-C sends, when it has come to the n-th batch of a stage."""
+
+    def __init__(self, stage: str, n: int):
+        self.stage, self.left = stage, n
+
+    def count(self, stage: str) -> None:
+        self.left -= stage == self.stage
+        if stage == self.stage and self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_start(self, *_) -> None:
+        self.count("train")
+
+    def on_validation_batch_start(self, *_) -> None:
+        self.count("validation")
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

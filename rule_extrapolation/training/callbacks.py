@@ -63,7 +63,8 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the batch under way is complete.
 
-    A second Ctrl-C stops at once and leaves the file as it was.
+    Lightning logs and validates behind the hooks that stop it: the log of that one step, and a validation under way or
+    due, are left out. A second Ctrl-C stops at once and leaves the file as it was.
     """
 
     def __init__(self, dirpath: str):
