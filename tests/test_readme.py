@@ -14,8 +14,23 @@ COMMANDS = re.findall(r"^    (?:\$ )?(?:python -m rule_extrapolation\.runner)(.*
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
 
 
-def test_there_are_commands():
+def test_there_are_commands_and_no_gaps():
     assert len(COMMANDS) == 8
+    assert "@@" not in README
+
+
+def test_the_output_shown_is_what_a_run_prints():
+    """As far as it does not depend on the machine: the header, and every row of the table but its figures."""
+    shown = README.split("`make run` prints")[1].split("```")[1]
+    for text in (
+        "minlstm (25,605 parameters) on aNbN",
+        "R2 completion",
+        "chance",
+        "optimal loss 0.0840",
+        "Run folder: ",
+    ):
+        assert text in shown
+    assert re.search(r"│ ID +│ +5 │ +1\.00 │ 1\.00 │ 1\.00 │", shown)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

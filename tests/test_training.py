@@ -340,6 +340,11 @@ class TestRuns:
         assert both == {key: loss for key, loss in losses[0].items() if key not in lost}
         assert read_results(rest)["test"] == read_results(whole)["test"]
 
+    def test_a_model_that_sees_the_future_is_marked(self, train, capsys):
+        run = train("model=linear", "model.published_mask=true", "trainer.max_steps=1")
+        assert "linear (published mask: sees the future) on aNbN" in capsys.readouterr().out
+        assert read_results(run)["caveat"] == "published mask: sees the future"
+
     def test_resumes_from_a_folder_that_was_moved(self, train, tmp_path):
         overrides = ["grammar=L1", "trainer.val_check_interval=2", *TINY]
         whole = train(*overrides, "trainer.max_steps=8", folder="whole")

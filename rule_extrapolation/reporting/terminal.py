@@ -68,7 +68,8 @@ def print_run(
             completion = shortened(row["completion"])
             line = Text.assemble("  ", (row["prompt"], "dim"), "|", (completion, "bold"), *marks(row))
             console.print(line, soft_wrap=True)
-    console.print(f"Run folder: {folder}", soft_wrap=True, highlight=False)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    console.print(f"Run folder: {shown}", soft_wrap=True, highlight=False)
 
 
 def accuracy_table(grammar: Grammar, results: dict[str, Any]) -> Table:
