@@ -151,4 +151,4 @@ def one_line(error: Exception) -> str:
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         override = str(error).rpartition("+")[2] or cause.full_key
         return f"{override}: no such key; {one_of(cause.key, map(str, cause.parent_node))}"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or repr(error)
