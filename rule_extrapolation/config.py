@@ -150,5 +150,7 @@ def one_line(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         override = str(error).rpartition("+")[2] or cause.full_key
-        return f"{override}: no such key; {one_of(cause.key, map(str, cause.parent_node))}"
+        keys = [str(key) for key in cause.parent_node if key != "_target_"]
+        more = "; + in front adds a key that the YAML leaves out" if "." in str(cause.full_key) else ""
+        return f"{override}: no such key; {one_of(cause.key, keys)}{more}"
     return " ".join(str(error).split()) or repr(error)

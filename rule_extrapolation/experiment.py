@@ -24,7 +24,7 @@ from rule_extrapolation.errors import ConfigError, check_choice, check_positive,
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
-from rule_extrapolation.training.callbacks import History
+from rule_extrapolation.training.callbacks import History, LastCheckpoint
 from rule_extrapolation.training.module import RuleExtrapolation
 from rule_extrapolation.training.wandb import close_run
 
@@ -56,8 +56,8 @@ class Experiment:
     """Where training goes on from."""
 
     @property
-    def history(self) -> History | None:
-        return next((callback for callback in self.callbacks if isinstance(callback, History)), None)
+    def history(self) -> History:
+        return next(callback for callback in self.callbacks if isinstance(callback, History))
 
 
 def quiet_lightning() -> None:
@@ -107,9 +107,14 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     callbacks = [build(cfg, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node is not None]
     if not cfg.trainer.get("enable_progress_bar", True):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    for name, needed in {"history": History, "last": LastCheckpoint}.items():
+        if not any(isinstance(callback, needed) for callback in callbacks):
+            raise ConfigError(f"callbacks.{name}", None, f"is needed: results.json and resume= read what {name} keeps")
     for name, node in cfg.callbacks.items():
         if node is not None and "monitor" in node:
             check_choice(module.validation_names(), **{f"callbacks.{name}.monitor": node.monitor})
+        if node is not None and "patience" in node:
+            check_positive(**{f"callbacks.{name}.patience": node.patience})
     return Experiment(data, module, callbacks, find_checkpoint(cfg, module))
 
 
@@ -138,7 +143,8 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
         raise ConfigError("resume", cfg.resume, f"there is no {path}; name a run folder or a .ckpt file")
     try:
         checkpoint = torch.load(path, map_location="meta", weights_only=True)
-        weights, steps = checkpoint["state_dict"], checkpoint["global_step"]
+        weights, steps, epochs = checkpoint["state_dict"], checkpoint["global_step"], checkpoint["epoch"]
+        epochs += checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
     except Exception as error:
         raise ConfigError("resume", cfg.resume, f"{path} is no checkpoint of a run") from error
     config = path.parent.parent / "config.yaml"
@@ -147,8 +153,9 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
     shapes = {name: weight.shape for name, weight in module.state_dict().items()}
     if shapes != {name: weight.shape for name, weight in weights.items()}:
         raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
-    if 0 < cfg.trainer.max_steps <= steps:
-        raise ConfigError("trainer.max_steps", cfg.trainer.max_steps, f"the run to resume has had {steps}; set more")
+    for key, done in {"max_steps": steps, "max_epochs": epochs}.items():
+        if 0 < (cfg.trainer.get(key) or -1) <= done:
+            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"the run to resume has had {done}; set more")
     return path
 
 
@@ -156,11 +163,12 @@ def check_same_settings(cfg: DictConfig, before: DictConfig) -> None:
     """Raise a ConfigError for the first setting that shapes the curve and is not as it was."""
     if cfg.seed != before.get("seed"):
         raise ConfigError("seed", cfg.seed, f"the run to resume has {before.get('seed')}; set that")
-    for group in ("grammar", "data", "model", "optimizer", "scheduler"):
-        now = OmegaConf.to_container(cfg[group], resolve=True)
-        for key, value in before.get(group, {}).items():
-            if now.get(key) != value:
-                raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {value}; set that")
+    trainer = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "precision")
+    for group in ("grammar", "data", "model", "optimizer", "scheduler", "trainer"):
+        now, then = OmegaConf.to_container(cfg[group], resolve=True), before.get(group, {})
+        for key in trainer if group == "trainer" else {**now, **then}:
+            if now.get(key) != then.get(key):
+                raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {then.get(key)}; set that")
 
 
 def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logger]:
@@ -185,7 +193,10 @@ def run(cfg: DictConfig) -> None:
     seed_everything(cfg.seed, verbose=False)
     experiment = assemble(cfg)
     grammar = experiment.module.grammar
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("run_dir", folder, f"cannot be made: {error.strerror}") from error
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     results = run_folder.header(cfg, grammar, experiment.module.model)
     rows: list[dict[str, Any]] = []
@@ -204,8 +215,8 @@ def run(cfg: DictConfig) -> None:
         raise
     finally:
         results["seconds"]["total"] = time.perf_counter() - started
-        if experiment.history is not None:
-            results |= experiment.history.results()
+        # A test gives the callbacks the state that they had at the checkpoint it loads.
+        results = experiment.history.results() | results
         run_folder.write_results(folder, results)
         for logger in loggers[1:]:
             close_run(logger, results, rows)
@@ -224,6 +235,8 @@ def fit_and_test(
     started = time.perf_counter()
     trainer.fit(module, data, ckpt_path=experiment.checkpoint, weights_only=True)
     results["seconds"]["fit"] = time.perf_counter() - started
+    results |= experiment.history.results()
+    diverged = experiment.history.diverged
     # A training that ends before its first validation has no best.
     results["tested"] = "best" if (checkpoints / "best.ckpt").is_file() else "last"
     trainer.test(module, data, checkpoints / f"{results['tested']}.ckpt", weights_only=True, verbose=False)
@@ -232,5 +245,5 @@ def fit_and_test(
     rows = run_folder.judged_rows(module.grammar, module.completions)
     run_folder.write_completions(folder, rows)
     results["chance_levels"] = chance_levels(module.grammar, module.decoder.max_new_tokens)
-    results["status"] = "finished" if math.isfinite(results["test"]["Test/objective"]) else "diverged"
+    results["status"] = "diverged" if diverged or not math.isfinite(results["test"]["Test/objective"]) else "finished"
     return rows

@@ -365,15 +365,48 @@ class TestRuns:
         assert "model.hidden_dim=9: the run to resume has 8" in refusal(*resume, "model.hidden_dim=9")
         assert "seed=1: the run to resume has 0" in refusal(*resume, "seed=1")
         assert "trainer.max_steps=4: the run to resume has had 4; set more" in refusal(*resume, "trainer.max_steps=4")
+        assert "optimizer.betas=[0.1, 0.2]: the run to resume has None" in refusal(
+            *resume, "+optimizer.betas=[0.1,0.2]"
+        )
+        assert "trainer.gradient_clip_val=1: the run to" in refusal(*resume, "trainer.gradient_clip_val=1")
         loose = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "loose.ckpt")
         resume[-1] = f"resume={loose}"
         assert "its weights are of another model" in refusal(*resume, "model.hidden_dim=9")
 
-    def test_a_training_that_diverges_says_so(self, train, capsys):
-        run = train("optimizer=sgd", "optimizer.lr=1e30", "scheduler=constant", *TINY)
+    def test_a_run_that_has_had_its_epochs_does_not_resume(self, train, tmp_path):
+        epochs = ["trainer.max_steps=-1", "trainer.val_check_interval=1.0", "trainer.check_val_every_n_epoch=1", *TINY]
+        run = train(*epochs, "trainer.max_epochs=2")
+        with pytest.raises(ConfigError, match=r"trainer.max_epochs=2: the run to resume has had 2; set more"):
+            assemble(config(tmp_path, *epochs, "trainer.max_epochs=2", f"resume={run}"))
+        rest = train(*epochs, "trainer.max_epochs=3", f"resume={run}", folder="rest")
+        whole = train(*epochs, "trainer.max_epochs=3", folder="whole")
+        assert [row["epoch"] for row in read_metrics(rest) if "Val/loss" in row] == [2]
+        for figures in ("test", "over_training", "at_best_validation"):
+            assert read_results(rest)[figures] == read_results(whole)[figures]
+
+    @pytest.mark.parametrize("decoding", ["greedy", "sample"])
+    def test_a_training_that_diverges_says_so(self, train, capsys, decoding):
+        overrides = ["optimizer=sgd", "optimizer.lr=1e30", "scheduler=constant", f"decoding={decoding}", *TINY]
+        results = read_results(train(*overrides))
         assert "the training has diverged" in capsys.readouterr().out
-        assert read_results(run)["status"] == "diverged"
-        assert read_results(run)["test"]["Test/loss"] is None
+        assert results["status"] == "diverged"
+        assert results["test"]["Test/loss"] is None
+
+    def test_figures_over_training_go_beyond_the_best_checkpoint(self, train):
+        """A learning rate at which the loss climbs after its least, and in the end is no number."""
+        run = train(
+            "optimizer=sgd", "optimizer.lr=60", "optimizer.momentum=0.99", "model.log_space=false",
+            "scheduler.warmup=5", "trainer.max_steps=40", "trainer.val_check_interval=1", "data.max_length=32",
+        )  # fmt: skip
+        validations = [row for row in read_metrics(run) if math.isfinite(row.get("Val/objective", math.nan))]
+        results = read_results(run)
+        assert results["status"] == "diverged"
+        assert results["at_best_validation"]["step"] < validations[-1]["step"]
+        for name, value in results["over_training"].items():
+            best = max if name.endswith("accuracy") else min
+            assert value == pytest.approx(best(row[name] for row in validations if name in row))
+        names = [name for name in results["at_best_validation"] if name.endswith("_accuracy")]
+        assert any(results["over_training"][name] > results["at_best_validation"][name] for name in names)
 
     def test_early_stopping_and_gradient_clipping(self, train):
         run = train(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -22,6 +23,8 @@ class History(Callback):
     def __init__(self) -> None:
         self.over_training: dict[str, float] = {}
         self.at_best: dict[str, float] = {}
+        self.diverged = False
+        """Whether the last validation's objective was not finite."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -30,6 +33,9 @@ class History(Callback):
         logged = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_accuracy")}
         figures = {name: value.item() for name, value in logged.items() if name.startswith("Val/")}
         figures |= pl_module.prompt_accuracies
+        self.diverged = not math.isfinite(figures["Val/objective"])
+        if self.diverged:
+            return
         for name, value in figures.items():
             best = max if name.endswith("accuracy") else min
             self.over_training[name] = best(value, self.over_training.get(name, value))
@@ -37,7 +43,7 @@ class History(Callback):
             self.at_best = {"step": trainer.global_step, "epoch": trainer.current_epoch, **figures}
 
     def results(self) -> dict[str, dict[str, float]]:
-        return {"at_best_validation": self.at_best, "over_training": self.over_training}
+        return {"at_best_validation": self.at_best.copy(), "over_training": self.over_training.copy()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"over_training": self.over_training, "at_best": self.at_best}

@@ -86,5 +86,6 @@ class Sample(Decoder):
 
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         # On the CPU, so that the draws do not depend on the device.
-        probabilities = (logits.float() / self.temperature).softmax(1).cpu()
+        # Where training has diverged there is no distribution: any token will do, and the run can say what happened.
+        probabilities = (logits.float() / self.temperature).softmax(1).nan_to_num(1.0).cpu()
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
