@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -36,6 +37,12 @@ def check_fraction(**fields: float) -> None:
     for field, value in fields.items():
         if not 0 <= value < 1:
             raise ConfigError(field, value, "must be at least 0 and less than 1")
+
+
+def check_free(folder: str, key: str, pattern: str = "results.json") -> None:
+    """Raise a ConfigError if the folder holds a run, which would be lost."""
+    if any(Path(folder).glob(pattern)):
+        raise ConfigError(key, folder, "holds a run already; name another folder")
 
 
 def check_choice(choices: Iterable[str], **fields: str) -> None:

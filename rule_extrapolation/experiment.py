@@ -20,7 +20,7 @@ from rich.console import Console
 
 from rule_extrapolation import run_folder
 from rule_extrapolation.config import build, check_arguments, naming_keys, recipe
-from rule_extrapolation.errors import ConfigError, check_choice, check_positive, check_seed
+from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive, check_seed
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
@@ -104,16 +104,17 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     if set(cfg.logger) != {"name"}:  # csv has nothing to set
         recipe(cfg, "logger", given=["save_dir", "name", "config"])
     check_trainer(cfg)
-    callbacks = [build(cfg, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node is not None]
+    nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
+    callbacks = [build(cfg, f"callbacks.{name}") for name in nodes]
     if not cfg.trainer.get("enable_progress_bar", True):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     for name, needed in {"history": History, "last": LastCheckpoint}.items():
         if not any(isinstance(callback, needed) for callback in callbacks):
             raise ConfigError(f"callbacks.{name}", None, f"is needed: results.json and resume= read what {name} keeps")
-    for name, node in cfg.callbacks.items():
-        if node is not None and "monitor" in node:
+    for name, node in nodes.items():
+        if "monitor" in node:
             check_choice(module.validation_names(), **{f"callbacks.{name}.monitor": node.monitor})
-        if node is not None and "patience" in node:
+        if "patience" in node:
             check_positive(**{f"callbacks.{name}.patience": node.patience})
     return Experiment(data, module, callbacks, find_checkpoint(cfg, module))
 
@@ -189,7 +190,7 @@ def run(cfg: DictConfig) -> None:
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
     folder = Path(cfg.run_dir)
-    run_folder.check_free(folder)
+    check_free(cfg.run_dir, "run_dir")
     seed_everything(cfg.seed, verbose=False)
     experiment = assemble(cfg)
     grammar = experiment.module.grammar

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -15,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rule_extrapolation.config import one_line
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.errors import check_free
 
 
 class Preflight(Callback):
@@ -52,11 +51,6 @@ def check(config: DictConfig) -> None:
         with open_dict(cfg):
             cfg.run_dir = ""  # Hydra has yet to make it
     assemble(cfg, device="meta")
-
-
-def check_free(folder: str, key: str, pattern: str = "results.json") -> None:
-    if any(Path(folder).glob(pattern)):
-        raise ConfigError(key, folder, "holds a run already; name another folder")
 
 
 @contextmanager

@@ -15,18 +15,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 import rule_extrapolation
-from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.metrics import judge_completions
 
 PACKAGES = ("torch", "lightning", "hydra-core")
-
-
-def check_free(folder: Path) -> None:
-    """Raise a ConfigError if the folder holds a run, which would be lost."""
-    if (folder / "results.json").exists():
-        raise ConfigError("run_dir", folder, "holds a run already; name another folder")
 
 
 def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import EOS, Grammar
 
-SETS = ("ID", "OOD", "SOS")
-
 
 def judge_completions(grammar: Grammar, completions: Tensor, prompt_length: int) -> dict[str, Tensor]:
     """What holds for each completion.
