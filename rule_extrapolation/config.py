@@ -37,11 +37,17 @@ def register() -> None:
         ConfigStore.instance().store(group="grammar", name=name, node={**node, **LANGUAGES[canonical].options})
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
     OmegaConf.register_new_resolver("least", least, replace=True)
+    OmegaConf.register_new_resolver("total", total, replace=True)
 
 
 def least(*numbers: int | float) -> int | float:
     """The least number that is above 0: -1 is Lightning's "no limit", and whatever else is wrong is for it to say."""
     return min(number for number in numbers if isinstance(number, int | float) and number > 0)
+
+
+def total(*numbers: int) -> int:
+    """The sum of what is a number; whatever is not is for the class that it is meant for to say."""
+    return sum(number for number in numbers if isinstance(number, int))
 
 
 def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:

@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.metrics import judge_completions
 
-PACKAGES = ("torch", "lightning", "hydra-core")
+PACKAGES = ("torch", "lightning", "hydra-core", "xlstm", "mamba-ssm")
 
 
 def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str, Any]:
@@ -29,6 +29,7 @@ def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str,
         "grammar": grammar.name,
         "label": grammar.label,
         "model": cfg.model.name,
+        "backend": model.backend,
         "caveat": model.caveat,
         "seed": cfg.seed,
         "num_parameters": model.num_parameters,
@@ -37,11 +38,19 @@ def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str,
         "seconds": {},
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
+            **{package: installed(package) for package in PACKAGES},
             "rule_extrapolation": rule_extrapolation.__version__,
         },
         "commit": commit(),
     }
+
+
+def installed(package: str) -> str | None:
+    """Its version, or None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:

@@ -2,12 +2,15 @@
 
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
+from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.models.transformer import TransformerDecoder
+from rule_extrapolation.models.xlstm import xLSTMLMModel
 
 TINY_TRANSFORMER = {"dim_model": 2, "num_heads": 1, "num_decoder_layers": 1, "dim_feedforward": 2}
 TINY_RNN = {"embedding_dim": 2, "hidden_dim": 2, "num_layers": 1}
+TINY_XLSTM = {"embedding_dim": 4, "num_heads": 1, "num_blocks": 2, "conv1d_kernel_size": 2, "context_length": 20}
 
 # Without arguments, a model has its L5 defaults.
 MODELS = {
@@ -20,6 +23,16 @@ MODELS = {
     "linear-tiny": (LinearLLM, {"embedding_dim": 2, "max_data_length": 19}),
     "linear-no-bias": (LinearLLM, {"embedding_dim": 3, "bias": False}),
     "linear-l5": (LinearLLM, {}),
+    "mamba-tiny": (MambaLM, {"d_model": 2, "d_state": 1, "d_conv": 1, "n_layers": 1, "expand": 1}),
+    "mamba-odd": (MambaLM, {"d_model": 5, "d_state": 3, "d_conv": 3, "n_layers": 2, "expand": 3}),
+    "mamba-paper": (MambaLM, {"d_model": 32, "d_state": 16, "n_layers": 10}),
+    "mamba-l5": (MambaLM, {}),
+    "xlstm-tiny": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": [0]}),
+    "xlstm-only-mlstm": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": [], "num_heads": 3, "qkv_proj_blocksize": 6}),
+    "xlstm-only-slstm": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": "all", "num_heads": 2, "conv1d_kernel_size": 0}),
+    "xlstm-odd": (xLSTMLMModel, {**TINY_XLSTM, "embedding_dim": 10, "num_heads": 5, "slstm_at": [1]}),
+    "xlstm-paper": (xLSTMLMModel, {"num_blocks": 6, "embedding_dim": 64}),
+    "xlstm-l5": (xLSTMLMModel, {}),
     **{
         f"{name}-{variant}": (model, arguments)
         for name, model in {"minlstm": MinLSTM, "mingru": MinGRU}.items()

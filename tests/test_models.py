@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from sizes import MODELS, NUM_TOKENS, make
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from rule_extrapolation.config import CONF_DIR
 from rule_extrapolation.errors import ConfigError
@@ -46,9 +47,7 @@ def stepped(model, tokens):
 
 
 def tensors(state):
-    if isinstance(state, torch.Tensor):
-        return [state]
-    return [t for part in state for t in tensors(part)] if isinstance(state, tuple | list) else []
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
 
 
 class TestContract:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 State = Any
-"""What a model remembers of the tokens it has read: tensors, in tuples if need be. Nobody changes one in place."""
+"""What a model remembers of the tokens it has read: tensors, in tuples or dicts if need be. Nobody changes one in
+place."""
 
 
 class LanguageModel(nn.Module, ABC):
@@ -26,6 +28,9 @@ class LanguageModel(nn.Module, ABC):
 
     max_context: int | None = None
     """The longest sequence it reads, in tokens, or None."""
+
+    backend: str | None = None
+    """Which implementation computes the model, where it has more than one."""
 
     @abstractmethod
     def init_state(self, batch_size: int) -> State:
@@ -69,3 +74,8 @@ class LanguageModel(nn.Module, ABC):
     def num_parameters(self) -> int:
         """Trainable weights."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def runs_on_cuda(accelerator: str) -> bool:
+    """Whether what Lightning's Trainer calls ``accelerator`` is a CUDA GPU on this machine."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

@@ -45,7 +45,9 @@ def rules_in_words(grammar: Grammar) -> str:
 def describe_run(results: dict[str, Any], grammar: Grammar) -> str:
     """One line on what is about to be trained."""
     label = f"{grammar.label}, " if grammar.label else ""
-    return f"{results['model']} ({results['num_parameters']:,} parameters) on {grammar.name} ({label}{grammar.level})"
+    backend = f", backend {results['backend']}" if results["backend"] else ""
+    model = f"{results['model']} ({results['num_parameters']:,} parameters{backend})"
+    return f"{model} on {grammar.name} ({label}{grammar.level})"
 
 
 def print_run(

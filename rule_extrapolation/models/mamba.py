@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rule_extrapolation.errors import ConfigError, check_choice, check_positive
+from rule_extrapolation.models.language_model import LanguageModel, runs_on_cuda
+from rule_extrapolation.ops.selective_scan import selective_scan
+
+VOCABULARY_MULTIPLE = 8
+NORM_EPS = 1e-5
+DT_MIN, DT_MAX, DT_FLOOR = 0.001, 0.1, 1e-4
+EMBEDDING_STD = 0.02
+
+Scan = Callable[..., tuple[Tensor, Tensor]]
+"""A function with the arguments and values of ``selective_scan``."""
+
+MixerState = tuple[Tensor, Tensor | None]
+"""The last inputs of the convolution, (B, d_inner, d_conv - 1), and the SSM state, (B, d_inner, d_state); the latter is
+None before the first token."""
+
+
+class MambaMixer(nn.Module):
+    """The Mamba-1 block (Gu & Dao 2023, figure 3): a gated selective state space model behind a short convolution."""
+
+    def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int):
+        super().__init__()
+        d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
+        self.widths = [dt_rank, d_state, d_state]
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(d_inner, sum(self.widths), bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+        bound = dt_rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        dt = torch.empty(d_inner).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp_min(DT_FLOOR)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of the bias is dt
+
+    def forward(self, x: Tensor, state: MixerState, scan: Scan) -> tuple[Tensor, MixerState]:
+        """(B, T, d_model) -> the same shape."""
+        inputs, h = state
+        x, z = self.in_proj(x).chunk(2, -1)
+        window = torch.cat([inputs, x.mT], 2)
+        x = F.silu(F.conv1d(window, self.conv1d.weight, self.conv1d.bias, groups=len(self.D))).mT
+        dt, B, C = self.x_proj(x).split(self.widths, -1)
+        y, h = scan(x, F.softplus(self.dt_proj(dt)), -self.A_log.exp(), B, C, h)
+        y = (y + self.D * x) * F.silu(z)
+        # A copy, since a slice would keep the whole window in memory.
+        return self.out_proj(y), (window[:, :, window.shape[2] - inputs.shape[2] :].clone(), h)
+
+
+class MambaLM(LanguageModel):
+    """Mamba (Gu & Dao 2023, arXiv 2312.00752), with the weights of mamba-ssm's MambaLMHeadModel.
+
+    Names, shapes, tying and initialisation of the weights are those of mamba-ssm 2.3.2 with its defaults, so that a
+    state dict moves either way. The vocabulary is padded to a multiple of 8 in the weights alone.
+    The state is one MixerState per layer.
+
+    Args:
+        d_model: width of the residual stream.
+        d_state: numbers in the state of each channel.
+        d_conv: tokens that the convolution sees.
+        expand: channels of a block, in multiples of d_model.
+        backend: what computes the selective scan: this package's torch code or mamba-ssm's kernel, which needs CUDA;
+            auto takes the kernel where it can be had.
+        accelerator: where the model will run, as Lightning's Trainer takes it.
+
+    Raises:
+        ConfigError: sizes below 1, a backend that cannot be had.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        d_model: int = 64,
+        d_state: int = 32,
+        d_conv: int = 8,
+        n_layers: int = 8,
+        expand: int = 2,
+        backend: Literal["auto", "torch", "mamba_ssm"] = "auto",
+        accelerator: str = "auto",
+    ):
+        super().__init__()
+        check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, n_layers=n_layers, expand=expand)
+        self.num_tokens = num_tokens
+        self.backend, self.scan = choose_scan(backend, accelerator)
+        padded = math.ceil(num_tokens / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        layers = [
+            nn.ModuleDict(
+                {"norm": nn.RMSNorm(d_model, NORM_EPS), "mixer": MambaMixer(d_model, d_state, d_conv, expand)}
+            )
+            for _ in range(n_layers)
+        ]
+        self.backbone = nn.ModuleDict(
+            {
+                "embedding": nn.Embedding(padded, d_model),
+                "layers": nn.ModuleList(layers),
+                "norm_f": nn.RMSNorm(d_model, NORM_EPS),
+            }
+        )
+        self.lm_head = nn.Linear(d_model, padded, bias=False)
+        self.lm_head.weight = self.backbone.embedding.weight
+
+        nn.init.normal_(self.backbone.embedding.weight, std=EMBEDDING_STD)
+        with torch.no_grad():
+            for layer in self.backbone.layers:
+                layer.mixer.out_proj.weight /= math.sqrt(n_layers)
+
+    def init_state(self, batch_size: int) -> tuple[MixerState, ...]:
+        d_inner, _, d_conv = self.backbone.layers[0].mixer.conv1d.weight.shape
+        return ((self.lm_head.weight.new_zeros(batch_size, d_inner, d_conv - 1), None),) * len(self.backbone.layers)
+
+    def advance(self, tokens: Tensor, state: tuple[MixerState, ...]) -> tuple[Tensor, tuple[MixerState, ...]]:
+        x = self.backbone.embedding(tokens)
+        states = []
+        for layer, mixer_state in zip(self.backbone.layers, state):
+            mixed, mixer_state = layer.mixer(layer.norm(x), mixer_state, self.scan)
+            x = x + mixed
+            states.append(mixer_state)
+        return self.lm_head(self.backbone.norm_f(x))[..., : self.num_tokens], tuple(states)
+
+
+def choose_scan(backend: str, accelerator: str) -> tuple[str, Scan]:
+    """The backend that it comes to, and its function."""
+    check_choice(("auto", "torch", "mamba_ssm"), backend=backend)
+    if backend == "torch" or (backend == "auto" and not runs_on_cuda(accelerator)):
+        return "torch", selective_scan
+    try:
+        if not runs_on_cuda(accelerator):
+            raise ImportError("no CUDA GPU is used here")
+        return "mamba_ssm", mamba_ssm_scan()
+    except Exception as error:  # a package built for another machine fails in ways of its own
+        if backend == "auto":
+            return "torch", selective_scan
+        fix = 'needs a CUDA GPU and `pip install --no-build-isolation ".[cuda]"`; set torch or auto'
+        raise ConfigError("backend", backend, f"{fix} ({' '.join(str(error).split())})") from error
+
+
+def mamba_ssm_scan() -> Scan:
+    """The CUDA kernel of mamba-ssm as a function like ``selective_scan``."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        # The kernel starts from zero: what goes on from a state, a token at a time as a rule, it cannot compute.
+        if h0 is not None or not x.is_cuda:
+            return selective_scan(x, dt, A, B, C, h0)
+        y, h = selective_scan_fn(x.mT, dt.mT, A, B.mT, C.mT, return_last_state=True)
+        return y.mT, h
+
+    return scan

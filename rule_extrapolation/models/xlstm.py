@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import xlstm
+from torch import Tensor, nn
+from xlstm.blocks.slstm.cell import sLSTMCell_cuda, sLSTMCell_vanilla
+
+from rule_extrapolation.errors import ConfigError, check_choice, check_fraction, check_positive
+from rule_extrapolation.models.language_model import LanguageModel, runs_on_cuda
+
+BlockStates = dict[str, dict[str, Any]]
+"""The package's state: by block, that of its cell and of its convolution. Empty before the first token."""
+
+BACKENDS = ("auto", "vanilla", "cuda")
+BIAS_INITS = ("powerlaw_blockdependent", "small_init", "standard", "zeros")
+ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
+INNER_MULTIPLE = 64
+"""What the package rounds inner widths up to."""
+
+
+class xLSTMLMModel(LanguageModel):
+    """xLSTM (Beck et al. 2024, arXiv 2405.04517): the package's model of this name, behind the contract.
+
+    Training reads a sequence at once, decoding goes through the package's own ``step``.
+    The state is (tokens read, BlockStates).
+
+    Args:
+        slstm_at: the sLSTM blocks, counted from 0, or "all"; the others are mLSTM blocks.
+        num_heads: of either kind. The inner width of mLSTM blocks, twice embedding_dim, is rounded up: to a multiple of
+            64, as the package does, and to one that num_heads and qkv_proj_blocksize divide.
+        conv1d_kernel_size: tokens that a block's convolution sees; 0 is none, for sLSTM blocks only.
+        qkv_proj_blocksize: mLSTM's query, key and value projections are block-diagonal, in blocks of this width.
+        proj_factor: width of the feed-forward network of sLSTM blocks, in multiples of embedding_dim; rounded up to a
+            multiple of 64.
+        act_fn: of that network.
+        bias_init: of sLSTM's gates.
+        context_length: the longest sequence it reads, in tokens.
+        backend: what computes sLSTM: torch code (vanilla), or a kernel that is compiled at its first use (cuda); auto
+            takes the kernel if it compiles and runs here.
+        accelerator: where the model will run, as Lightning's Trainer takes it.
+
+    Raises:
+        ConfigError: sizes that the package cannot build, a backend that cannot be had.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        num_blocks: int = 7,
+        embedding_dim: int = 128,
+        slstm_at: list[int] | Literal["all"] = (1,),
+        num_heads: int = 4,
+        conv1d_kernel_size: int = 4,
+        qkv_proj_blocksize: int = 4,
+        proj_factor: float = 1.3,
+        act_fn: str = "gelu",
+        bias_init: str = "powerlaw_blockdependent",
+        dropout: float = 0.0,
+        context_length: int = 98,
+        backend: Literal["auto", "vanilla", "cuda"] = "auto",
+        accelerator: str = "auto",
+    ):
+        super().__init__()
+        check_positive(num_blocks=num_blocks, embedding_dim=embedding_dim, num_heads=num_heads)
+        check_positive(qkv_proj_blocksize=qkv_proj_blocksize, proj_factor=proj_factor, context_length=context_length)
+        check_choice(ACTIVATIONS, act_fn=act_fn)
+        check_choice(BIAS_INITS, bias_init=bias_init)
+        check_choice(BACKENDS, backend=backend)
+        check_fraction(dropout=dropout)
+        slstm_at = list(range(num_blocks)) if slstm_at == "all" else list(slstm_at)
+        has_mlstm = len(slstm_at) < num_blocks
+        check_blocks(slstm_at, num_blocks)
+        check_widths(embedding_dim, num_heads, conv1d_kernel_size, bool(slstm_at), has_mlstm)
+
+        def build(backend: str) -> nn.Module:
+            heads_and_convolution = {"num_heads": num_heads, "conv1d_kernel_size": conv1d_kernel_size}
+            mlstm = xlstm.mLSTMLayerConfig(
+                **heads_and_convolution,
+                qkv_proj_blocksize=qkv_proj_blocksize,
+                # Twice num_heads: of a head with one feature, its norm would leave nothing.
+                round_proj_up_to_multiple_of=math.lcm(INNER_MULTIPLE, 2 * num_heads, qkv_proj_blocksize),
+            )
+            # The kernel's own default is bfloat16, which would give other values than the torch code.
+            slstm = xlstm.sLSTMLayerConfig(
+                **heads_and_convolution, bias_init=bias_init, backend=backend, dtype="float32"
+            )
+            feedforward = xlstm.FeedForwardConfig(proj_factor=proj_factor, act_fn=act_fn, dropout=dropout)
+            config = xlstm.xLSTMLMModelConfig(
+                vocab_size=num_tokens,
+                num_blocks=num_blocks,
+                embedding_dim=embedding_dim,
+                slstm_at=slstm_at,
+                context_length=context_length,
+                dropout=dropout,
+                mlstm_block=xlstm.mLSTMBlockConfig(mlstm) if has_mlstm else None,
+                slstm_block=xlstm.sLSTMBlockConfig(slstm, feedforward) if slstm_at else None,
+            )
+            return xlstm.xLSTMLMModel(config)
+
+        self.max_context = context_length
+        self.backend = choose_backend(backend, accelerator, build)
+        self.model = build(self.backend)
+        self.model.reset_parameters()
+        for module in self.model.modules():
+            if isinstance(module, sLSTMCell_cuda):
+                keep_vanilla_layout(module)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.check_context(tokens.shape[1])
+        return self.model(tokens).mT
+
+    def init_state(self, batch_size: int) -> tuple[int, BlockStates]:
+        return 0, {}
+
+    def advance(self, tokens: Tensor, state: tuple[int, BlockStates]) -> tuple[Tensor, tuple[int, BlockStates]]:
+        read, blocks = state
+        read += tokens.shape[1]
+        self.check_context(read)
+        # The package's step writes into the dictionary and the convolutions' states that it is given.
+        blocks = {name: {**parts, "conv_state": clone(parts["conv_state"])} for name, parts in blocks.items()}
+        logits = []
+        for token in tokens.split(1, 1):
+            token_logits, blocks = self.model.step(token, state=blocks)
+            logits.append(token_logits)
+        return torch.cat(logits, 1), (read, blocks)
+
+
+def clone(conv_state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    return conv_state and tuple(tensor.clone() for tensor in conv_state)
+
+
+def check_blocks(slstm_at: list[int], num_blocks: int) -> None:
+    """Raise a ConfigError unless these are blocks, each named once."""
+    if len(set(slstm_at)) < len(slstm_at) or not all(type(i) is int and 0 <= i < num_blocks for i in slstm_at):
+        raise ConfigError("slstm_at", slstm_at, f"must be different blocks from 0 to {num_blocks - 1}, or all")
+
+
+def check_widths(embedding_dim: int, num_heads: int, kernel_size: int, has_slstm: bool, has_mlstm: bool) -> None:
+    """Raise a ConfigError for what the package refuses or what would give nan or zeros."""
+    if embedding_dim < 2:
+        raise ConfigError("embedding_dim", embedding_dim, "must be at least 2: of one feature, a norm leaves nothing")
+    if kernel_size < 2 and (has_mlstm or kernel_size != 0):
+        raise ConfigError("conv1d_kernel_size", kernel_size, "must be at least 2 (or 0 with slstm_at=all)")
+    choices = [n for n in range(1, embedding_dim // 2 + 1) if embedding_dim % n == 0]
+    if has_slstm and num_heads not in choices:
+        fix = f"sLSTM blocks need a divisor of embedding_dim={embedding_dim}, and two features in each head"
+        raise ConfigError("num_heads", num_heads, f"{fix}: {', '.join(map(str, choices))}; or set slstm_at=[]")
+
+
+def choose_backend(backend: str, accelerator: str, build: Callable[[str], nn.Module]) -> str:
+    """vanilla or cuda.
+
+    Raises:
+        ConfigError: cuda is asked for and does not compile or run.
+    """
+    if backend == "vanilla" or (backend == "auto" and not runs_on_cuda(accelerator)):
+        return "vanilla"
+    try:
+        if not runs_on_cuda(accelerator):
+            raise RuntimeError("no CUDA GPU is used here")
+        # The compiler's messages go to the standard output.
+        with torch.random.fork_rng(), torch.device("cuda"), contextlib.redirect_stdout(io.StringIO()):
+            build("cuda")(torch.zeros(1, 2, dtype=torch.long)).sum().backward()
+    except Exception as error:  # compilers and drivers fail in ways of their own
+        if backend == "auto":
+            return "vanilla"
+        fix = "needs a CUDA GPU and the CUDA toolkit's compiler; set vanilla or auto"
+        raise ConfigError("backend", backend, f"{fix} ({' '.join(str(error).split())})") from error
+    return "cuda"
+
+
+def keep_vanilla_layout(cell: sLSTMCell_cuda) -> None:
+    """Let the kernel's cell save and load its weights in the order of the torch code: a checkpoint moves either way."""
+
+    def reorder(state_dict: dict[str, Tensor], prefix: str, source: type, target: type) -> None:
+        for name in ("_recurrent_kernel", "_bias"):
+            outside = getattr(source, f"{name}_int2ext")(cell, state_dict[f"{prefix}{name}_"])
+            state_dict[f"{prefix}{name}_"] = getattr(target, f"{name}_ext2int")(cell, outside)
+
+    def saved(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        reorder(state_dict, prefix, sLSTMCell_cuda, sLSTMCell_vanilla)
+
+    def load(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+        reorder(state_dict, prefix, sLSTMCell_vanilla, sLSTMCell_cuda)
+
+    cell.register_state_dict_post_hook(saved)
+    cell.register_load_state_dict_pre_hook(load)

@@ -1,0 +1,221 @@
+"""Mamba: mamba-ssm's weights, and the values that the paper and other implementations give with them."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sizes import MODELS, NUM_TOKENS, make
+
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.models.mamba import MambaLM
+
+CUDA = torch.cuda.is_available()
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+SIZES = [name for name, (model, _) in MODELS.items() if model is MambaLM]
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(0, NUM_TOKENS, (3, 40), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=SIZES)
+def model(request):
+    """With weights as after some training, which are larger than the initial ones, so that everything counts."""
+    torch.manual_seed(0)
+    model = make(request.param)
+    for name, parameter in model.named_parameters():
+        if not name.endswith(("A_log", "dt_proj.bias", "norm.weight")):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.requires_grad_(False)
+
+
+def mixer_step(mixer, inputs, h):
+    """A token through a block, from the (d_conv, d_inner) inputs of its convolution: sections 3.3 and 3.4, figure 3."""
+    d_state = h.shape[1]
+    x = F.silu((inputs * mixer.conv1d.weight[:, 0].T).sum(0) + mixer.conv1d.bias)
+    dt, B, C = (mixer.x_proj.weight @ x).split([mixer.dt_proj.in_features, d_state, d_state])
+    delta = (1 + (mixer.dt_proj.weight @ dt + mixer.dt_proj.bias).exp()).log()
+    h = (delta[:, None] * -mixer.A_log.exp()).exp() * h + (delta * x)[:, None] * B
+    return h @ C + mixer.D * x, h
+
+
+def equations(model, tokens):
+    """(B, T) -> (B, num_tokens, T) logits, a row, a layer and a token at a time."""
+
+    def rms_norm(x, norm):
+        return x / (x.square().mean() + 1e-5).sqrt() * norm.weight
+
+    rows = []
+    for row in tokens:
+        xs = [model.backbone.embedding.weight[token] for token in row]
+        for layer in model.backbone.layers:
+            mixer = layer.mixer
+            inputs, h = 0 * mixer.conv1d.weight[:, 0].T, 0 * mixer.A_log
+            for t, x in enumerate(xs):
+                into, gate = (mixer.in_proj.weight @ rms_norm(x, layer.norm)).chunk(2)
+                inputs = torch.cat([inputs[1:], into[None]])
+                y, h = mixer_step(mixer, inputs, h)
+                xs[t] = x + mixer.out_proj.weight @ (y * gate * gate.sigmoid())
+        rows.append(torch.stack([model.lm_head.weight @ rms_norm(x, model.backbone.norm_f) for x in xs], 1))
+    return torch.stack(rows)[:, :NUM_TOKENS]
+
+
+def test_equals_the_papers_equations(model, tokens):
+    model = model.double()
+    torch.testing.assert_close(model(tokens), equations(model, tokens), rtol=1e-9, atol=1e-9)
+
+
+class TestWeights:
+    def test_names_and_shapes_are_those_of_mamba_ssm(self):
+        """As MambaLMHeadModel(MambaConfig(32, n_layer=2, vocab_size=7, ssm_cfg={"d_state": 16, "d_conv": 8})) has them
+        in mamba-ssm 2.3.2."""
+        shapes = {name: tuple(weight.shape) for name, weight in MambaLM(7, 32, 16, 8, 2).state_dict().items()}
+        mixer = {
+            "A_log": (64, 16),
+            "D": (64,),
+            "in_proj.weight": (128, 32),
+            "conv1d.weight": (64, 1, 8),
+            "conv1d.bias": (64,),
+            "x_proj.weight": (34, 64),
+            "dt_proj.weight": (64, 2),
+            "dt_proj.bias": (64,),
+            "out_proj.weight": (32, 64),
+        }
+        expected = {"backbone.embedding.weight": (8, 32)}
+        for layer in ("backbone.layers.0", "backbone.layers.1"):
+            expected[f"{layer}.norm.weight"] = (32,)
+            expected |= {f"{layer}.mixer.{name}": shape for name, shape in mixer.items()}
+        assert shapes == {**expected, "backbone.norm_f.weight": (32,), "lm_head.weight": (8, 32)}
+
+    @pytest.mark.parametrize(("num_tokens", "padded"), [(5, 8), (7, 8), (8, 8), (9, 16)])
+    def test_the_vocabulary_is_padded_in_the_weights_alone(self, num_tokens, padded):
+        model = MambaLM(num_tokens, d_model=4, n_layers=1)
+        assert model.lm_head.weight is model.backbone.embedding.weight
+        assert len(model.lm_head.weight) == padded
+        assert model(torch.zeros(1, 3, dtype=torch.long)).shape == (1, num_tokens, 3)
+
+    def test_initial_values(self):
+        torch.manual_seed(0)
+        model = MambaLM(NUM_TOKENS)
+        assert model.num_parameters == 315_456
+        for layer in model.backbone.layers:
+            mixer = layer.mixer
+            dt = F.softplus(mixer.dt_proj.bias)
+            assert dt.min() >= 0.001 * (1 - 1e-4)
+            assert dt.max() <= 0.1 * (1 + 1e-4)
+            assert abs(dt.log().mean() - math.log(0.01)) < 0.4  # log-uniform: the mean of 128
+            torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1.0, 33).expand(128, 32))
+            assert (mixer.D == 1).all()
+            assert mixer.dt_proj.weight.abs().max() <= 4**-0.5
+            assert 0.95 < mixer.out_proj.weight.abs().max() * (128 * 8) ** 0.5 <= 1
+            assert mixer.in_proj.bias is mixer.out_proj.bias is mixer.x_proj.bias is None
+        assert 0.017 < model.backbone.embedding.weight.std() < 0.023
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+    def test_a_training_step_peaks_under_1_5_gib(self):
+        """The whole process, at the L5 defaults and batch 128."""
+        step = """
+import resource, torch
+from rule_extrapolation.models.mamba import MambaLM
+model = MambaLM(7)
+optimizer = torch.optim.AdamW(model.parameters())
+tokens = torch.randint(0, 7, (128, 34))
+torch.nn.functional.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:]).backward()
+optimizer.step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+        kib = subprocess.run([sys.executable, "-c", step], capture_output=True, text=True, check=True).stdout
+        assert int(kib) < 1.5 * 1024**2
+
+
+class TestOtherImplementations:
+    """Run where `.[bench]` is installed."""
+
+    def test_mambapy(self, model, tokens):
+        mambapy = pytest.importorskip("mambapy.mamba")
+        first = model.backbone.layers[0].mixer
+        theirs = mambapy.Mamba(
+            mambapy.MambaConfig(
+                d_model=model.lm_head.in_features,
+                n_layers=len(model.backbone.layers),
+                d_state=first.A_log.shape[1],
+                expand_factor=first.D.shape[0] // model.lm_head.in_features,
+                d_conv=first.conv1d.kernel_size[0],
+            )
+        )
+        theirs.load_state_dict(model.backbone.state_dict(), strict=False)
+        assert {f"layers.{name}" for name in theirs.layers.state_dict()} <= set(model.backbone.state_dict())
+        with torch.no_grad():
+            hidden = theirs(model.backbone.embedding(tokens))
+            logits = model.lm_head(model.backbone.norm_f(hidden))[..., :NUM_TOKENS]
+        torch.testing.assert_close(model(tokens), logits.mT, **CLOSE)
+
+    def test_transformers(self, model, tokens):
+        transformers = pytest.importorskip("transformers")
+        first = model.backbone.layers[0].mixer
+        config = transformers.MambaConfig(
+            vocab_size=len(model.lm_head.weight),
+            hidden_size=model.lm_head.in_features,
+            state_size=first.A_log.shape[1],
+            num_hidden_layers=len(model.backbone.layers),
+            conv_kernel=first.conv1d.kernel_size[0],
+            expand=first.D.shape[0] // model.lm_head.in_features,
+        )
+        theirs = transformers.MambaForCausalLM(config).eval()
+        weights = model.state_dict()
+        theirs.load_state_dict({name.replace("embedding.", "embeddings."): w for name, w in weights.items()})
+        with torch.no_grad():
+            logits = theirs(tokens).logits[..., :NUM_TOKENS]
+        torch.testing.assert_close(model(tokens), logits.mT, **CLOSE)
+
+
+class TestBackend:
+    def test_torch_computes_it_where_nothing_else_can(self):
+        assert MambaLM(NUM_TOKENS, backend="torch").backend == "torch"
+        assert MambaLM(NUM_TOKENS, accelerator="cpu").backend == "torch"
+
+    def test_the_kernel_where_it_cannot_be_had_is_refused_in_one_line(self):
+        with pytest.raises(ConfigError, match="backend=mamba_ssm: needs a CUDA GPU and `pip install") as error:
+            MambaLM(NUM_TOKENS, backend="mamba_ssm", accelerator="cpu")
+        assert '".[cuda]"' in str(error.value)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.skipif(not CUDA, reason="needs a CUDA GPU")
+    def test_the_kernel_gives_the_values_and_gradients_of_the_torch_code(self, tokens):
+        pytest.importorskip("mamba_ssm")
+        torch_model = MambaLM(NUM_TOKENS, backend="torch").cuda()
+        kernel_model = MambaLM(NUM_TOKENS, backend="mamba_ssm").cuda()
+        kernel_model.load_state_dict(torch_model.state_dict())
+        tokens = tokens.cuda()
+        results = []
+        for model in (torch_model, kernel_model):
+            model(tokens).square().sum().backward()
+            logits, state = model.prefill(tokens[:, :9])
+            steps, _ = model.advance(tokens[:, 9:], state)
+            gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+            results.append((model(tokens), logits, steps, gradients))
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.skipif(not CUDA, reason="mamba-ssm imports only with CUDA")
+    def test_a_checkpoint_moves_to_mamba_ssm_and_back(self, tokens):
+        mamba_ssm = pytest.importorskip("mamba_ssm")
+        from mamba_ssm.models.config_mamba import MambaConfig
+
+        ours, tokens = MambaLM(NUM_TOKENS, 32, 16, 4, 2).cuda(), tokens.cuda()
+        config = MambaConfig(32, n_layer=2, vocab_size=NUM_TOKENS, ssm_cfg={"d_state": 16, "d_conv": 4})
+        theirs = mamba_ssm.MambaLMHeadModel(config).cuda()
+        theirs.load_state_dict(ours.state_dict())
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits[..., :NUM_TOKENS].mT, rtol=1e-4, atol=1e-4)
+        theirs = mamba_ssm.MambaLMHeadModel(config).cuda()
+        ours.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits[..., :NUM_TOKENS].mT, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("field", ["d_model", "d_state", "d_conv", "n_layers", "expand"])
+def test_impossible_sizes_are_refused_in_one_line(field):
+    with pytest.raises(ConfigError, match=f"{field}=0: must be greater than 0"):
+        MambaLM(NUM_TOKENS, **{field: 0})
