@@ -101,7 +101,6 @@ class TestWeights:
     def test_initial_values(self):
         torch.manual_seed(0)
         model = MambaLM(NUM_TOKENS)
-        assert model.num_parameters == 315_456
         for layer in model.backbone.layers:
             mixer = layer.mixer
             dt = F.softplus(mixer.dt_proj.bias)

@@ -146,7 +146,10 @@ def test_every_model_that_can_be_chosen_is_held_to_the_contract():
     assert chosen == {f"{model.__module__}.{model.__name__}" for model, _ in MODELS.values()}
 
 
-@pytest.mark.parametrize(("name", "count"), {"transformer-l5": 498_951, "linear-l5": 976_871}.items())
+@pytest.mark.parametrize(
+    ("name", "count"),
+    {"transformer-l5": 498_951, "linear-l5": 976_871, "mamba-l5": 315_456, "xlstm-l5": 766_640}.items(),
+)
 def test_parameter_counts_of_the_l5_defaults(name, count):
     assert make(name).num_parameters == count
 

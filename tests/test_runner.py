@@ -55,6 +55,12 @@ class TestOutput:
         assert len(re.findall(r"\|.* R1 [✓✗]  R2 [✓✗]", out)) == 5
         assert f"Run folder: {run.relative_to(tmp_path)}" in out
 
+    @pytest.mark.parametrize(("model", "backend"), {"mamba": "torch", "xlstm": "vanilla", "minlstm": None}.items())
+    def test_the_backend_is_said_and_kept(self, cli, tmp_path, model, backend):
+        _, out, _ = cli(*ONE_STEP, f"model={model}", "trainer.accelerator=cpu")
+        assert (f"parameters, backend {backend}) on" if backend else "parameters) on") in out
+        assert read_results(runs(tmp_path)[0])["backend"] == backend
+
     def test_a_run_in_a_process_of_its_own_prints_no_warnings(self, tmp_path):
         """As a user starts it: W&B as the default logger, no key."""
         overrides = [override for override in ONE_STEP if override != "logger=csv"]
@@ -171,6 +177,15 @@ ERRORS = {
     "model=transformer model.dim_model=10 model.num_heads=3": "model.num_heads=3: must divide dim_model=10: 1, 2, 5",
     "model=transformer model.max_len=8": "model reads 8",
     "model=linear model.max_data_length=4": "model reads 5",
+    "model=mamba model.backend=mamba_ssm trainer.accelerator=cpu": "model.backend=mamba_ssm: needs a CUDA GPU",
+    "model=mamba model.backend=cuda": "model.backend=cuda: must be one of auto, torch, mamba_ssm",
+    "model=mamba model.d_state=0": "model.d_state=0: must be greater than 0",
+    "model=xlstm model.backend=cuda trainer.accelerator=cpu": "model.backend=cuda: needs a CUDA GPU",
+    "model=xlstm model.slstm_at=[9]": "model.slstm_at=[9]: must be different blocks from 0 to 6",
+    "model=xlstm model.slstm_at=1": "model.slstm_at=1: must be list or one of all",
+    "model=xlstm model.num_heads=3": "model.num_heads=3: sLSTM blocks need a divisor of embedding_dim=128",
+    "model=xlstm model.context_length=8": "model reads 8",
+    "model=xlstm data.max_length=long": "data.max_length=long: must be int",
     "decoding=sample decoding.temperature=0": "decoding.temperature=0: must be greater than 0",
     "grammar.only_even=true grammar.only_odd=true": "grammar.only_even=true: only_odd is true as well",
     "grammar=L5 grammar.test_prompt_length=5": "grammar.test_prompt_length=5: must be even",
