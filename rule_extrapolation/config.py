@@ -142,7 +142,8 @@ def fits(value: Any, hint: Any) -> bool:
 
 def describe(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+        *others, last = map(str, typing.get_args(hint))
+        return f"one of {', '.join([*others, last])}" if others else last
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join("null" if option is type(None) else describe(option) for option in typing.get_args(hint))
     return getattr(hint, "__name__", str(hint))

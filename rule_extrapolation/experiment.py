@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
 import math
 import shutil
@@ -22,6 +24,7 @@ from rule_extrapolation import run_folder
 from rule_extrapolation.config import build, check_arguments, naming_keys, recipe
 from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive, check_seed
 from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
 from rule_extrapolation.training.callbacks import History, LastCheckpoint
@@ -89,8 +92,10 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     grammar = data.grammar
     if cfg.grammar.name != grammar.name:
         raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {grammar.name}; use grammar=")
+    offered = {"num_tokens": grammar.num_tokens, "accelerator": cfg.trainer.get("accelerator", "auto")}
+    wanted = inspect.signature(recipe(cfg, "model", given=offered)).parameters
     with torch.device(device or "cpu"):
-        model = build(cfg, "model", num_tokens=grammar.num_tokens)
+        model = build(cfg, "model", **{name: value for name, value in offered.items() if name in wanted})
     decoder = build(cfg, "decoding")
     optimizer = recipe(cfg, "optimizer", given=["params"])
     scheduler = recipe(cfg, "scheduler", given=["optimizer"])
@@ -148,9 +153,7 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
         epochs += checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
     except Exception as error:
         raise ConfigError("resume", cfg.resume, f"{path} is no checkpoint of a run") from error
-    config = path.parent.parent / "config.yaml"
-    if config.is_file():
-        check_same_settings(cfg, OmegaConf.load(config))
+    check_same_settings(cfg, module.model, path.parent.parent)
     shapes = {name: weight.shape for name, weight in module.state_dict().items()}
     if shapes != {name: weight.shape for name, weight in weights.items()}:
         raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
@@ -160,16 +163,25 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
     return path
 
 
-def check_same_settings(cfg: DictConfig, before: DictConfig) -> None:
-    """Raise a ConfigError for the first setting that shapes the curve and is not as it was."""
+def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:
+    """Raise a ConfigError for the first setting that shapes the curve and is not as in the run in that folder."""
+    if not (folder / "config.yaml").is_file():
+        return
+    before = OmegaConf.load(folder / "config.yaml")
     if cfg.seed != before.get("seed"):
         raise ConfigError("seed", cfg.seed, f"the run to resume has {before.get('seed')}; set that")
     trainer = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "precision")
     for group in ("grammar", "data", "model", "optimizer", "scheduler", "trainer"):
         now, then = OmegaConf.to_container(cfg[group], resolve=True), before.get(group, {})
         for key in trainer if group == "trainer" else {**now, **then}:
+            if group == "model" and key in model.unlearned_settings:
+                continue
             if now.get(key) != then.get(key):
                 raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {then.get(key)}; set that")
+    if (folder / "results.json").is_file():
+        backend = json.loads((folder / "results.json").read_text()).get("backend")
+        if backend != model.backend:
+            raise ConfigError("model.backend", model.backend, f"the run to resume has taken {backend}; set that")
 
 
 def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logger]:

@@ -10,7 +10,9 @@ from rule_extrapolation.models.xlstm import xLSTMLMModel
 
 TINY_TRANSFORMER = {"dim_model": 2, "num_heads": 1, "num_decoder_layers": 1, "dim_feedforward": 2}
 TINY_RNN = {"embedding_dim": 2, "hidden_dim": 2, "num_layers": 1}
+CPU_XLSTM = {"backend": "vanilla"}  # the kernel runs on nothing but a GPU
 TINY_XLSTM = {"embedding_dim": 4, "num_heads": 1, "num_blocks": 2, "conv1d_kernel_size": 2, "context_length": 20}
+TINY_XLSTM |= CPU_XLSTM
 
 # Without arguments, a model has its L5 defaults.
 MODELS = {
@@ -31,8 +33,8 @@ MODELS = {
     "xlstm-only-mlstm": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": [], "num_heads": 3, "qkv_proj_blocksize": 6}),
     "xlstm-only-slstm": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": "all", "num_heads": 2, "conv1d_kernel_size": 0}),
     "xlstm-odd": (xLSTMLMModel, {**TINY_XLSTM, "embedding_dim": 10, "num_heads": 5, "slstm_at": [1]}),
-    "xlstm-paper": (xLSTMLMModel, {"num_blocks": 6, "embedding_dim": 64}),
-    "xlstm-l5": (xLSTMLMModel, {}),
+    "xlstm-paper": (xLSTMLMModel, {**CPU_XLSTM, "num_blocks": 6, "embedding_dim": 64}),
+    "xlstm-l5": (xLSTMLMModel, CPU_XLSTM),
     **{
         f"{name}-{variant}": (model, arguments)
         for name, model in {"minlstm": MinLSTM, "mingru": MinGRU}.items()

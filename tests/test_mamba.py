@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from sizes import MODELS, NUM_TOKENS, make
 
 from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.models.mamba import MambaLM
+from rule_extrapolation.models.mamba import MambaLM, kernel_scan
+from rule_extrapolation.ops.selective_scan import selective_scan
 
 CUDA = torch.cuda.is_available()
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -182,6 +184,40 @@ class TestBackend:
             MambaLM(NUM_TOKENS, backend="mamba_ssm", accelerator="cpu")
         assert '".[cuda]"' in str(error.value)
         assert "\n" not in str(error.value)
+
+    def test_the_kernel_is_called_as_mamba_ssm_wants_it(self):
+        """Time last, float32 and no start; what it computes is written out here, after its selective_scan_ref."""
+
+        def selective_scan_fn(u, delta, A, B, C, return_last_state):
+            assert {tensor.dtype for tensor in (u, delta, A, B, C)} == {torch.float32}
+            x, ys = torch.zeros(len(u), *A.shape), []
+            for t in range(u.shape[2]):
+                x = torch.exp(delta[:, :, t, None] * A) * x + (delta * u)[:, :, t, None] * B[:, None, :, t]
+                ys.append((x * C[:, None, :, t]).sum(2))
+            return torch.stack(ys, 2), x
+
+        torch.manual_seed(0)
+        x, dt, (B, C) = torch.randn(2, 9, 5), torch.rand(2, 9, 5), torch.randn(2, 2, 9, 3)
+        arguments = (x, dt, -torch.rand(5, 3), B, C)
+        torch.testing.assert_close(kernel_scan(selective_scan_fn, *arguments), selective_scan(*arguments))
+        low = kernel_scan(selective_scan_fn, *(tensor.bfloat16() for tensor in arguments))
+        assert (low[0].dtype, low[1].dtype) == (torch.bfloat16, torch.float32)
+
+    def test_auto_says_why_it_does_without_the_kernel(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        model = MambaLM(NUM_TOKENS, d_state=300)
+        assert model.backend == "torch"
+        assert model.backend_reason == "mamba-ssm: its kernel takes d_state up to 256, not 300"
+        monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", None)
+        assert "mamba-ssm: " in MambaLM(NUM_TOKENS).backend_reason
+        with pytest.raises(ConfigError, match="backend=mamba_ssm: needs a CUDA GPU"):
+            MambaLM(NUM_TOKENS, backend="mamba_ssm")
+        interface = types.SimpleNamespace(selective_scan_fn=None)
+        for name in ("mamba_ssm", "mamba_ssm.ops"):
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", interface)
+        assert (MambaLM(NUM_TOKENS).backend, MambaLM(NUM_TOKENS).backend_reason) == ("mamba_ssm", None)
+        assert MambaLM(NUM_TOKENS, accelerator="cpu").backend == "torch"
 
     @pytest.mark.skipif(not CUDA, reason="needs a CUDA GPU")
     def test_the_kernel_gives_the_values_and_gradients_of_the_torch_code(self, tokens):

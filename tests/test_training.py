@@ -1,6 +1,7 @@
 """Loss, schedule, decoding, metrics, and runs that are interrupted and go on."""
 
 import csv
+import json
 import math
 import shutil
 from itertools import pairwise
@@ -372,6 +373,16 @@ class TestRuns:
         loose = shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "loose.ckpt")
         resume[-1] = f"resume={loose}"
         assert "its weights are of another model" in refusal(*resume, "model.hidden_dim=9")
+
+    def test_a_run_may_go_on_where_only_decoding_differs_but_not_with_another_backend(self, train, tmp_path):
+        xlstm = ["model=xlstm", "model.num_blocks=2", "model.embedding_dim=8", "trainer.accelerator=cpu"]
+        run = train(*xlstm, "trainer.max_steps=1")
+        more = [*xlstm, f"resume={run}"]
+        assert assemble(config(tmp_path, *more, "decoding.max_new_tokens=5")).module.model.max_context == 12 + 2 + 5
+        results = read_results(run)
+        (run / "results.json").write_text(json.dumps({**results, "backend": "cuda"}))
+        with pytest.raises(ConfigError, match=r"model.backend=vanilla: the run to resume has taken cuda; set that"):
+            assemble(config(tmp_path, *more))
 
     def test_a_run_that_has_had_its_epochs_does_not_resume(self, train, tmp_path):
         epochs = ["trainer.max_steps=-1", "trainer.val_check_interval=1.0", "trainer.check_val_every_n_epoch=1", *TINY]

@@ -1,17 +1,28 @@
 """xLSTM: the package's model behind the contract."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
-import xlstm
-from conftest import config
+from conftest import ROOT, config
 from sizes import MODELS, NUM_TOKENS, make
 from torch import nn
-from xlstm.blocks.slstm.cell import sLSTMCell_cuda, sLSTMCell_vanilla
 
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.experiment import assemble
-from rule_extrapolation.models.xlstm import keep_vanilla_layout, xLSTMLMModel
+from rule_extrapolation.models.xlstm import (
+    keep_vanilla_layout,
+    quiet_stdout,
+    sLSTMCell_cuda,
+    sLSTMCell_vanilla,
+    try_kernel,
+    xlstm,
+    xLSTMLMModel,
+)
 
+SLSTM_RECURRENT = "model.xlstm_block_stack.blocks.1.xlstm.slstm_cell._recurrent_kernel_"
 SIZES = [name for name, (model, _) in MODELS.items() if model is xLSTMLMModel]
 
 
@@ -78,6 +89,18 @@ def test_every_choice_builds_and_runs(tokens, bias_init, act_fn):
 
 
 @pytest.mark.parametrize(
+    ("embedding_dim", "num_heads", "blocksize", "width"),
+    [(128, 4, 4, 256), (10, 4, 4, 64), (96, 64, 4, 192), (32, 64, 4, 128), (10, 3, 4, 192), (10, 1, 5, 320)],
+)
+def test_inner_widths_are_the_packages_where_those_fit(tokens, embedding_dim, num_heads, blocksize, width):
+    """And else the next that does; of heads with one feature, the norm would leave nothing (32, 64)."""
+    model = xLSTMLMModel(NUM_TOKENS, 1, embedding_dim, [], num_heads=num_heads, qkv_proj_blocksize=blocksize)
+    assert model.model.xlstm_block_stack.blocks[0].xlstm.proj_down.in_features == width
+    model(tokens).square().sum().backward()
+    assert model.model.xlstm_block_stack.blocks[0].xlstm.q_proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
     ("arguments", "blocks"), [({"slstm_at": []}, "mmm"), ({"slstm_at": "all"}, "sss"), ({"slstm_at": [2, 0]}, "sms")]
 )
 def test_slstm_at_says_which_blocks_are_slstm(arguments, blocks):
@@ -116,6 +139,61 @@ class TestBackend:
             xLSTMLMModel(NUM_TOKENS, 1, 8, [0], backend="cuda", accelerator="cpu")
         assert "\n" not in str(error.value)
 
+    @pytest.fixture
+    def gpu(self, monkeypatch):
+        """A stand-in for what there is on a machine with a GPU, with a kernel that is never called."""
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr("xlstm.blocks.slstm.cell.sLSTMCellFuncGenerator", lambda training, config: None)
+        try_kernel.cache_clear()
+        yield monkeypatch
+        try_kernel.cache_clear()
+
+    def test_auto_takes_the_kernel_if_it_runs(self, gpu):
+        gpu.setattr("rule_extrapolation.models.xlstm.try_kernel", lambda embedding_dim, num_heads: None)
+        model, vanilla = xLSTMLMModel(NUM_TOKENS), make("xlstm-l5")
+        assert (model.backend, model.backend_reason) == ("cuda", None)
+        [cell] = [module for module in model.modules() if isinstance(module, sLSTMCell_cuda)]
+        assert cell.config.torch_dtype is torch.float32
+        weights = {name: torch.randn_like(weight) for name, weight in vanilla.state_dict().items()}
+        model.load_state_dict(weights)
+        assert not torch.equal(cell._recurrent_kernel_.view(-1), weights[SLSTM_RECURRENT].view(-1))
+        assert all(torch.equal(saved, weights[name]) for name, saved in model.state_dict().items())
+        assert xLSTMLMModel(NUM_TOKENS, accelerator="cpu").backend == "vanilla"
+        assert xLSTMLMModel(NUM_TOKENS, slstm_at=[]).backend == "vanilla"
+
+    def test_auto_does_without_a_kernel_that_fails_and_says_why(self, gpu, capfd):
+        for home, reason in {None: "no CUDA toolkit: set CUDA_HOME", "/usr/local/cuda": "Error: "}.items():
+            gpu.setattr("rule_extrapolation.models.xlstm.CUDA_HOME", home)
+            try_kernel.cache_clear()
+            model = xLSTMLMModel(NUM_TOKENS)
+            assert model.backend == "vanilla"
+            assert reason in model.backend_reason
+            with pytest.raises(ConfigError, match="backend=cuda: needs a CUDA GPU") as error:
+                xLSTMLMModel(NUM_TOKENS, backend="cuda")
+            assert reason in str(error.value)
+            assert "\n" not in str(error.value)
+        assert capfd.readouterr().out.count("Compiling xLSTM's CUDA kernel") == 1
+
+    def test_a_gpu_without_the_toolkit_is_no_hindrance(self):
+        """The package cannot be imported there as it is."""
+        script = (
+            "import torch; torch.cuda.is_available = lambda: True\n"
+            "from rule_extrapolation.models.xlstm import xLSTMLMModel\n"
+            "from torch.utils import cpp_extension; assert cpp_extension.CUDA_HOME is None\n"
+            "print(xLSTMLMModel(7, accelerator='cpu').backend, xLSTMLMModel(7).backend_reason)"
+        )
+        env = {name: value for name, value in os.environ.items() if not name.startswith("CUDA")}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, cwd=ROOT)
+        assert (done.stdout.strip(), done.stderr) == ("vanilla there is no CUDA toolkit: set CUDA_HOME", "")
+
+    def test_nothing_of_a_compilers_output_is_seen(self, capfd):
+        with quiet_stdout():
+            print("printed")
+            subprocess.run(["echo", "from a program"], check=True)
+        print("after")
+        assert capfd.readouterr().out == "after\n"
+
     def test_the_kernels_cell_saves_and_loads_the_layout_of_the_torch_code(self):
         """Without its kernel, the cell can be built anywhere."""
         settings = {"hidden_size": 6, "num_heads": 2, "recurrent_weight_init": "standard", "bias_init": "standard"}
@@ -140,14 +218,17 @@ class TestBackend:
         torch.manual_seed(0)
         vanilla = xLSTMLMModel(NUM_TOKENS, backend="vanilla").cuda()
         kernel = xLSTMLMModel(NUM_TOKENS, backend="cuda").cuda()
+        for parameter in vanilla.parameters():
+            nn.init.normal_(parameter, std=0.2)  # recurrent weights begin as zeros, which hide how they are ordered
         kernel.load_state_dict(vanilla.state_dict())
-        vanilla.load_state_dict(kernel.state_dict())
         tokens, results = tokens.cuda(), []
         for model in (vanilla, kernel):
             logits = model(tokens)
             logits.square().sum().backward()
-            embedding = model.model.token_embedding.weight.grad
-            results.append((logits, embedding, model.prefill(tokens)[0]))
+            gradients = {name: p.grad for name, p in model.named_parameters() if "slstm_cell" not in name}
+            cells = [module for module in model.modules() if isinstance(module, sLSTMCell_cuda | sLSTMCell_vanilla)]
+            in_cells = [(cell.recurrent_kernel.grad, cell.bias.grad) for cell in cells]
+            results.append((logits, gradients, in_cells, model.prefill(tokens)[0]))
         torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
 
 
@@ -162,10 +243,11 @@ class TestBackend:
         ({"embedding_dim": 1}, "embedding_dim=1: must be at least 2"),
         ({"num_blocks": 0}, "num_blocks=0: must be greater than 0"),
         ({"num_heads": 0}, "num_heads=0: must be greater than 0"),
-        ({"slstm_at": [7]}, "slstm_at=[7]: must be different blocks from 0 to 6, or all"),
-        ({"slstm_at": [-1]}, "slstm_at=[-1]: must be different blocks from 0 to 6, or all"),
-        ({"slstm_at": [1, 1]}, "slstm_at=[1, 1]: must be different blocks"),
-        ({"slstm_at": ["one"]}, "slstm_at=['one']: must be different blocks"),
+        ({"slstm_at": [7]}, "slstm_at=[7]: num_blocks=7 has the blocks 0 to 6; name some of them, each once, or all"),
+        ({"slstm_at": [-1]}, "slstm_at=[-1]: num_blocks=7 has the blocks 0 to 6"),
+        ({"slstm_at": [1, 1]}, "slstm_at=[1, 1]: num_blocks=7 has the blocks 0 to 6; name some of them, each once"),
+        ({"slstm_at": ["one"]}, "slstm_at=['one']: num_blocks=7 has the blocks 0 to 6"),
+        ({"num_blocks": 1}, "slstm_at=[1]: num_blocks=1 has the blocks 0 to 0"),
         ({"conv1d_kernel_size": 1}, "conv1d_kernel_size=1: must be at least 2"),
         ({"conv1d_kernel_size": 0}, "conv1d_kernel_size=0: must be at least 2 (or 0 with slstm_at=all)"),
         ({"conv1d_kernel_size": -1, "slstm_at": "all"}, "conv1d_kernel_size=-1: must be at least 2"),

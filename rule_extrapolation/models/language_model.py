@@ -32,6 +32,12 @@ class LanguageModel(nn.Module, ABC):
     backend: str | None = None
     """Which implementation computes the model, where it has more than one."""
 
+    backend_reason: str | None = None
+    """Why it is not a better one, if there is something to mend."""
+
+    unlearned_settings: ClassVar[tuple[str, ...]] = ()
+    """Arguments that the weights and their training do not depend on: a run may go on with other ones."""
+
     @abstractmethod
     def init_state(self, batch_size: int) -> State:
         """The state before any token."""

@@ -14,6 +14,7 @@ from rule_extrapolation.ops.selective_scan import selective_scan
 
 VOCABULARY_MULTIPLE = 8
 NORM_EPS = 1e-5
+KERNEL_MAX_STATE = 256
 DT_MIN, DT_MAX, DT_FLOOR = 0.001, 0.1, 1e-4
 EMBEDDING_STD = 0.02
 
@@ -53,7 +54,8 @@ class MambaMixer(nn.Module):
         window = torch.cat([inputs, x.mT], 2)
         x = F.silu(F.conv1d(window, self.conv1d.weight, self.conv1d.bias, groups=len(self.D))).mT
         dt, B, C = self.x_proj(x).split(self.widths, -1)
-        y, h = scan(x, F.softplus(self.dt_proj(dt)), -self.A_log.exp(), B, C, h)
+        A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
+        y, h = scan(x, F.softplus(self.dt_proj(dt)), A, B, C, h)
         y = (y + self.D * x) * F.silu(z)
         # A copy, since a slice would keep the whole window in memory.
         return self.out_proj(y), (window[:, :, window.shape[2] - inputs.shape[2] :].clone(), h)
@@ -93,7 +95,7 @@ class MambaLM(LanguageModel):
         super().__init__()
         check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, n_layers=n_layers, expand=expand)
         self.num_tokens = num_tokens
-        self.backend, self.scan = choose_scan(backend, accelerator)
+        self.backend, self.scan, self.backend_reason = choose_scan(backend, accelerator, d_state)
         padded = math.ceil(num_tokens / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         layers = [
             nn.ModuleDict(
@@ -130,31 +132,41 @@ class MambaLM(LanguageModel):
         return self.lm_head(self.backbone.norm_f(x))[..., : self.num_tokens], tuple(states)
 
 
-def choose_scan(backend: str, accelerator: str) -> tuple[str, Scan]:
-    """The backend that it comes to, and its function."""
+def choose_scan(backend: str, accelerator: str, d_state: int) -> tuple[str, Scan, str | None]:
+    """torch or mamba_ssm, its function, and why the kernel that auto would have taken cannot be had.
+
+    Raises:
+        ConfigError: mamba_ssm is asked for and cannot be had.
+    """
     check_choice(("auto", "torch", "mamba_ssm"), backend=backend)
     if backend == "torch" or (backend == "auto" and not runs_on_cuda(accelerator)):
-        return "torch", selective_scan
+        return "torch", selective_scan, None
     try:
         if not runs_on_cuda(accelerator):
-            raise ImportError("no CUDA GPU is used here")
-        return "mamba_ssm", mamba_ssm_scan()
+            raise ValueError("no CUDA GPU is used here")
+        if d_state > KERNEL_MAX_STATE:
+            raise ValueError(f"its kernel takes d_state up to {KERNEL_MAX_STATE}, not {d_state}")
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except Exception as error:  # a package built for another machine fails in ways of its own
+        reason = " ".join(f"mamba-ssm: {error}".split())
         if backend == "auto":
-            return "torch", selective_scan
+            return "torch", selective_scan, reason
         fix = 'needs a CUDA GPU and `pip install --no-build-isolation ".[cuda]"`; set torch or auto'
-        raise ConfigError("backend", backend, f"{fix} ({' '.join(str(error).split())})") from error
-
-
-def mamba_ssm_scan() -> Scan:
-    """The CUDA kernel of mamba-ssm as a function like ``selective_scan``."""
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        raise ConfigError("backend", backend, f"{fix} ({reason})") from error
 
     def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        # The kernel starts from zero: what goes on from a state, a token at a time as a rule, it cannot compute.
-        if h0 is not None or not x.is_cuda:
+        # The kernel knows neither another start than zero nor float64. What goes on from a state is a token, as a rule.
+        if h0 is not None or not x.is_cuda or x.dtype == torch.float64:
             return selective_scan(x, dt, A, B, C, h0)
-        y, h = selective_scan_fn(x.mT, dt.mT, A, B.mT, C.mT, return_last_state=True)
-        return y.mT, h
+        return kernel_scan(selective_scan_fn, x, dt, A, B, C)
 
-    return scan
+    return "mamba_ssm", scan, None
+
+
+def kernel_scan(
+    selective_scan_fn: Callable[..., tuple[Tensor, Tensor]], x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``selective_scan`` from zero by mamba-ssm's function, which has time last and no gradient of the last state."""
+    u, delta, B, C = (tensor.float().mT for tensor in (x, dt, B, C))
+    y, h = selective_scan_fn(u, delta, A.float(), B, C, return_last_state=True)
+    return y.mT.to(x.dtype), h

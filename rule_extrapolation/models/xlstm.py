@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import functools
 import math
-from collections.abc import Callable
+import os
+import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-import xlstm
 from torch import Tensor, nn
-from xlstm.blocks.slstm.cell import sLSTMCell_cuda, sLSTMCell_vanilla
+from torch.utils import cpp_extension
 
 from rule_extrapolation.errors import ConfigError, check_choice, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel, runs_on_cuda
+
+# On a machine with a GPU, the package looks for the CUDA toolkit on import and fails if there is none.
+CUDA_HOME = cpp_extension.CUDA_HOME
+cpp_extension.CUDA_HOME = CUDA_HOME or "none"
+import xlstm  # noqa: E402
+from xlstm.blocks.slstm.cell import sLSTMCell_cuda, sLSTMCell_vanilla  # noqa: E402
+
+cpp_extension.CUDA_HOME = CUDA_HOME
 
 BlockStates = dict[str, dict[str, Any]]
 """The package's state: by block, that of its cell and of its convolution. Empty before the first token."""
@@ -32,22 +42,25 @@ class xLSTMLMModel(LanguageModel):
 
     Args:
         slstm_at: the sLSTM blocks, counted from 0, or "all"; the others are mLSTM blocks.
-        num_heads: of either kind. The inner width of mLSTM blocks, twice embedding_dim, is rounded up: to a multiple of
-            64, as the package does, and to one that num_heads and qkv_proj_blocksize divide.
+        num_heads: of either kind of block.
         conv1d_kernel_size: tokens that a block's convolution sees; 0 is none, for sLSTM blocks only.
         qkv_proj_blocksize: mLSTM's query, key and value projections are block-diagonal, in blocks of this width.
+            Inside, mLSTM blocks are twice embedding_dim wide, rounded up to a multiple of 64 as the package does, and
+            further where else num_heads or qkv_proj_blocksize would not fit.
         proj_factor: width of the feed-forward network of sLSTM blocks, in multiples of embedding_dim; rounded up to a
             multiple of 64.
         act_fn: of that network.
         bias_init: of sLSTM's gates.
         context_length: the longest sequence it reads, in tokens.
-        backend: what computes sLSTM: torch code (vanilla), or a kernel that is compiled at its first use (cuda); auto
-            takes the kernel if it compiles and runs here.
+        backend: what computes sLSTM: torch code (vanilla), or a kernel that is compiled at its first use (cuda) and
+            runs on a GPU only; auto takes the kernel if it compiles and runs here.
         accelerator: where the model will run, as Lightning's Trainer takes it.
 
     Raises:
         ConfigError: sizes that the package cannot build, a backend that cannot be had.
     """
+
+    unlearned_settings = ("context_length",)
 
     def __init__(
         self,
@@ -74,38 +87,40 @@ class xLSTMLMModel(LanguageModel):
         check_choice(BACKENDS, backend=backend)
         check_fraction(dropout=dropout)
         slstm_at = list(range(num_blocks)) if slstm_at == "all" else list(slstm_at)
-        has_mlstm = len(slstm_at) < num_blocks
         check_blocks(slstm_at, num_blocks)
-        check_widths(embedding_dim, num_heads, conv1d_kernel_size, bool(slstm_at), has_mlstm)
-
-        def build(backend: str) -> nn.Module:
-            heads_and_convolution = {"num_heads": num_heads, "conv1d_kernel_size": conv1d_kernel_size}
-            mlstm = xlstm.mLSTMLayerConfig(
-                **heads_and_convolution,
-                qkv_proj_blocksize=qkv_proj_blocksize,
-                # Twice num_heads: of a head with one feature, its norm would leave nothing.
-                round_proj_up_to_multiple_of=math.lcm(INNER_MULTIPLE, 2 * num_heads, qkv_proj_blocksize),
-            )
-            # The kernel's own default is bfloat16, which would give other values than the torch code.
-            slstm = xlstm.sLSTMLayerConfig(
-                **heads_and_convolution, bias_init=bias_init, backend=backend, dtype="float32"
-            )
-            feedforward = xlstm.FeedForwardConfig(proj_factor=proj_factor, act_fn=act_fn, dropout=dropout)
-            config = xlstm.xLSTMLMModelConfig(
-                vocab_size=num_tokens,
-                num_blocks=num_blocks,
-                embedding_dim=embedding_dim,
-                slstm_at=slstm_at,
-                context_length=context_length,
-                dropout=dropout,
-                mlstm_block=xlstm.mLSTMBlockConfig(mlstm) if has_mlstm else None,
-                slstm_block=xlstm.sLSTMBlockConfig(slstm, feedforward) if slstm_at else None,
-            )
-            return xlstm.xLSTMLMModel(config)
-
+        has_slstm, has_mlstm = bool(slstm_at), len(slstm_at) < num_blocks
+        check_widths(embedding_dim, num_heads, conv1d_kernel_size, has_slstm, has_mlstm)
+        if not has_slstm:
+            backend = "vanilla"  # there is nothing to choose
         self.max_context = context_length
-        self.backend = choose_backend(backend, accelerator, build)
-        self.model = build(self.backend)
+        self.backend, self.backend_reason = choose_backend(backend, accelerator, embedding_dim, num_heads)
+
+        mlstm = xlstm.mLSTMLayerConfig(
+            num_heads=num_heads,
+            conv1d_kernel_size=conv1d_kernel_size,
+            qkv_proj_blocksize=qkv_proj_blocksize,
+            round_proj_up_to_multiple_of=inner_multiple(embedding_dim, num_heads, qkv_proj_blocksize),
+        )
+        slstm = xlstm.sLSTMLayerConfig(
+            num_heads=num_heads,
+            conv1d_kernel_size=conv1d_kernel_size,
+            bias_init=bias_init,
+            backend=self.backend,
+            dtype="float32",  # the kernel's default, bfloat16, would give other values than the torch code
+        )
+        feedforward = xlstm.FeedForwardConfig(proj_factor=proj_factor, act_fn=act_fn, dropout=dropout)
+        config = xlstm.xLSTMLMModelConfig(
+            vocab_size=num_tokens,
+            num_blocks=num_blocks,
+            embedding_dim=embedding_dim,
+            slstm_at=slstm_at,
+            context_length=context_length,
+            dropout=dropout,
+            mlstm_block=xlstm.mLSTMBlockConfig(mlstm) if has_mlstm else None,
+            slstm_block=xlstm.sLSTMBlockConfig(slstm, feedforward) if has_slstm else None,
+        )
+        with without_future_warnings():
+            self.model = xlstm.xLSTMLMModel(config)
         self.model.reset_parameters()
         for module in self.model.modules():
             if isinstance(module, sLSTMCell_cuda):
@@ -135,10 +150,20 @@ def clone(conv_state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
     return conv_state and tuple(tensor.clone() for tensor in conv_state)
 
 
+def inner_multiple(embedding_dim: int, num_heads: int, qkv_proj_blocksize: int) -> int:
+    """What the inner width of mLSTM blocks is rounded up to a multiple of."""
+    width = INNER_MULTIPLE * math.ceil(2 * embedding_dim / INNER_MULTIPLE)
+    if width % num_heads == 0 and width % qkv_proj_blocksize == 0 and width > num_heads:
+        return INNER_MULTIPLE
+    # Twice num_heads: of a head with one feature, its norm would leave nothing.
+    return math.lcm(INNER_MULTIPLE, 2 * num_heads, qkv_proj_blocksize)
+
+
 def check_blocks(slstm_at: list[int], num_blocks: int) -> None:
     """Raise a ConfigError unless these are blocks, each named once."""
     if len(set(slstm_at)) < len(slstm_at) or not all(type(i) is int and 0 <= i < num_blocks for i in slstm_at):
-        raise ConfigError("slstm_at", slstm_at, f"must be different blocks from 0 to {num_blocks - 1}, or all")
+        fix = f"num_blocks={num_blocks} has the blocks 0 to {num_blocks - 1}; name some of them, each once, or all"
+        raise ConfigError("slstm_at", slstm_at, fix)
 
 
 def check_widths(embedding_dim: int, num_heads: int, kernel_size: int, has_slstm: bool, has_mlstm: bool) -> None:
@@ -153,35 +178,67 @@ def check_widths(embedding_dim: int, num_heads: int, kernel_size: int, has_slstm
         raise ConfigError("num_heads", num_heads, f"{fix}: {', '.join(map(str, choices))}; or set slstm_at=[]")
 
 
-def choose_backend(backend: str, accelerator: str, build: Callable[[str], nn.Module]) -> str:
-    """vanilla or cuda.
+def choose_backend(backend: str, accelerator: str, embedding_dim: int, num_heads: int) -> tuple[str, str | None]:
+    """vanilla or cuda; and why the kernel that auto would have taken cannot be had.
 
     Raises:
         ConfigError: cuda is asked for and does not compile or run.
     """
     if backend == "vanilla" or (backend == "auto" and not runs_on_cuda(accelerator)):
-        return "vanilla"
-    try:
-        if not runs_on_cuda(accelerator):
-            raise RuntimeError("no CUDA GPU is used here")
-        # The compiler's messages go to the standard output.
-        with torch.random.fork_rng(), torch.device("cuda"), contextlib.redirect_stdout(io.StringIO()):
-            build("cuda")(torch.zeros(1, 2, dtype=torch.long)).sum().backward()
-    except Exception as error:  # compilers and drivers fail in ways of their own
-        if backend == "auto":
-            return "vanilla"
+        return "vanilla", None
+    reason = try_kernel(embedding_dim, num_heads) if runs_on_cuda(accelerator) else "no CUDA GPU is used here"
+    if reason and backend == "cuda":
         fix = "needs a CUDA GPU and the CUDA toolkit's compiler; set vanilla or auto"
-        raise ConfigError("backend", backend, f"{fix} ({' '.join(str(error).split())})") from error
-    return "cuda"
+        raise ConfigError("backend", backend, f"{fix} ({reason})")
+    return ("vanilla", reason) if reason else ("cuda", None)
+
+
+@functools.cache
+def try_kernel(embedding_dim: int, num_heads: int) -> str | None:
+    """Compile sLSTM's kernel, unless that has been done, and run it. Returns what went wrong, if anything."""
+    if CUDA_HOME is None:
+        return "there is no CUDA toolkit: set CUDA_HOME"
+    print("Compiling xLSTM's CUDA kernel, which takes a while the first time", flush=True)
+    config = xlstm.sLSTMLayerConfig(embedding_dim=embedding_dim, num_heads=num_heads, backend="cuda", dtype="float32")
+    device = torch.device("cuda", torch.cuda.current_device())
+    try:
+        with torch.random.fork_rng([device]), device, quiet_stdout(), without_future_warnings():
+            xlstm.sLSTMLayer(config)(torch.zeros(1, 2, embedding_dim)).sum().backward()
+    except Exception as error:  # compilers and drivers fail in ways of their own
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
+
+
+@contextlib.contextmanager
+def without_future_warnings() -> Iterator[None]:
+    """The kernel's decorators go by a name that torch has given up."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+@contextlib.contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Nothing appears, be it printed here or by a program that is started."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            os.dup2(nowhere.fileno(), 1)
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def keep_vanilla_layout(cell: sLSTMCell_cuda) -> None:
-    """Let the kernel's cell save and load its weights in the order of the torch code: a checkpoint moves either way."""
+    """Let the kernel's cell save and load its weights in the order of the torch code, so that they move either way."""
 
     def reorder(state_dict: dict[str, Tensor], prefix: str, source: type, target: type) -> None:
         for name in ("_recurrent_kernel", "_bias"):
-            outside = getattr(source, f"{name}_int2ext")(cell, state_dict[f"{prefix}{name}_"])
-            state_dict[f"{prefix}{name}_"] = getattr(target, f"{name}_ext2int")(cell, outside)
+            if f"{prefix}{name}_" in state_dict:
+                outside = getattr(source, f"{name}_int2ext")(cell, state_dict[f"{prefix}{name}_"])
+                state_dict[f"{prefix}{name}_"] = getattr(target, f"{name}_ext2int")(cell, outside)
 
     def saved(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
         reorder(state_dict, prefix, sLSTMCell_cuda, sLSTMCell_vanilla)

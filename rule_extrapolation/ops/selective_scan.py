@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 def selective_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Scan T steps. Differentiable once, in all six; computed in the precision of A.
+    """Scan T steps, in float32 at least. Differentiable once, in all six.
 
     Args:
         x: (batch, T, D) inputs, T from 1.
@@ -29,12 +29,14 @@ def selective_scan(
         h0: (batch, D, N) the state before the first step; None is zero.
 
     Returns:
-        (batch, T, D) outputs y, and the (batch, D, N) state behind the last step.
+        (batch, T, D) outputs y, of the dtype of x, and the (batch, D, N) state behind the last step.
     """
     if h0 is None:
         h0 = A.new_zeros(len(x), *A.shape)
+    dtype = torch.promote_types(A.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        return SelectiveScan.apply(*(tensor.to(A.dtype) for tensor in (x, dt, A, B, C, h0)))
+        y, h = SelectiveScan.apply(*(tensor.to(dtype) for tensor in (x, dt, A, B, C, h0)))
+    return y.to(x.dtype), h
 
 
 class SelectiveScan(torch.autograd.Function):

@@ -43,11 +43,12 @@ def rules_in_words(grammar: Grammar) -> str:
 
 
 def describe_run(results: dict[str, Any], grammar: Grammar) -> str:
-    """One line on what is about to be trained."""
+    """One line on what is about to be trained, and one more if it could run faster."""
     label = f"{grammar.label}, " if grammar.label else ""
     backend = f", backend {results['backend']}" if results["backend"] else ""
     model = f"{results['model']} ({results['num_parameters']:,} parameters{backend})"
-    return f"{model} on {grammar.name} ({label}{grammar.level})"
+    reason = f"\nWithout the faster backend: {results['backend_reason']}" if results["backend_reason"] else ""
+    return f"{model} on {grammar.name} ({label}{grammar.level}){reason}"
 
 
 def print_run(
