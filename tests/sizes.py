@@ -1,10 +1,12 @@
 """Every architecture at the sizes that the contract is tested at. A new model adds its lines here."""
 
+from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
+from rule_extrapolation.models.oracle import OracleLM
 from rule_extrapolation.models.transformer import TransformerDecoder
 from rule_extrapolation.models.xlstm import xLSTMLMModel
 
@@ -29,6 +31,8 @@ MODELS = {
     "mamba-odd": (MambaLM, {"d_model": 5, "d_state": 3, "d_conv": 3, "n_layers": 2, "expand": 3}),
     "mamba-paper": (MambaLM, {"d_model": 32, "d_state": 16, "n_layers": 10}),
     "mamba-l5": (MambaLM, {}),
+    "oracle-nested": (OracleLM, {"grammar": get_grammar("L5", max_length=16)}),
+    "oracle-counted": (OracleLM, {"grammar": get_grammar("L6", max_length=8)}),
     "xlstm-tiny": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": [0]}),
     "xlstm-only-mlstm": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": [], "num_heads": 3, "qkv_proj_blocksize": 6}),
     "xlstm-only-slstm": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": "all", "num_heads": 2, "conv1d_kernel_size": 0}),

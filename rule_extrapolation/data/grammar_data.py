@@ -76,9 +76,13 @@ class GrammarDataModule(LightningDataModule):
         self.grammar = grammar(max_length=max_length)
         self.sizes = {TRAIN: num_train, VAL: num_val, TEST: num_test}
         self.batch_size, self.seed = batch_size, seed
+        self.drawn: dict[int, Tensor] = {}
 
     def words(self, split: int) -> Tensor:
-        return self.grammar.dataset(self.sizes[split], generator(self.seed, split))
+        """(N, max_length + 2) framed words, the same on every call."""
+        if split not in self.drawn:
+            self.drawn[split] = self.grammar.dataset(self.sizes[split], generator(self.seed, split))
+        return self.drawn[split]
 
     def train_dataloader(self) -> TensorBatches:
         return TensorBatches(self.words(TRAIN), self.batch_size, shuffle_seed=self.seed)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, count, shuffled
+from rule_extrapolation.grammars.letters import A, B, count, log_orders, shuffled
+from rule_extrapolation.theory.acceptor import tally
+from rule_extrapolation.theory.process import Automaton
 
 
 class AbN(Grammar):
@@ -21,6 +25,7 @@ class AbN(Grammar):
     level = "context-free"
     alphabet = "ab"
     rules = {"rule_1": "#a = #b"}
+    acceptors = {"rule_1": tally(a=1, b=-1)}
     least_max_length = 2
 
     def rule_1(self, symbols: Tensor) -> Tensor:
@@ -32,3 +37,9 @@ class AbN(Grammar):
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
         n = torch.randint(1, self.max_length // 2 + 1, (num,), generator=generator)
         return shuffled((A, B), n, 2 * n, self.max_length, generator)
+
+    def make_process(self) -> Automaton:
+        n = torch.arange(1, self.max_length // 2 + 1)
+        log_probability = torch.full((self.max_length + 1,) * 2, -torch.inf, dtype=torch.float64)
+        log_probability[n, n] = -math.log(len(n)) - log_orders(n, n)
+        return Automaton.of_counts(log_probability)

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, all_before, runs
+from rule_extrapolation.grammars.letters import A, B, all_before, evenly, runs
+from rule_extrapolation.theory.acceptor import in_order
+from rule_extrapolation.theory.process import Process
 
 
 class AnBm(Grammar):
@@ -21,6 +23,7 @@ class AnBm(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_2": "a's before b's"}
+    acceptors = {"rule_2": in_order("ab")}
     least_max_length = 4
 
     def rule_2(self, symbols: Tensor) -> Tensor:
@@ -30,5 +33,10 @@ class AnBm(Grammar):
         return self.rule_2(symbols)
 
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
-        n = torch.randint(1, self.max_length - 2, (num,), generator=generator)
+        return self.words(torch.randint(1, self.max_length - 2, (num,), generator=generator))
+
+    def words(self, n: Tensor) -> Tensor:
         return runs([A, B], torch.stack([n, self.max_length - 2 - n], 1), self.max_length)
+
+    def make_process(self) -> Process:
+        return evenly(self.words(torch.arange(1, self.max_length - 2)), len(self.alphabet))

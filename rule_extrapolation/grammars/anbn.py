@@ -5,7 +5,9 @@ from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, Grammar, frame
-from rule_extrapolation.grammars.letters import A, B, all_before, count, runs
+from rule_extrapolation.grammars.letters import A, B, all_before, count, evenly, runs
+from rule_extrapolation.theory.acceptor import in_order, tally
+from rule_extrapolation.theory.process import Process
 
 
 class AnBn(Grammar):
@@ -28,6 +30,7 @@ class AnBn(Grammar):
     level = "context-free"
     alphabet = "ab"
     rules = {"rule_1": "#a = #b", "rule_2": "a's before b's", "rule_3": "even length"}
+    acceptors = {"rule_1": tally(a=1, b=-1), "rule_2": in_order("ab"), "rule_3": tally(modulo=2, a=1, b=1)}
     least_max_length = 2
 
     def __init__(
@@ -66,3 +69,6 @@ class AnBn(Grammar):
 
     def all_words(self) -> Tensor | None:
         return frame(self.words(self.n)) if self.all_sequences else None
+
+    def make_process(self) -> Process:
+        return evenly(self.words(self.n), len(self.alphabet))

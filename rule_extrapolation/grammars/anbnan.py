@@ -4,7 +4,22 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, count, runs, seen
+from rule_extrapolation.grammars.letters import A, B, count, evenly, runs, seen
+from rule_extrapolation.theory.acceptor import Acceptor, tally
+from rule_extrapolation.theory.process import Process
+
+
+def read_b_block(state: tuple[str, int], symbol: str) -> tuple[str, int] | None:
+    """The state: whether b's are still to come, and how many a's more stood before them than after."""
+    part, more = state
+    if symbol == "b":
+        return None if part == "behind" else ("within", more)
+    if part == "before":
+        return part, more + 1
+    return ("behind", more - 1) if more else None
+
+
+B_BLOCK_IN_THE_MIDDLE = Acceptor(("before", 0), read_b_block, lambda state: state[0] == "before" or state[1] == 0)
 
 
 class AnBnAn(Grammar):
@@ -21,6 +36,7 @@ class AnBnAn(Grammar):
     level = "context-sensitive"
     alphabet = "ab"
     rules = {"rule_1": "#a = 2 #b", "rule_2": "b's together, as many symbols before as after"}
+    acceptors = {"rule_1": tally(a=1, b=-2), "rule_2": B_BLOCK_IN_THE_MIDDLE}
     least_max_length = 3
 
     def split_at_bs(self, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,5 +58,10 @@ class AnBnAn(Grammar):
         return ~between.any(1) & (bs <= before) & (after <= bs) & ((after == 0) | (bs == before))
 
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
-        n = torch.randint(1, self.max_length // 3 + 1, (num,), generator=generator)
+        return self.words(torch.randint(1, self.max_length // 3 + 1, (num,), generator=generator))
+
+    def words(self, n: Tensor) -> Tensor:
         return runs([A, B, A], torch.stack([n, n, n], 1), self.max_length)
+
+    def make_process(self) -> Process:
+        return evenly(self.words(torch.arange(1, self.max_length // 3 + 1)), len(self.alphabet))

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import Grammar, frame
-from rule_extrapolation.grammars.letters import A, B, C, all_before, count, runs
+from rule_extrapolation.grammars.letters import A, B, C, all_before, count, evenly, runs
+from rule_extrapolation.theory.acceptor import in_order, tally
+from rule_extrapolation.theory.process import Process
 
 
 class AnBnCn(Grammar):
@@ -25,6 +27,7 @@ class AnBnCn(Grammar):
     level = "context-sensitive"
     alphabet = "abc"
     rules = {"rule_1": "#a = #b = #c", "rule_2": "a's before b's before c's"}
+    acceptors = {"rule_1": tally(a=(1, 0), b=(-1, 1), c=(0, -1)), "rule_2": in_order("abc")}
     least_max_length = 3
     default_prompt_length = 5
 
@@ -51,3 +54,6 @@ class AnBnCn(Grammar):
 
     def all_words(self) -> Tensor | None:
         return frame(self.words(torch.arange(1, self.max_length // 3 + 1))) if self.all_sequences else None
+
+    def make_process(self) -> Process:
+        return evenly(self.words(torch.arange(1, self.max_length // 3 + 1)), len(self.alphabet))

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, count, sample_lengths_and_as, shuffled
+from rule_extrapolation.grammars.letters import A, B, count, log_orders, sample_lengths_and_as, shuffled
+from rule_extrapolation.theory.acceptor import begins_with, tally
+from rule_extrapolation.theory.process import Automaton
 
 
 class BaN(Grammar):
@@ -22,6 +26,7 @@ class BaN(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_1": "even number of a's", "rule_2": "begins with b"}
+    acceptors = {"rule_1": tally(modulo=2, a=1), "rule_2": begins_with("b")}
     least_max_length = 1
 
     def rule_1(self, symbols: Tensor) -> Tensor:
@@ -37,3 +42,10 @@ class BaN(Grammar):
         lengths, num_as = sample_lengths_and_as(num, self.max_length, generator)
         first = torch.full((num, 1), B)
         return torch.cat([first, shuffled((A, B), num_as, lengths - 1, self.max_length - 1, generator)], 1)
+
+    def make_process(self) -> Automaton:
+        num_as, num_bs = torch.meshgrid(torch.arange(self.max_length), torch.arange(self.max_length), indexing="ij")
+        others = num_as + num_bs  # than the first b
+        log_probability = -math.log(self.max_length) - (others // 2 + 1).double().log() - log_orders(num_as, num_bs)
+        is_word = (num_as % 2 == 0) & (others < self.max_length)
+        return Automaton.of_counts(log_probability.where(is_word, -torch.inf), first=1)

@@ -1,10 +1,22 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, Grammar
-from rule_extrapolation.grammars.letters import A, B, all_before, count, runs, sample_lengths_and_as, seen
+from rule_extrapolation.grammars.letters import (
+    A,
+    B,
+    all_before,
+    count,
+    runs,
+    sample_lengths_and_as,
+    seen,
+)
+from rule_extrapolation.theory.acceptor import Acceptor, in_order
+from rule_extrapolation.theory.process import Automaton
 
 
 class BbaN(Grammar):
@@ -22,6 +34,10 @@ class BbaN(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_1": "even number of a's after the last b", "rule_2": "b's before a's, at least one b"}
+    acceptors = {
+        "rule_1": Acceptor(0, lambda odd, symbol: 1 - odd if symbol == "a" else 0, lambda odd: not odd),
+        "rule_2": in_order("ba", least=1),
+    }
     least_max_length = 1
 
     def rule_1(self, symbols: Tensor) -> Tensor:
@@ -38,6 +54,19 @@ class BbaN(Grammar):
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
         lengths, num_as = sample_lengths_and_as(num, self.max_length, generator)
         return runs([B, A], torch.stack([lengths - num_as, num_as], 1), self.max_length)
+
+    def make_process(self) -> Automaton:
+        """A prefix b^i a^j is known by its length t = i + j and by j, of which there are t for t > 0."""
+        sizes = torch.arange(1, self.max_length + 1)
+        t, starts = sizes.repeat_interleave(sizes), 1 + sizes.cumsum(0) - sizes
+        j = torch.arange(len(t)) - (starts - 1).repeat_interleave(sizes)
+        one_more = torch.where(t < self.max_length, 1 + t * (t + 1) // 2, -1)
+        children = torch.stack([torch.where(one_more > 0, one_more + j + 1, -1), torch.where(j == 0, one_more, -1)], 1)
+        log_end = -math.log(self.max_length) - ((t - 1) // 2 + 1).double().log()
+        log_end = log_end.where(j % 2 == 0, -torch.inf)
+        empty = torch.tensor([[-1, 1]])
+        nothing = torch.tensor([-torch.inf], dtype=torch.float64)
+        return Automaton(torch.cat([empty, children]), torch.cat([nothing, log_end]), [1, *sizes.tolist()])
 
     def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
         """ID b^i a^(n-i), i = 1..n-1; OOD a b^i a^(n-1-i), i = 1..n-2."""

@@ -1,4 +1,5 @@
 from rule_extrapolation.grammars.dyck import OneKind
+from rule_extrapolation.theory.acceptor import matched
 
 
 class Brackets(OneKind):
@@ -11,5 +12,6 @@ class Brackets(OneKind):
 
     name = "brackets"
     alphabet = "[]"
+    acceptors = {"rule_1": matched("[]")}
     id_start = "[]"
     ood_start = "]["

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, MAX_PROMPTS, PAD, Grammar
+from rule_extrapolation.theory import acceptor
+from rule_extrapolation.theory.bracket_process import BracketProcess
 
 PROMPT_SEED = 2409_13728
 
@@ -143,6 +145,9 @@ class BracketGrammar(Grammar):
         targets = sample_targets(num, self.max_length, generator)
         return sample_brackets(targets, self.kinds, self.max_length, self.nest, generator)
 
+    def make_process(self) -> BracketProcess:
+        return BracketProcess(self.kinds, self.max_length // 2, self.nest)
+
     @staticmethod
     def num_prompts(n: int) -> int:
         return 2 ** max(n - 1, 0)
@@ -179,6 +184,7 @@ class TwoKinds(BracketGrammar):
 
     alphabet = "()[]"
     rules = {"rule_1": "[ ] matched", "rule_2": "( ) matched"}
+    acceptors = {"rule_1": acceptor.matched("[]"), "rule_2": acceptor.matched("()")}
     prompt_prefix = 2
     id_start = "(["
     ood_start = ")["

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.theory.acceptor import Acceptor
+from rule_extrapolation.theory.process import NO_SYMBOL, Process
 
 SOS, EOS, PAD = 0, 1, 2
 FIRST_SYMBOL = 3
@@ -50,6 +52,8 @@ class Grammar(ABC):
     prompt_prefix: ClassVar[int | None] = None
     """``rule_2_completion`` reads everything behind this many symbols of the prompt; None: behind all of it."""
     num_sos_prompts: ClassVar[int] = 32
+    acceptors: ClassVar[dict[str, Acceptor]] = {}
+    """The rules once more, for exact chance levels; and ``grammatical``, if it is more than all of them together."""
 
     def __init__(self, max_length: int, test_prompt_length: int | None = None):
         if max_length < self.least_max_length:
@@ -114,14 +118,30 @@ class Grammar(ABC):
         words = self.all_words()
         return self.sample(num, generator) if words is None else words
 
+    def make_process(self) -> Process | None:
+        """The training distribution with its exact probabilities, or None where they are not known."""
+        return None
+
+    @cached_property
+    def process(self) -> Process | None:
+        with torch.device("cpu"):  # whatever a model that asks for it is being built on
+            return self.make_process()
+
     @cached_property
     def optimal_loss(self) -> float | None:
-        """Least cross-entropy per target position, in nats, where it is known in closed form.
+        """Least cross-entropy per target position, in nats, if the distribution's probabilities are known: a word's
+        entropy, spread over max_length + 1 target positions."""
+        return None if self.process is None else self.process.entropy() / (self.max_length + 1)
 
-        Each of N words comes once: ln N nats are spread over max_length + 1 target positions.
+    def log_probability(self, rows: Tensor) -> Tensor:
+        """(N, T) framed words -> (N,) float64: the logarithms of their probabilities in training, in nats.
+
+        Raises:
+            ValueError: the language does not know its probabilities.
         """
-        words = self.all_words()
-        return None if words is None else math.log(len(words)) / (self.max_length + 1)
+        if self.process is None:
+            raise ValueError(f"{self.name} does not know its words' probabilities; define make_process")
+        return self.process.log_probability(as_numbers(rows[:, 1:]))
 
     # Prompts
 
@@ -166,6 +186,11 @@ def cut_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
     ended = (strings == EOS).cummax(1).values if strings.shape[1] else strings.bool()
     is_string = ((strings >= FIRST_SYMBOL) | ended).all(1)
     return strings.masked_fill(ended, PAD), is_string
+
+
+def as_numbers(symbols: Tensor) -> Tensor:
+    """(B, T) symbols followed by EOS or PAD -> the symbols counted from 0, followed by NO_SYMBOL."""
+    return (symbols - FIRST_SYMBOL).clamp_min(NO_SYMBOL)
 
 
 def frame(symbols: Tensor) -> Tensor:

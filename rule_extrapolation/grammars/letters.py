@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import PAD, uniform_integers
+from rule_extrapolation.grammars.grammar import PAD, as_numbers, uniform_integers
+from rule_extrapolation.theory.process import Automaton
 
 A, B, C = 3, 4, 5
 
@@ -59,3 +60,14 @@ def sample_lengths_and_as(num: int, max_length: int, generator: torch.Generator 
     """Two (num,): l ~ U{1..max_length}, and an even number of a's, 2k with k ~ U{0..(l-1)//2}."""
     lengths = torch.randint(1, max_length + 1, (num,), generator=generator)
     return lengths, 2 * uniform_integers((lengths - 1) // 2, generator)
+
+
+def evenly(words: Tensor, num_symbols: int) -> Automaton:
+    """Each of (N, T) different words, symbols followed by PAD, is as probable as the others."""
+    return Automaton.of_words(as_numbers(words), num_symbols)
+
+
+def log_orders(num_first: Tensor, num_second: Tensor) -> Tensor:
+    """ln of how many words have that many symbols of two kinds."""
+    n, k = (num_first + num_second).double(), num_first.double()
+    return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)

@@ -1,4 +1,5 @@
 from rule_extrapolation.grammars.dyck import OneKind
+from rule_extrapolation.theory.acceptor import matched
 
 
 class Parentheses(OneKind):
@@ -11,5 +12,6 @@ class Parentheses(OneKind):
 
     name = "parentheses"
     alphabet = "()"
+    acceptors = {"rule_1": matched("()")}
     id_start = "()"
     ood_start = ")("

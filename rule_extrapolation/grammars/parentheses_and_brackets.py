@@ -3,6 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rule_extrapolation.grammars.dyck import TwoKinds, nested
+from rule_extrapolation.theory import acceptor
 
 
 class ParenthesesAndBrackets(TwoKinds):
@@ -20,6 +21,7 @@ class ParenthesesAndBrackets(TwoKinds):
     name = "parentheses_and_brackets"
     label = "L5"
     level = "context-free"
+    acceptors = {**TwoKinds.acceptors, "grammatical": acceptor.nested(["()", "[]"])}
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         proper, _ = nested(symbols)

@@ -14,6 +14,14 @@ from rule_extrapolation.grammars.dyck import (
     sample_targets,
 )
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL
+from rule_extrapolation.theory import acceptor
+from rule_extrapolation.theory.bracket_process import BracketProcess
+
+
+def only_one_kind(kind: str, symbol: str) -> str | None:
+    """The state is the kind that has occurred, if one has."""
+    here = "()" if symbol in "()" else "[]"
+    return here if kind in ("", here) else None
 
 
 class SeparatedBracketsAndParentheses(BracketGrammar):
@@ -32,6 +40,10 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
     level = "context-free"
     alphabet = "()[]"
     rules = {"rule_1": "( ) and [ ] matched", "rule_2": "only one kind of bracket"}
+    acceptors = {
+        "rule_1": acceptor.both(acceptor.matched("()"), acceptor.matched("[]")),
+        "rule_2": acceptor.Acceptor("", only_one_kind, lambda kind: True),
+    }
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         return matched(symbols, 0) & matched(symbols, 1)
@@ -48,6 +60,9 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
         parentheses = sample_brackets(targets, 1, self.max_length, nest=True, generator=generator)
         kind = torch.randperm(num, generator=generator) % 2
         return torch.where(parentheses >= FIRST_SYMBOL, parentheses + 2 * kind[:, None], parentheses)
+
+    def make_process(self) -> BracketProcess:
+        return BracketProcess(2, self.max_length // 2, nest=True, mixed=False)
 
     def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
         """ID "((" and parentheses or "[[" and brackets, half each; OOD "([" and a nested word of both kinds."""

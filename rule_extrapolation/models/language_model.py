@@ -26,6 +26,9 @@ class LanguageModel(nn.Module, ABC):
     caveat: str | None = None
     """What a table must say beside this model's figures, if anything."""
 
+    causal: bool = True
+    """Whether an output depends on no token behind it."""
+
     max_context: int | None = None
     """The longest sequence it reads, in tokens, or None."""
 
@@ -35,8 +38,8 @@ class LanguageModel(nn.Module, ABC):
     backend_reason: str | None = None
     """Why it is not a better one, if there is something to mend."""
 
-    unlearned_settings: ClassVar[tuple[str, ...]] = ()
-    """Arguments that the weights and their training do not depend on: a run may go on with other ones."""
+    context_setting: ClassVar[str | None] = None
+    """The argument that sets ``max_context``, if no weight depends on it: the same weights may be given another."""
 
     @abstractmethod
     def init_state(self, batch_size: int) -> State:

@@ -36,7 +36,7 @@ class LinearLLM(LanguageModel):
         super().__init__()
         check_positive(max_data_length=max_data_length, embedding_dim=embedding_dim)
         if published_mask:
-            self.caveat = "published mask: sees the future"
+            self.causal, self.caveat = False, "published mask: sees the future"
         length = self.max_context = max_data_length + 1
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
         self.weight = nn.Parameter(torch.empty(length, embedding_dim, length, num_tokens))

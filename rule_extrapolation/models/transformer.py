@@ -30,6 +30,8 @@ class TransformerDecoder(LanguageModel):
         ConfigError: sizes below 1, num_heads that does not divide dim_model, dropout outside [0, 1).
     """
 
+    context_setting = "max_len"
+
     def __init__(
         self,
         num_tokens: int,

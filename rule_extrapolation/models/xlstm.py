@@ -60,7 +60,7 @@ class xLSTMLMModel(LanguageModel):
         ConfigError: sizes that the package cannot build, a backend that cannot be had.
     """
 
-    unlearned_settings = ("context_length",)
+    context_setting = "context_length"
 
     def __init__(
         self,

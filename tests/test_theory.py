@@ -1,0 +1,235 @@
+"""What a perfect model, a random model and theory say, held against enumeration and simulation."""
+
+import itertools
+import math
+from collections import Counter
+
+import pytest
+import torch
+from conftest import read_results
+
+from rule_extrapolation.grammars import LANGUAGES, get_grammar
+from rule_extrapolation.grammars.grammar import EOS, FIRST_SYMBOL, PAD
+from rule_extrapolation.models.oracle import OracleLM
+from rule_extrapolation.theory.acceptor import both
+from rule_extrapolation.theory.chance import chance_levels, exact_levels, sampled_levels
+from rule_extrapolation.theory.likelihood import memorised_loss
+from rule_extrapolation.training.decoding import Greedy
+from rule_extrapolation.training.metrics import accuracies, judge_completions
+
+SMALL = 6
+OPTIONS = [
+    *((name, {}) for name in LANGUAGES),
+    ("aNbN", {"all_sequences": False}),
+    ("aNbN", {"only_even": True}),
+    ("aNbN", {"only_odd": True}),
+    ("aNbNcN", {"all_sequences": False}),
+]
+LANGUAGE_AND_OPTIONS = pytest.mark.parametrize(("name", "options"), OPTIONS)
+
+
+def small(name, max_length=SMALL, **options):
+    return get_grammar(name, max_length=max_length, test_prompt_length=4, **options)
+
+
+def strings(num_symbols, length):
+    """(num_symbols^length, length): all of them, numbered."""
+    every = list(itertools.product(range(num_symbols), repeat=length))
+    return torch.tensor(every, dtype=torch.long).reshape(len(every), length)
+
+
+def probabilities(grammar, max_length=SMALL):
+    """Of every string up to that length, by its symbols."""
+    found = {}
+    for length in range(max_length + 1):
+        words = strings(len(grammar.alphabet), length)
+        found |= zip(map(tuple, words.tolist()), grammar.process.log_probability(words).exp().tolist())
+    return found
+
+
+class TestTrainingDistribution:
+    @LANGUAGE_AND_OPTIONS
+    @pytest.mark.parametrize("max_length", [SMALL, SMALL + 1])
+    def test_probabilities_of_all_words_sum_to_one(self, name, options, max_length):
+        grammar = small(name, max_length, **options)
+        found = probabilities(grammar, max_length)
+        assert math.fsum(found.values()) == pytest.approx(1, abs=1e-12)
+        words = [word for word, probability in found.items() if probability > 0]
+        symbols = [torch.tensor([word], dtype=torch.long) + FIRST_SYMBOL for word in words]
+        assert all(grammar.is_word(word).all() for word in symbols)
+
+    @LANGUAGE_AND_OPTIONS
+    def test_words_are_drawn_as_often_as_they_are_probable(self, name, options):
+        grammar, num = small(name, **options), 20_000
+        rows, times = grammar.sample(num, torch.Generator().manual_seed(0)).unique(dim=0, return_counts=True)
+        probability = grammar.log_probability(rows).exp()
+        assert probability.sum() > 0.999  # nothing that is not rare was never drawn
+        error = (probability * (1 - probability) / num).sqrt()
+        assert ((times / num - probability).abs() <= 5 * error + 1e-9).all()
+
+    @LANGUAGE_AND_OPTIONS
+    def test_the_next_symbols_are_those_of_the_words_that_begin_so(self, name, options):
+        grammar = small(name, **options)
+        found, mass = probabilities(grammar), Counter()
+        for word, probability in found.items():
+            for length in range(SMALL + 1):
+                mass[word[:length]] += probability if length <= len(word) else 0
+        for length in range(SMALL):
+            prefixes = strings(len(grammar.alphabet), length)
+            state = grammar.process.start(len(prefixes))
+            for symbol in prefixes.unbind(1):
+                state = grammar.process.read(state, symbol)
+            for prefix, next_ in zip(map(tuple, prefixes.tolist()), grammar.process.probabilities(state).tolist()):
+                outcomes = [found[prefix], *(mass[(*prefix, symbol)] for symbol in range(len(grammar.alphabet)))]
+                assert next_ == pytest.approx([m / mass[prefix] if mass[prefix] else 0 for m in outcomes], abs=1e-12)
+
+    @LANGUAGE_AND_OPTIONS
+    def test_optimal_loss_is_the_entropy_of_all_words(self, name, options):
+        grammar = small(name, **options)
+        entropy = -math.fsum(p * math.log(p) for p in probabilities(grammar).values() if p)
+        assert grammar.optimal_loss == pytest.approx(entropy / (SMALL + 1), abs=1e-12)
+
+    @pytest.mark.parametrize("max_length", [32, 47])
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_optimal_loss_is_what_drawn_words_cost(self, name, max_length):
+        grammar = get_grammar(name, max_length=max_length)
+        costs = -grammar.log_probability(grammar.sample(4000, torch.Generator().manual_seed(1))) / (max_length + 1)
+        assert abs(costs.mean() - grammar.optimal_loss) <= 4 * costs.std() / 4000**0.5 + 1e-12
+
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_the_longest_words_of_the_paper_stay_finite(self, name):
+        grammar = get_grammar(name, max_length=256)
+        rows = grammar.sample(64, torch.Generator().manual_seed(2))
+        assert grammar.log_probability(rows).isfinite().all()
+        assert 0 < grammar.optimal_loss < math.log(grammar.num_tokens)
+
+    @pytest.mark.parametrize("name", ["L1", "L5", "L6", "abN"])
+    def test_words_whose_probability_is_below_all_numbers(self, name):
+        grammar = get_grammar(name, max_length=1300)
+        costs = -grammar.log_probability(grammar.sample(100, torch.Generator().manual_seed(3)))
+        assert costs.isfinite().all()
+        assert costs.max() > 745  # exp(-745) is the least number
+        if name not in ("L5", "L6"):  # which take half a minute
+            assert abs(costs.mean() / 1301 - grammar.optimal_loss) <= 5 * costs.std() / 1301 / 10
+
+    def test_what_is_no_word_has_no_probability(self):
+        rows = get_grammar("L5", max_length=8).encode(["(]", "()[]", "((", ")", ""])
+        with_sos = torch.nn.functional.pad(rows, (1, 0))
+        assert (get_grammar("L5", max_length=8).log_probability(with_sos) == -torch.inf).all()
+
+    def test_memorised_loss_is_the_entropy_of_the_rows(self):
+        grammar = get_grammar("L5", max_length=8)
+        rows = torch.cat([grammar.sample(1)] * 3 + [grammar.sample(40)])
+        times = [int((rows == row).all(1).sum()) for row in rows]  # each row is passed as often as it occurs
+        expected = -sum(math.log(n / len(rows)) for n in times) / len(rows) / 9
+        assert memorised_loss(rows) == pytest.approx(expected)
+        words = get_grammar("L3", max_length=32).all_words()
+        assert memorised_loss(words) == pytest.approx(get_grammar("L3", max_length=32).optimal_loss)
+
+
+def by_enumeration(grammar, prompts, budget):
+    """The accuracies of all (|alphabet| + 1)^budget completions, which are equally probable."""
+    drawn = strings(1 + len(grammar.alphabet), budget)
+    tokens = torch.where(drawn == 0, EOS, drawn - 1 + FIRST_SYMBOL)
+    every = torch.cat([prompts.repeat_interleave(len(tokens), 0), tokens.repeat(len(prompts), 1)], 1)
+    verdicts = {name: v.double() for name, v in judge_completions(grammar, every, prompts.shape[1]).items()}
+    finished = verdicts["finished"]
+    levels = {f"X/{name}_accuracy": v.mean().item() for name, v in verdicts.items()}
+    return levels | {
+        f"X/finished/{n}_accuracy": ((v * finished).sum() / finished.sum()).item() for n, v in verdicts.items()
+    }
+
+
+class TestChance:
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_acceptors_say_what_the_rules_say(self, name):
+        grammar = small(name)
+        every_rule = both(*(grammar.acceptors[rule] for rule in grammar.rules))
+        acceptors = {"grammatical": every_rule, **grammar.acceptors}
+        for length in range(7):
+            texts = ["".join(word) for word in itertools.product(grammar.alphabet, repeat=length)]
+            verdicts = grammar.judge(grammar.encode(texts))
+            assert set(acceptors) == set(verdicts)
+            for rule, acceptor in acceptors.items():
+                states = map(acceptor.after, texts)
+                assert [s is not None and acceptor.accepts(s) for s in states] == verdicts[rule].tolist()
+
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_exact_levels_are_those_of_all_completions(self, name):
+        grammar = small(name)
+        for budget in (1, 2, 4):
+            for prompts in (prompts for prompts in grammar.prompts.values() if len(prompts)):
+                expected = by_enumeration(grammar, prompts, budget)
+                assert exact_levels(grammar, prompts, budget, "X") == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_exact_levels_are_what_simulation_comes_to(self, name):
+        grammar = get_grammar(name, max_length=32)
+        for prompts in (prompts for prompts in grammar.prompts.values() if len(prompts)):
+            exact, sampled = (levels(grammar, prompts, 64, "X") for levels in (exact_levels, sampled_levels))
+            assert exact.keys() == sampled.keys()
+            for metric, p in exact.items():
+                assert abs(p - sampled[metric]) <= 5 * math.sqrt(p * (1 - p) / 10_000) + 1e-6
+
+    def test_a_language_without_acceptors_is_sampled(self):
+        grammar, exact = get_grammar("L3", max_length=32), get_grammar("L3", max_length=32)
+        grammar.acceptors = {}
+        levels, expected = (chance_levels(g, lambda prompts: 64) for g in (grammar, exact))
+        assert levels.keys() == expected.keys()
+        assert levels == pytest.approx(expected, abs=0.03)
+        assert levels != expected
+
+    def test_a_case_with_a_closed_form(self):
+        """After SOS, #a = #b at the first EOS: sum over n of C(2n, n) 3^-(2n+1) = 1 / sqrt(9 - 4 * 1) = 1 / sqrt 5."""
+        levels = chance_levels(get_grammar("L3", max_length=8), lambda prompts: 400)
+        assert levels["SOS/rule_1_accuracy"] == pytest.approx(5**-0.5, abs=1e-12)
+
+
+class TestOracle:
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_its_loss_is_optimal_and_it_keeps_every_rule_of_its_own(self, name):
+        grammar = get_grammar(name, max_length=32)
+        oracle = OracleLM(grammar.num_tokens, grammar)
+        rows = grammar.dataset(500, torch.Generator().manual_seed(3))
+        losses = torch.nn.functional.cross_entropy(oracle(rows[:, :-1]), rows[:, 1:], reduction="none").sum(1)
+        torch.testing.assert_close(losses.double(), -grammar.log_probability(rows), rtol=1e-5, atol=1e-4)
+        id_prompts = grammar.prompts["ID"]
+        if name == "aNbM":  # bbbbbbbb begins a word, but none that is trained on: those have an a
+            id_prompts = id_prompts[id_prompts[:, 1] == FIRST_SYMBOL]
+        for prompts in (id_prompts, grammar.prompts["SOS"]):
+            completions = Greedy(64)(oracle, prompts)
+            verdicts = judge_completions(grammar, completions, prompts.shape[1])
+            own = {rule: verdict for rule, verdict in verdicts.items() if rule != "rule_2_completion"}
+            assert set(accuracies(own, "ID").values()) == {1.0}
+
+    def test_it_goes_on_from_a_prompt_that_no_word_begins_with(self):
+        """bba: nothing begins with b, so only the a counts, behind which comes b^1 or another a."""
+        grammar = get_grammar("L3", max_length=8)
+        oracle = OracleLM(grammar.num_tokens, grammar)
+        tokens = torch.nn.functional.pad(grammar.encode(["bba", "a"])[:, :-1], (1, 0))
+        broken, _ = oracle.prefill(tokens[:1])
+        begun, _ = oracle.prefill(torch.nn.functional.pad(grammar.encode(["a"])[:, :-1], (1, 0)))
+        assert torch.equal(broken, begun)
+        expected = [0, 0, 0, 3 / 4, 1 / 4]  # a^n b^n for n = 1..4, evenly
+        torch.testing.assert_close(broken.softmax(1)[0], torch.tensor(expected), rtol=0, atol=1e-6)
+
+    def test_only_pad_comes_behind_the_end(self):
+        grammar = get_grammar("L3", max_length=8)
+        rows = grammar.all_words()
+        probabilities = OracleLM(grammar.num_tokens, grammar)(rows).softmax(1)
+        ended = (rows == EOS) | (rows == PAD)
+        assert (probabilities[:, PAD][ended] == 1).all()
+        assert (probabilities[:, PAD][~ended] < 1e-30).all()
+
+    def test_a_run_of_it(self, train):
+        results = read_results(train("model=oracle", "grammar=L5"))
+        assert results["status"] == "finished"
+        assert (results["num_parameters"], results["tested"]) == (0, None)
+        assert results["test"]["Test/kl"] == pytest.approx(
+            results["test"]["Test/loss"] - results["optimal_loss"], abs=1e-6
+        )
+        assert results["test"]["Test/ID/grammatical_accuracy"] == 1
+        assert results["test"]["Test/loss"] == pytest.approx(results["optimal_loss_on_test_words"], abs=1e-6)
+        assert results["memorised_loss"] > 0
+        assert results["caveat"] == "restarts behind what begins no training word"
+        assert results["chance_levels"]["OOD/rule_1_accuracy"] < 0.2
