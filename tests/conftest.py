@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported, as the runner sets it.
@@ -45,14 +46,29 @@ def train(tmp_path):
     return train
 
 
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    """Run the command line in this process and an empty folder; returns exit status, stdout and stderr."""
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a run with these overrides, trained once for all tests that read it."""
+    from rule_extrapolation.experiment import run
 
-    def cli(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["runner", *arguments])
-        GlobalHydra.instance().clear()
+    folders: dict[tuple[str, ...], Path] = {}
+
+    def trained(*overrides: str) -> Path:
+        if overrides not in folders:
+            folder = tmp_path_factory.mktemp("run")
+            run(config(folder, *overrides))
+            folders[overrides] = folder
+        return folders[overrides]
+
+    return trained
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command's main with arguments in this process; returns exit status, stdout and stderr."""
+
+    def call(main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
         capsys.readouterr()
         status = 0
         try:
@@ -60,6 +76,18 @@ def cli(tmp_path, monkeypatch, capsys):
         except SystemExit as stop:
             status = stop.code
         return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, call):
+    """Run the command line in this process and an empty folder; returns exit status, stdout and stderr."""
+
+    def cli(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        GlobalHydra.instance().clear()
+        return call(main, *arguments)
 
     return cli
 

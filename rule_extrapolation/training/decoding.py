@@ -41,11 +41,15 @@ class Decoder(ABC):
         return min(self.max_new_tokens, model.max_context - prompt_length + 1)
 
     @torch.no_grad()
-    def __call__(self, model: LanguageModel, prompts: Tensor) -> Tensor:
-        """(B, P) prompts -> (B, P + new): the prompts, what the model adds up to EOS, then PAD."""
+    def __call__(self, model: LanguageModel, prompts: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, P) prompts -> (B, P + new): the prompts, what the model adds up to EOS, then PAD.
+
+        Args:
+            generator: to go on with the draws of an earlier call, instead of beginning anew.
+        """
         if len(prompts) == 0:
             return prompts
-        generator = self.make_generator()
+        generator = generator or self.make_generator()
         logits, state = model.prefill(prompts)
         tokens = []
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)

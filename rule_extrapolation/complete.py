@@ -1,0 +1,134 @@
+"""Type a prompt, see what a trained model makes of it: python -m rule_extrapolation.complete run=<folder>"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from rule_extrapolation.arguments import command
+from rule_extrapolation.errors import ConfigError, check_positive, check_seed
+from rule_extrapolation.trained_run import TrainedRun, find_config, load_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from rule_extrapolation.grammars.grammar import Grammar
+    from rule_extrapolation.models.language_model import LanguageModel
+
+USAGE = """\
+Complete a prompt with a run's best checkpoint, and see which rules the whole keeps.
+
+  python -m rule_extrapolation.complete run=<folder> prompt=bbaaa
+  python -m rule_extrapolation.complete run=<folder> 'prompt=([' samples=10 temperature=0.8
+  python -m rule_extrapolation.complete run=<folder>                 a prompt after the other; exit or Ctrl-D ends"""
+
+
+@dataclass
+class Arguments:
+    run: Annotated[str, "the run's folder"]
+    prompt: Annotated[str | None, "symbols of the language, or nothing; default: ask for one after the other"] = None
+    samples: Annotated[int, "completions that are drawn, besides the greedy one"] = 5
+    temperature: Annotated[float, "that they are drawn at"] = 1.0
+    seed: Annotated[int, "that they are drawn with"] = 0
+    max_new_tokens: Annotated[int | None, "tokens that a completion may have; default: the run's"] = None
+
+
+def check(arguments: Arguments) -> None:
+    """All that can be refused before torch is imported."""
+    find_config(arguments.run)
+    if arguments.samples < 0:
+        raise ConfigError("samples", arguments.samples, "must be 0 or more")
+    check_positive(temperature=arguments.temperature)
+    check_seed(seed=arguments.seed)
+    if arguments.max_new_tokens is not None:
+        check_positive(max_new_tokens=arguments.max_new_tokens)
+
+
+def budget(cfg: DictConfig, arguments: Arguments) -> int:
+    return arguments.max_new_tokens or cfg.decoding.max_new_tokens
+
+
+def encode_prompt(grammar: Grammar, model: LanguageModel, prompt: str) -> Tensor:
+    """(1, 1 + symbols), SOS first.
+
+    Raises:
+        ConfigError: what is no symbol of the language, or more symbols than the model reads.
+    """
+    from rule_extrapolation.grammars.grammar import prepend_sos
+
+    unknown = "".join(dict.fromkeys(symbol for symbol in prompt if symbol not in grammar.alphabet))
+    if unknown:
+        alphabet = " ".join(grammar.alphabet)
+        raise ConfigError("prompt", prompt, f"{unknown!r} is not in the alphabet of {grammar.name}: {alphabet}")
+    if model.max_context is not None and len(prompt) >= model.max_context:
+        fix = f"has {len(prompt)} symbols; use {model.max_context - 1} or less, the model reads no more"
+        raise ConfigError("prompt", prompt, fix)
+    return prepend_sos(grammar.encode([prompt])[:, :-1])
+
+
+def complete_prompt(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
+    """Print the greedy completion and the drawn ones.
+
+    Raises:
+        ConfigError: the prompt cannot be completed.
+    """
+    from rich.console import Console
+
+    from rule_extrapolation import evaluation, run_folder
+    from rule_extrapolation.reporting.terminal import print_completions
+    from rule_extrapolation.training.decoding import Greedy, Sample
+
+    grammar, model = run.grammar, run.model
+    tokens = encode_prompt(grammar, model, prompt)
+    new_tokens = budget(run.cfg, arguments)
+    decoders = {"greedy": (Greedy(new_tokens), 1)}
+    if arguments.samples:
+        decoders["sample"] = (Sample(new_tokens, arguments.temperature, arguments.seed), arguments.samples)
+    rows = []
+    for name, (decoder, samples) in decoders.items():
+        completions = evaluation.complete(model, tokens, decoder, samples)
+        probable = evaluation.probabilities(model, completions, tokens.shape[1]).tolist()
+        judged = run_folder.judged(grammar, completions, tokens.shape[1])
+        rows += [{"decoding": name, "probability": p, **row} for p, row in zip(probable, judged)]
+    could_begin_a_word = grammar.is_prefix(tokens[:, 1:]).item()
+    print_completions(Console(), grammar, prompt, could_begin_a_word, rows)
+
+
+def session(run: TrainedRun, arguments: Arguments) -> None:
+    """Complete one prompt after the other, until the input ends."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - lets input() edit the line and go back to earlier ones
+    while (prompt := input("prompt> ").strip()) != "exit":
+        try:
+            complete_prompt(run, arguments, prompt)
+        except ConfigError as error:
+            print(f"error: {error}")
+
+
+def complete(arguments: Arguments) -> None:
+    check(arguments)
+    run = load_run(arguments.run, lambda cfg: 1 + len(arguments.prompt or "") + budget(cfg, arguments))
+
+    from rule_extrapolation.reporting.terminal import model_title
+
+    asked = arguments.prompt is not None
+    if asked:
+        encode_prompt(run.grammar, run.model, arguments.prompt)
+    print(f"{model_title(run.header())}; alphabet {' '.join(run.grammar.alphabet)}")
+    if asked:
+        return complete_prompt(run, arguments, arguments.prompt)
+    print("Type a prompt, or nothing for the empty one; exit or Ctrl-D ends.")
+    try:
+        session(run, arguments)
+    except (EOFError, KeyboardInterrupt):
+        print()
+
+
+def main() -> None:
+    command(complete, Arguments, USAGE)
+
+
+if __name__ == "__main__":
+    main()
