@@ -61,6 +61,12 @@ def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:
         return make(**runtime)
 
 
+def build_offering(cfg: DictConfig, group: str, **offered: Any) -> Any:
+    """``build`` with those of the run's own arguments that the class takes."""
+    takes = inspect.signature(recipe(cfg, group, given=offered)).parameters
+    return build(cfg, group, **{name: value for name, value in offered.items() if name in takes})
+
+
 def recipe(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.partial:
     """What ``cfg[group]`` describes, held against its signature, still to be called with the ``given`` arguments.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
 import math
 import shutil
@@ -21,12 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rule_extrapolation import run_folder
-from rule_extrapolation.config import build, check_arguments, naming_keys, recipe
+from rule_extrapolation.checkpoints import find_checkpoint, load_weights
+from rule_extrapolation.config import build, build_offering, check_arguments, naming_keys, recipe
+from rule_extrapolation.data.grammar_data import TEST, TRAIN
 from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive, check_seed
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
+from rule_extrapolation.theory.likelihood import memorised_loss
 from rule_extrapolation.training.callbacks import History, LastCheckpoint
 from rule_extrapolation.training.module import RuleExtrapolation
 from rule_extrapolation.training.wandb import close_run
@@ -45,8 +45,10 @@ class Settings:
     trainer: dict
     callbacks: dict
     logger: dict
+    training: dict
     seed: int
     resume: str | None
+    ckpt: str | None
     run_dir: str
 
 
@@ -92,25 +94,30 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     grammar = data.grammar
     if cfg.grammar.name != grammar.name:
         raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {grammar.name}; use grammar=")
-    offered = {"num_tokens": grammar.num_tokens, "accelerator": cfg.trainer.get("accelerator", "auto")}
-    wanted = inspect.signature(recipe(cfg, "model", given=offered)).parameters
     with torch.device(device or "cpu"):
-        model = build(cfg, "model", **{name: value for name, value in offered.items() if name in wanted})
+        accelerator = cfg.trainer.get("accelerator", "auto")
+        model = build_offering(cfg, "model", num_tokens=grammar.num_tokens, grammar=grammar, accelerator=accelerator)
     decoder = build(cfg, "decoding")
     optimizer = recipe(cfg, "optimizer", given=["params"])
     scheduler = recipe(cfg, "scheduler", given=["optimizer"])
+    ood = None
+    if set(cfg.training) != {"name"}:  # standard has nothing to set
+        ood = build_offering(cfg, "training", grammar=grammar, model=model)
     with naming_keys(cfg, "data"):
-        module = RuleExtrapolation(model, grammar, optimizer, scheduler, decoder)
+        module = RuleExtrapolation(model, grammar, optimizer, scheduler, decoder, ood)
+    load_weights(cfg, module, device)
+    # A model with nothing to train gets a parameter for the check: no optimizer takes none.
+    parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
     with naming_keys(cfg, "optimizer"):
         check_positive(lr=cfg.optimizer.lr)
-        built = optimizer(model.parameters())
+        built = optimizer(parameters)
     with naming_keys(cfg, "scheduler"):
         scheduler(built)
     if set(cfg.logger) != {"name"}:  # csv has nothing to set
         recipe(cfg, "logger", given=["save_dir", "name", "config"])
     check_trainer(cfg)
     nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
-    callbacks = [build(cfg, f"callbacks.{name}") for name in nodes]
+    callbacks = [build_offering(cfg, f"callbacks.{name}", grammar=grammar, model=model) for name in nodes]
     if not cfg.trainer.get("enable_progress_bar", True):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     for name, needed in {"history": History, "last": LastCheckpoint}.items():
@@ -132,56 +139,6 @@ def check_trainer(cfg: DictConfig) -> None:
     numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}
     numbers = {f"trainer.{key}": value for key, value in numbers.items() if isinstance(value, int | float)}
     check_positive(**numbers)
-
-
-def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
-    """The file that ``resume`` names, if it does: a .ckpt, or a run folder's last one.
-
-    Raises:
-        ConfigError: there is none, it belongs to a run of another model, language, data or optimization, or that run
-            has had all its steps.
-    """
-    if cfg.resume is None:
-        return None
-    path = Path(cfg.resume)
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not path.is_file():
-        raise ConfigError("resume", cfg.resume, f"there is no {path}; name a run folder or a .ckpt file")
-    try:
-        checkpoint = torch.load(path, map_location="meta", weights_only=True)
-        weights, steps, epochs = checkpoint["state_dict"], checkpoint["global_step"], checkpoint["epoch"]
-        epochs += checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-    except Exception as error:
-        raise ConfigError("resume", cfg.resume, f"{path} is no checkpoint of a run") from error
-    check_same_settings(cfg, module.model, path.parent.parent)
-    shapes = {name: weight.shape for name, weight in module.state_dict().items()}
-    if shapes != {name: weight.shape for name, weight in weights.items()}:
-        raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
-    for key, done in {"max_steps": steps, "max_epochs": epochs}.items():
-        if 0 < (cfg.trainer.get(key) or -1) <= done:
-            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"the run to resume has had {done}; set more")
-    return path
-
-
-def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:
-    """Raise a ConfigError for the first setting that shapes the curve and is not as in the run in that folder."""
-    if not (folder / "config.yaml").is_file():
-        return
-    before = OmegaConf.load(folder / "config.yaml")
-    if cfg.seed != before.get("seed"):
-        raise ConfigError("seed", cfg.seed, f"the run to resume has {before.get('seed')}; set that")
-    trainer = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "precision")
-    for group in ("grammar", "data", "model", "optimizer", "scheduler", "trainer"):
-        now, then = OmegaConf.to_container(cfg[group], resolve=True), before.get(group, {})
-        for key in trainer if group == "trainer" else {**now, **then}:
-            if group == "model" and key in model.unlearned_settings:
-                continue
-            if now.get(key) != then.get(key):
-                raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {then.get(key)}; set that")
-    if (folder / "results.json").is_file():
-        backend = json.loads((folder / "results.json").read_text()).get("backend")
-        if backend != model.backend:
-            raise ConfigError("model.backend", model.backend, f"the run to resume has taken {backend}; set that")
 
 
 def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logger]:
@@ -211,12 +168,13 @@ def run(cfg: DictConfig) -> None:
     except OSError as error:
         raise ConfigError("run_dir", folder, f"cannot be made: {error.strerror}") from error
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    results = run_folder.header(cfg, grammar, experiment.module.model)
+    results = run_folder.header(cfg, grammar, experiment.module.model, experiment.module.caveat)
     rows: list[dict[str, Any]] = []
     loggers: list[Logger] = []
     started = time.perf_counter()
     try:
         print(describe_run(results, grammar), flush=True)
+        results |= yardsticks(experiment)
         loggers = start_loggers(cfg, folder, grammar)
         trainer = build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks)
         rows = fit_and_test(trainer, experiment, folder, results)
@@ -236,27 +194,46 @@ def run(cfg: DictConfig) -> None:
     print_run(Console(), grammar, results, rows, folder)
 
 
+def yardsticks(experiment: Experiment) -> dict[str, Any]:
+    """What the figures of a run are held against; no training is needed for it."""
+    module, words = experiment.module, experiment.data.words
+    grammar, optimal_on_test = module.grammar, None
+    if grammar.process is not None:
+        optimal_on_test = -grammar.log_probability(words(TEST)).mean().item() / (grammar.max_length + 1)
+    return {
+        "optimal_loss": grammar.optimal_loss,
+        "optimal_loss_on_test_words": optimal_on_test,
+        "memorised_loss": memorised_loss(words(TRAIN)),
+        "chance_levels": chance_levels(grammar, lambda prompts: module.decoder.budget(module.model, prompts.shape[1])),
+    }
+
+
 def fit_and_test(
     trainer: Trainer, experiment: Experiment, folder: Path, results: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Fill the results in. Returns the judged completions of the test."""
     module, data = experiment.module, experiment.data
-    checkpoints = folder / "checkpoints"
+    checkpoint = fit(trainer, experiment, folder / "checkpoints", results) if module.model.num_parameters else None
+    results["tested"] = checkpoint and checkpoint.stem
+    diverged = experiment.history.diverged  # the test's checkpoint brings another history
+    trainer.test(module, data, checkpoint, weights_only=True, verbose=False)
+    figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
+    rows = run_folder.judged_rows(module.grammar, module.completions)
+    run_folder.write_rows(folder / "completions.csv", rows)
+    results["status"] = "diverged" if diverged or not math.isfinite(results["test"]["Test/objective"]) else "finished"
+    return rows
+
+
+def fit(trainer: Trainer, experiment: Experiment, checkpoints: Path, results: dict[str, Any]) -> Path:
+    """Train. Returns the checkpoint to test."""
     if experiment.checkpoint is not None and (best := experiment.checkpoint.with_name("best.ckpt")).is_file():
         checkpoints.mkdir()
         shutil.copy(best, checkpoints)
     started = time.perf_counter()
-    trainer.fit(module, data, ckpt_path=experiment.checkpoint, weights_only=True)
+    trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
     results["seconds"]["fit"] = time.perf_counter() - started
     results |= experiment.history.results()
-    diverged = experiment.history.diverged
     # A training that ends before its first validation has no best.
-    results["tested"] = "best" if (checkpoints / "best.ckpt").is_file() else "last"
-    trainer.test(module, data, checkpoints / f"{results['tested']}.ckpt", weights_only=True, verbose=False)
-    figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
-    rows = run_folder.judged_rows(module.grammar, module.completions)
-    run_folder.write_completions(folder, rows)
-    results["chance_levels"] = chance_levels(module.grammar, module.decoder.max_new_tokens)
-    results["status"] = "diverged" if diverged or not math.isfinite(results["test"]["Test/objective"]) else "finished"
-    return rows
+    best = checkpoints / "best.ckpt"
+    return best if best.is_file() else checkpoints / "last.ckpt"

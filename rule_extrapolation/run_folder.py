@@ -22,7 +22,7 @@ from rule_extrapolation.training.metrics import judge_completions
 PACKAGES = ("torch", "lightning", "hydra-core", "xlstm", "mamba-ssm")
 
 
-def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str, Any]:
+def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel, caveat: str | None) -> dict[str, Any]:
     """What results.json says of a run whatever becomes of it."""
     return {
         "status": "running",
@@ -31,11 +31,12 @@ def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel) -> dict[str,
         "model": cfg.model.name,
         "backend": model.backend,
         "backend_reason": model.backend_reason,
-        "caveat": model.caveat,
+        "training": cfg.training.get("name"),
+        "caveat": caveat,
         "seed": cfg.seed,
         "num_parameters": model.num_parameters,
         "resumed_from": cfg.resume,
-        "optimal_loss": grammar.optimal_loss,
+        "started_from": cfg.ckpt,
         "seconds": {},
         "versions": {
             "python": platform.python_version(),
@@ -63,9 +64,9 @@ def commit() -> str | None:
         return None
 
 
-def write_results(folder: Path, results: dict[str, Any]) -> None:
+def write_results(folder: Path, results: dict[str, Any], name: str = "results.json") -> None:
     """Write results.json. Numbers that are not finite, which JSON has not, become null."""
-    (folder / "results.json").write_text(json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
+    (folder / name).write_text(json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -78,20 +79,23 @@ def judged_rows(grammar: Grammar, completions: dict[str, Tensor]) -> list[dict[s
     """A row for each completion: its prompt set, prompt and completion as text, and what holds for it."""
     rows = []
     for name, tokens in completions.items():
-        prompt_length = grammar.prompts[name].shape[1]
-        verdicts = judge_completions(grammar, tokens, prompt_length)
-        columns = {
-            "prompt_set": [name] * len(tokens),
-            "prompt": grammar.to_text(tokens[:, 1:prompt_length]),
-            "completion": grammar.to_text(tokens[:, prompt_length:]),
-            **{verdict: holds.tolist() for verdict, holds in verdicts.items()},
-        }
-        rows += [dict(zip(columns, values)) for values in zip(*columns.values())]
+        rows += [{"prompt_set": name, **row} for row in judged(grammar, tokens, grammar.prompts[name].shape[1])]
     return rows
 
 
-def write_completions(folder: Path, rows: list[dict[str, Any]]) -> None:
-    with open(folder / "completions.csv", "w", newline="") as file:
+def judged(grammar: Grammar, completions: Tensor, prompt_length: int) -> list[dict[str, Any]]:
+    """(N, P + new) completions of prompts of P tokens, SOS included -> a row for each, without its prompt set."""
+    columns = {
+        "prompt": grammar.to_text(completions[:, 1:prompt_length]),
+        "completion": grammar.to_text(completions[:, prompt_length:]),
+        **{name: holds.tolist() for name, holds in judge_completions(grammar, completions, prompt_length).items()},
+    }
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A CSV file of at least one row, all with the same keys."""
+    with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -1,5 +1,6 @@
 """Every command of the README does what it says."""
 
+import io
 import json
 import math
 import re
@@ -8,14 +9,18 @@ import shlex
 import pytest
 from conftest import ROOT, SHORT
 
+from rule_extrapolation import complete, evaluate, runner
+
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^    (?:\$ )?(?:python -m rule_extrapolation\.runner)(.*?)(?:  +#.*)?$", README, re.MULTILINE)
+COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"
+COMMANDS = re.findall(COMMAND, README, re.MULTILINE)
+MAINS = {"runner": runner.main, "evaluate": evaluate.main, "complete": complete.main}
 # What each is shortened by comes after what it says itself, and so wins.
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 17
     assert "@@" not in README
 
 
@@ -33,13 +38,34 @@ def test_the_output_shown_is_what_a_run_prints():
     assert re.search(r"│ ID +│ +5 │ +1\.00 │ 1\.00 │ 1\.00 │", shown)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_runs(cli, tmp_path, command):
+def ends(argument):
+    """Of a sweep's choices, the first and the last."""
+    key, equals, choices = argument.partition("=")
+    choices = choices.split(",")
+    return key + equals + ",".join([choices[0], choices[-1]] if len(choices) > 2 else choices)
+
+
+@pytest.mark.slow
+def test_the_sweep_runs_in_full(cli, tmp_path):
+    [sweep] = [command for _, command in COMMANDS if " -m " in command]
+    assert cli(*shlex.split(sweep), *TINY)[0] == 0
+    assert len(list(tmp_path.rglob("results.json"))) == 7 * 6
+
+
+@pytest.mark.parametrize(("program", "command"), COMMANDS)
+def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     arguments = shlex.split(command)
-    says = README.split(f"runner{command}")[1].lstrip("\n ").split("\n")[0]
-    trains = not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
-    status, out, err = cli(*arguments, *(TINY if trains else []))
-    results = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    arguments = [*map(ends, arguments)] if "-m" in arguments else arguments
+    says = README.split(f"{program}{command}")[1].lstrip("\n ").split("\n")[0]
+    trains = program == "runner" and not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
+    if {"run=first", "ckpt=first"} & set(arguments):
+        cli("hydra.run.dir=first", *TINY)
+    before = set(tmp_path.rglob("results.json"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("aab\n"))
+    status, out, err = (
+        cli(*arguments, *(TINY if trains else [])) if program == "runner" else call(MAINS[program], *arguments)
+    )
+    results = [json.loads(path.read_text()) for path in set(tmp_path.rglob("results.json")) - before]
     if says.startswith("error: "):
         assert (status, err.strip(), out) == (2, says, "")
         assert not results

@@ -96,8 +96,9 @@ class TestConfigurations:
         ("group", "option"),
         [
             (group, option)
-            for group in ("model", "optimizer", "scheduler", "decoding", "trainer", "callbacks", "data")
+            for group in ("model", "optimizer", "scheduler", "decoding", "trainer", "callbacks", "data", "training")
             for option in yaml_options(group)
+            if option != "finetune"  # which needs a run to start from: tests/test_ood_training.py
         ],
     )
     def test_every_option_runs(self, train, group, option):

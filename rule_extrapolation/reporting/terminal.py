@@ -47,8 +47,9 @@ def describe_run(results: dict[str, Any], grammar: Grammar) -> str:
     label = f"{grammar.label}, " if grammar.label else ""
     backend = f", backend {results['backend']}" if results["backend"] else ""
     model = f"{results['model']} ({results['num_parameters']:,} parameters{backend})"
+    start = f", from {results['started_from']}" if results["started_from"] else ""
     reason = f"\nWithout the faster backend: {results['backend_reason']}" if results["backend_reason"] else ""
-    return f"{model} on {grammar.name} ({label}{grammar.level}){reason}"
+    return f"{model} on {grammar.name} ({label}{grammar.level}){start}{reason}"
 
 
 def print_run(
@@ -56,10 +57,17 @@ def print_run(
 ) -> None:
     """Accuracies by prompt set beside chance, the loss beside the optimum, some OOD completions, and the folder."""
     console.print(accuracy_table(grammar, results))
-    test_loss, optimal = results["test"]["Test/loss"], grammar.optimal_loss
+    test_loss, optimal = results["test"]["Test/loss"], results["optimal_loss"]
     beside = "not known for this language" if optimal is None else f"{optimal:.4f}"
+    if optimal is not None and grammar.all_words() is None:
+        beside += f" (on these test words {results['optimal_loss_on_test_words']:.4f})"
     console.print(f"Test loss {test_loss:.4f}, optimal loss {beside}", highlight=False)
-    if grammar.all_words() is not None:
+    if grammar.all_words() is None:
+        memorised = results["memorised_loss"]
+        console.print(
+            f"On its training words, a model that memorised them would come to {memorised:.4f}", highlight=False
+        )
+    else:
         console.print("Test words are the training words: each of the language's words once.")
     if results["status"] == "diverged":
         console.print("The loss is not finite, the training has diverged: a lower optimizer.lr may help.", style="red")
@@ -71,14 +79,22 @@ def print_run(
             completion = shortened(row["completion"])
             line = Text.assemble("  ", (row["prompt"], "dim"), "|", (completion, "bold"), *marks(row))
             console.print(line, soft_wrap=True)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    console.print(f"Run folder: {shown}", soft_wrap=True, highlight=False)
+    console.print(f"Run folder: {seen_from_here(folder)}", soft_wrap=True, highlight=False)
 
 
-def accuracy_table(grammar: Grammar, results: dict[str, Any]) -> Table:
+def seen_from_here(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def model_title(results: dict[str, Any]) -> str:
+    """Such as "minlstm on aNbN, best checkpoint"."""
     caveat = f" ({results['caveat']})" if results["caveat"] else ""
-    title = f"{results['model']}{caveat} on {grammar.name}, {results['tested']} checkpoint"
-    table = Table(title=title, caption=escape(rules_in_words(grammar)))
+    tested = f", {results['tested']} checkpoint" if results["tested"] else ""
+    return f"{results['model']}{caveat} on {results['grammar']}{tested}"
+
+
+def accuracy_table(grammar: Grammar, results: dict[str, Any], more: str = "") -> Table:
+    table = Table(title=model_title(results) + more, caption=escape(rules_in_words(grammar)))
     for column in ("prompts", "n", *COLUMNS.values()):
         table.add_column(column, justify="left" if column == "prompts" else "right")
     for name, prompts in grammar.prompts.items():
@@ -86,6 +102,58 @@ def accuracy_table(grammar: Grammar, results: dict[str, Any]) -> Table:
         chance = [results["chance_levels"].get(f"{name}/{key}_accuracy") for key in COLUMNS]
         table.add_row(name, str(len(prompts)), *map(figure, accuracies))
         table.add_row("  chance", "", *map(figure, chance), style="dim", end_section=True)
+    return table
+
+
+def print_evaluation(console: Console, grammars: list[Grammar], results: dict[str, Any], folder: Path) -> None:
+    """The accuracies for each length of prompts, what becomes of longer words, and the folder."""
+    samples = results["arguments"]["samples"]
+    each = f", {samples} samples each" if samples > 1 else ""
+    for grammar in grammars:
+        length = grammar.test_prompt_length
+        figures = results | results["prompt_length"][str(length)]
+        console.print(accuracy_table(grammar, figures, f", prompt_length={length}{each}"))
+    if results["lengths"]:
+        console.print(length_table(list(results["lengths"].values()), results))
+        console.print(
+            "Loss in nats and accuracy of the next token, per symbol and EOS; oracle: the training distribution's own "
+            "loss. Then, what becomes of the words' first halves and one symbol more.",
+            soft_wrap=True,
+        )
+    for note in results["notes"]:
+        console.print(note, style="yellow", soft_wrap=True, highlight=False)
+    console.print(f"Evaluation folder: {seen_from_here(folder)}", soft_wrap=True, highlight=False)
+
+
+def print_completions(console: Console, grammar: Grammar, prompt: str, is_id: bool, rows: list[dict[str, Any]]) -> None:
+    """Whether a word could begin with the prompt, and its completions: how probable, and what the whole keeps."""
+    kind = "ID: a word could begin so" if is_id else "OOD: no word begins so"
+    console.print(Text.assemble("prompt ", (prompt or "(empty)", "bold"), f", {kind}"), soft_wrap=True)
+    console.print(
+        "p: probability of the completion given the prompt, EOS included, at temperature 1", style="dim", soft_wrap=True
+    )
+    width = max(len(row["completion"]) for row in rows)
+    for row in rows:
+        parts = [f"{row['decoding']:8}", (row["prompt"], "dim"), "|", (row["completion"].ljust(width), "bold")]
+        parts.append(f"  p {row['probability']:<9.4g}")
+        for rule, wording in grammar.rules.items():
+            kept = row[rule]
+            parts.append((f"  R{rule[-1]} {'✓' if kept else '✗'} {wording}", "green" if kept else "red"))
+        word = "in the language" if row["grammatical"] else "not in the language"
+        parts.append(f"  {word}")
+        parts += [] if row["finished"] else [("  unfinished", "yellow")]
+        console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def length_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
+    metrics = [key for key in COLUMNS if key != "rule_2_completion" and f"{key}_accuracy" in rows[0]]
+    table = Table(title=f"{model_title(results)}\nby length of word, in training up to {results['max_length']}")
+    for column in ("length", "loss", "oracle", "accuracy", *(COLUMNS[key] for key in metrics)):
+        table.add_column(column, justify="right")
+    for row in rows:
+        losses = ["-" if loss is None else f"{loss:.4f}" for loss in (row["loss"], row["oracle_loss"])]
+        held = [figure(row[f"{key}_accuracy"]) for key in metrics]
+        table.add_row(str(row["length"]), *losses, figure(row["accuracy"]), *held)
     return table
 
 

@@ -14,20 +14,23 @@ from rule_extrapolation.grammars.grammar import PAD, Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.decoding import Decoder
 from rule_extrapolation.training.metrics import accuracies, judge_completions, metric_names
+from rule_extrapolation.training.ood import OODTraining
 
 
 class RuleExtrapolation(LightningModule):
     """Trains a model on words of a grammar, and measures which rules its completions of prompts keep.
 
-    Logs Train/loss and Train/loss_ignore_pad; and for validation (Val/) and test (Test/): ``loss`` (cross-entropy over
-    all target positions, PAD included), ``loss_ignore_pad``, ``objective`` (whichever of the two the model trains on),
-    ``accuracy`` (of the next token, PAD targets left out), ``kl`` (loss - optimal loss, where that is known), and the
-    accuracies of ``metrics.accuracies`` for the prompt sets ID, OOD and SOS. Losses are in nats per token.
+    Logs Train/loss and Train/loss_ignore_pad, and Train/ood_loss where OOD prompts are trained on; and for validation
+    (Val/) and test (Test/): ``loss`` (cross-entropy over all target positions, PAD included), ``loss_ignore_pad``,
+    ``objective`` (whichever of the two the model trains on), ``accuracy`` (of the next token, PAD targets left out),
+    ``kl`` (loss - optimal loss, where that is known), and the accuracies of ``metrics.accuracies`` for the prompt sets
+    ID, OOD and SOS. Losses are in nats per token.
 
     Args:
         optimizer: makes the optimizer from parameters.
         scheduler: makes Lightning's scheduler configuration from the optimizer.
         decoder: completes the prompts.
+        ood: training on OOD prompts besides, if any: ``ood.weight`` times its loss is added to the objective.
 
     Raises:
         ConfigError: the model's context is too short for the grammar's words or prompts.
@@ -40,9 +43,10 @@ class RuleExtrapolation(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer], dict[str, Any]],
         decoder: Decoder,
+        ood: OODTraining | None = None,
     ):
         super().__init__()
-        self.model, self.grammar, self.decoder = model, grammar, decoder
+        self.model, self.grammar, self.decoder, self.ood = model, grammar, decoder, ood
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.completions: dict[str, Tensor] = {}
         """The test prompts' completions, by prompt set."""
@@ -57,10 +61,16 @@ class RuleExtrapolation(LightningModule):
                 f"words or prompts take {longest} tokens, and the model reads {model.max_context}; change one",
             )
 
+    @property
+    def caveat(self) -> str | None:
+        """What a table must say beside the figures, if anything."""
+        caveats = [self.model.caveat, self.ood and self.ood.caveat]
+        return "; ".join(filter(None, caveats)) or None
+
     def validation_names(self) -> list[str]:
         """What a callback may monitor: everything that a validation can log."""
         losses = ["loss", "loss_ignore_pad", "objective", "accuracy"]
-        losses += ["kl"] if self.grammar.optimal_loss is not None else []
+        losses += ["kl"] if self.grammar.process is not None else []
         paths = [f"{name}{part}" for name in self.grammar.prompts for part in ("", "/finished")]
         metrics = [f"{path}/{metric}_accuracy" for path in paths for metric in metric_names(self.grammar)]
         return [f"Val/{name}" for name in losses + metrics]
@@ -81,7 +91,12 @@ class RuleExtrapolation(LightningModule):
         losses, _ = self.losses(batch)
         self.log("Train/loss", losses["loss"], batch_size=len(batch))
         self.log("Train/loss_ignore_pad", losses["loss_ignore_pad"], batch_size=len(batch))
-        return losses["objective"]
+        if self.ood is None:
+            return losses["objective"]
+        rows = self.ood.next_batch().to(self.device)
+        ood_loss = self.ood.loss(self.model, rows)
+        self.log("Train/ood_loss", ood_loss, batch_size=len(rows))
+        return losses["objective"] + self.ood.weight * ood_loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         self.evaluate_batch(batch, "Val")
@@ -120,13 +135,18 @@ class RuleExtrapolation(LightningModule):
         self.log_dict(self.prompt_accuracies)
         return completed
 
-    # Dropout draws from torch's global generator: a resumed run goes on with the state that it had.
+    # Dropout draws from torch's global generator: a resumed run goes on with the state that it had, and with the OOD
+    # prompts that are next.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = torch.get_rng_state()
+        if self.ood is not None:
+            checkpoint["ood"] = self.ood.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rng_state = checkpoint["rng_state"]
+        if self.ood is not None:
+            self.ood.load_state_dict(checkpoint["ood"])
 
     def on_train_start(self) -> None:
         if self.rng_state is not None:

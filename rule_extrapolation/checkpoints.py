@@ -1,0 +1,106 @@
+"""Checkpoints that a run goes on or starts from, held against its settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.training.module import RuleExtrapolation
+
+
+def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
+    """The file that ``resume`` names, if it does: a .ckpt, or a run folder's last one.
+
+    Raises:
+        ConfigError: there is none, it belongs to a run of another model, language, data or optimization, or that run
+            has had all its steps.
+    """
+    if cfg.resume is None:
+        return None
+    path, checkpoint = read_checkpoint(cfg, "resume", "last.ckpt", "meta")
+    steps, epochs = checkpoint["global_step"], checkpoint["epoch"]
+    epochs += checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    check_same_settings(cfg, module.model, path.parent.parent)
+    if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
+        raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
+    if ("ood" in checkpoint) != (module.ood is not None):
+        raise ConfigError("training.name", cfg.training.get("name"), "the run to resume has another; set that")
+    for key, done in {"max_steps": steps, "max_epochs": epochs}.items():
+        if 0 < (cfg.trainer.get(key) or -1) <= done:
+            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"the run to resume has had {done}; set more")
+    return path
+
+
+def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None) -> None:
+    """Start from the weights that ``ckpt`` names, if it does; a run that is resumed has weights of its own.
+
+    Raises:
+        ConfigError: there are none, or the module has others.
+    """
+    if cfg.ckpt is None or cfg.resume is not None:
+        return
+    if not cfg.ckpt:
+        raise ConfigError("ckpt", None, "is needed; name a run folder or a .ckpt file to start from")
+    _, checkpoint = read_checkpoint(cfg, "ckpt", "best.ckpt", device or "cpu")
+    weights, own = shapes(checkpoint["state_dict"]), shapes(module.state_dict())
+    if weights != own:
+        name = next(name for name in [*own, *weights] if weights.get(name) != own.get(name))
+        differ = f"its {name} is {weights.get(name, 'missing')}, not {own.get(name, 'missing')}"
+        raise ConfigError("ckpt", cfg.ckpt, f"{differ}; set its model and sizes, and a grammar with as many symbols")
+    module.load_state_dict(checkpoint["state_dict"])
+
+
+def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[Path, dict[str, Any]]:
+    """The .ckpt file that a setting names, or the one of that name of the run folder; its path and what it holds.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(cfg[key])
+    path = path / "checkpoints" / name if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(key, cfg[key], f"there is no {path}; name a run folder or a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+        if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
+            raise KeyError(*missing)
+    except Exception as error:
+        raise ConfigError(key, cfg[key], f"{path} is no checkpoint of a run") from error
+    return path, checkpoint
+
+
+def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def read_config(folder: Path) -> DictConfig:
+    """A run's config.yaml; with what older runs could not set."""
+    return OmegaConf.merge({"training": {"name": "standard"}, "ckpt": None}, OmegaConf.load(folder / "config.yaml"))
+
+
+def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:
+    """Raise a ConfigError for the first setting that shapes the curve and is not as in the run in that folder."""
+    if not (folder / "config.yaml").is_file():
+        return
+    before = read_config(folder)
+    for key in ("seed", "ckpt"):
+        if cfg[key] != before.get(key):
+            raise ConfigError(key, cfg[key], f"the run to resume has {before.get(key)}; set that")
+    trainer = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "precision")
+    for group in ("grammar", "data", "model", "optimizer", "scheduler", "training", "trainer"):
+        now, then = OmegaConf.to_container(cfg[group], resolve=True), before.get(group, {})
+        for key in trainer if group == "trainer" else {**now, **then}:
+            if group == "model" and key == model.context_setting:
+                continue
+            if now.get(key) != then.get(key):
+                raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {then.get(key)}; set that")
+    if (folder / "results.json").is_file():
+        backend = json.loads((folder / "results.json").read_text()).get("backend")
+        if backend != model.backend:
+            raise ConfigError("model.backend", model.backend, f"the run to resume has taken {backend}; set that")
