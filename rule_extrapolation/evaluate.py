@@ -39,7 +39,7 @@ WORDS = 256
 class Arguments:
     run: Annotated[str, "the run's folder"]
     prompt_length: Annotated[list[int] | None, "lengths of the prompts, such as 4,6,8,10; default: the run's"] = None
-    max_new_tokens: Annotated[int | None, "tokens that a completion may have; default: the run's"] = None
+    max_new_tokens: Annotated[int | None, "tokens to add; default: the run's; for words of length L 2 L or more"] = None
     decoding: Annotated[str | None, "greedy or sample; default: the run's"] = None
     temperature: Annotated[float | None, "for decoding=sample; default: the run's, or 1"] = None
     samples: Annotated[int, "completions of each prompt, with decoding=sample"] = 1
