@@ -8,8 +8,9 @@ BIN = $(VENV)/bin
 run: $(VENV)/.installed
 	$(BIN)/python -m rule_extrapolation.runner $(ARGS)
 
+# A process for each core, and in each one thread.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
