@@ -81,7 +81,9 @@ def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 def read_config(folder: Path) -> DictConfig:
     """A run's config.yaml; with what older runs could not set."""
-    return OmegaConf.merge({"training": {"name": "standard"}, "ckpt": None}, OmegaConf.load(folder / "config.yaml"))
+    return OmegaConf.merge(
+        {"training": {"name": "standard"}, "ckpt": None, "seeds": None}, OmegaConf.load(folder / "config.yaml")
+    )
 
 
 def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:

@@ -38,11 +38,17 @@ def register() -> None:
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
     OmegaConf.register_new_resolver("least", least, replace=True)
     OmegaConf.register_new_resolver("total", total, replace=True)
+    OmegaConf.register_new_resolver("span", span, replace=True)
 
 
 def least(*numbers: int | float) -> int | float:
     """The least number that is above 0: -1 is Lightning's "no limit", and whatever else is wrong is for it to say."""
     return min(number for number in numbers if isinstance(number, int | float) and number > 0)
+
+
+def span(seed: int, seeds: int | None) -> str:
+    """seed0, or seeds0-7."""
+    return f"seeds{seed}-{seed + seeds - 1}" if isinstance(seeds, int) else f"seed{seed}"
 
 
 def total(*numbers: int) -> int:

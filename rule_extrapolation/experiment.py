@@ -7,7 +7,9 @@ import math
 import shutil
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ class Settings:
     logger: dict
     training: dict
     seed: int
+    seeds: int | None
     resume: str | None
     ckpt: str | None
     run_dir: str
@@ -90,6 +93,11 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     quiet_lightning()
     check_arguments(Settings, dict(cfg), "")
     check_seed(seed=cfg.seed)
+    if cfg.seeds is not None:
+        check_positive(seeds=cfg.seeds)
+        check_seed(seeds=cfg.seed + cfg.seeds - 1)
+        if cfg.resume is not None:
+            raise ConfigError("seeds", cfg.seeds, "resume= goes on with one run; leave seeds out, and set its seed")
     data = build(cfg, "data", grammar=recipe(cfg, "grammar", given=["max_length"]))
     grammar = data.grammar
     if cfg.grammar.name != grammar.name:
@@ -151,6 +159,30 @@ def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logge
     return loggers
 
 
+@dataclass
+class Run:
+    """A run under way, and what will be written of it."""
+
+    cfg: DictConfig
+    experiment: Experiment
+    results: dict[str, Any]
+    loggers: list[Logger] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.cfg.run_dir)
+
+    @property
+    def grammar(self) -> Grammar:
+        return self.experiment.module.grammar
+
+    def prepare(self) -> None:
+        """What needs no training: yardsticks and loggers."""
+        self.results |= yardsticks(self.experiment)
+        self.loggers += start_loggers(self.cfg, self.folder, self.grammar)
+
+
 def run(cfg: DictConfig) -> None:
     """Train, test the best checkpoint, write the run folder and print what came out.
 
@@ -158,26 +190,32 @@ def run(cfg: DictConfig) -> None:
         ConfigError: the configuration cannot work.
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
-    folder = Path(cfg.run_dir)
+    with started(cfg) as run:
+        print(describe_run(run.results, run.grammar), flush=True)
+        run.prepare()
+        trainer = build(cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
+        if run.experiment.module.model.num_parameters:
+            fit(run, trainer)
+        test(run, trainer)
+    print_run(Console(), run.grammar, run.results, run.rows, run.folder)
+
+
+@contextmanager
+def started(cfg: DictConfig) -> Iterator[Run]:
+    """A run with its folder, whose results.json says how it ended, whichever way that is."""
     check_free(cfg.run_dir, "run_dir")
     seed_everything(cfg.seed, verbose=False)
     experiment = assemble(cfg)
-    grammar = experiment.module.grammar
+    module = experiment.module
+    run = Run(cfg, experiment, run_folder.header(cfg, module.grammar, module.model, module.caveat))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError("run_dir", folder, f"cannot be made: {error.strerror}") from error
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    results = run_folder.header(cfg, grammar, experiment.module.model, experiment.module.caveat)
-    rows: list[dict[str, Any]] = []
-    loggers: list[Logger] = []
-    started = time.perf_counter()
+        raise ConfigError("run_dir", run.folder, f"cannot be made: {error.strerror}") from error
+    OmegaConf.save(cfg, run.folder / "config.yaml", resolve=True)
+    results, beginning = run.results, time.perf_counter()
     try:
-        print(describe_run(results, grammar), flush=True)
-        results |= yardsticks(experiment)
-        loggers = start_loggers(cfg, folder, grammar)
-        trainer = build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks)
-        rows = fit_and_test(trainer, experiment, folder, results)
+        yield run
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the one into the other
         results["status"] = "interrupted"
         raise KeyboardInterrupt from stop
@@ -185,13 +223,12 @@ def run(cfg: DictConfig) -> None:
         results |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         raise
     finally:
-        results["seconds"]["total"] = time.perf_counter() - started
+        results["seconds"]["total"] = time.perf_counter() - beginning
         # A test gives the callbacks the state that they had at the checkpoint it loads.
-        results = experiment.history.results() | results
-        run_folder.write_results(folder, results)
-        for logger in loggers[1:]:
-            close_run(logger, results, rows)
-    print_run(Console(), grammar, results, rows, folder)
+        results |= {**experiment.history.results(), **results}
+        run_folder.write_results(run.folder, results)
+        for logger in run.loggers[1:]:
+            close_run(logger, results, run.rows)
 
 
 def yardsticks(experiment: Experiment) -> dict[str, Any]:
@@ -208,32 +245,30 @@ def yardsticks(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def fit_and_test(
-    trainer: Trainer, experiment: Experiment, folder: Path, results: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Fill the results in. Returns the judged completions of the test."""
-    module, data = experiment.module, experiment.data
-    checkpoint = fit(trainer, experiment, folder / "checkpoints", results) if module.model.num_parameters else None
-    results["tested"] = checkpoint and checkpoint.stem
-    diverged = experiment.history.diverged  # the test's checkpoint brings another history
-    trainer.test(module, data, checkpoint, weights_only=True, verbose=False)
-    figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
-    rows = run_folder.judged_rows(module.grammar, module.completions)
-    run_folder.write_rows(folder / "completions.csv", rows)
-    results["status"] = "diverged" if diverged or not math.isfinite(results["test"]["Test/objective"]) else "finished"
-    return rows
-
-
-def fit(trainer: Trainer, experiment: Experiment, checkpoints: Path, results: dict[str, Any]) -> Path:
-    """Train. Returns the checkpoint to test."""
+def fit(run: Run, trainer: Trainer) -> None:
+    """Train."""
+    experiment, checkpoints = run.experiment, run.folder / "checkpoints"
     if experiment.checkpoint is not None and (best := experiment.checkpoint.with_name("best.ckpt")).is_file():
         checkpoints.mkdir()
         shutil.copy(best, checkpoints)
-    started = time.perf_counter()
+    beginning = time.perf_counter()
     trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
-    results["seconds"]["fit"] = time.perf_counter() - started
-    results |= experiment.history.results()
+    run.results["seconds"]["fit"] = time.perf_counter() - beginning
+
+
+def test(run: Run, trainer: Trainer) -> None:
+    """Fill the results in, from the best checkpoint if the run has trained."""
+    module, data, history = run.experiment.module, run.experiment.data, run.experiment.history
     # A training that ends before its first validation has no best.
-    best = checkpoints / "best.ckpt"
-    return best if best.is_file() else checkpoints / "last.ckpt"
+    candidates = [run.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    checkpoint = next(filter(Path.is_file, candidates), None)
+    run.results |= history.results()
+    run.results["tested"] = checkpoint and checkpoint.stem
+    diverged = history.diverged  # the test's checkpoint brings another history
+    trainer.test(module, data, checkpoint, weights_only=True, verbose=False)
+    figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    run.results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
+    run.rows += run_folder.judged_rows(module.grammar, module.completions)
+    run_folder.write_rows(run.folder / "completions.csv", run.rows)
+    lost = diverged or not math.isfinite(run.results["test"]["Test/objective"])
+    run.results["status"] = "diverged" if lost else "finished"

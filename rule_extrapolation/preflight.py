@@ -23,7 +23,7 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
             check(config)
-            check_free(config.hydra.run.dir, "hydra.run.dir")
+            check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():

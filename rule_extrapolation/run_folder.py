@@ -69,6 +69,10 @@ def write_results(folder: Path, results: dict[str, Any], name: str = "results.js
     (folder / name).write_text(json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
 def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}

@@ -20,9 +20,10 @@ register()
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def train(cfg: DictConfig) -> None:
     from rule_extrapolation.experiment import run
+    from rule_extrapolation.seeds import run_seeds
 
     try:
-        run(cfg)
+        run_seeds(cfg) if cfg.seeds else run(cfg)
     except Exception as error:
         error.add_note(DURING_RUN)
         raise

@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
@@ -114,6 +115,17 @@ class CtrlC(Callback):
 
     def on_validation_batch_start(self, *_) -> None:
         self.count("validation")
+
+
+class FailsWithSeed(Callback):
+    """Raises in the second step of the run with that seed."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_batch_end(self, trainer, pl_module, *_) -> None:
+        if trainer.global_step == 2 and torch.initial_seed() == self.seed:
+            raise RuntimeError("out of luck")
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -41,6 +41,10 @@ class LanguageModel(nn.Module, ABC):
     context_setting: ClassVar[str | None] = None
     """The argument that sets ``max_context``, if no weight depends on it: the same weights may be given another."""
 
+    stacks: ClassVar[bool] = False
+    """Whether ``torch.vmap`` takes several sets of weights through the model at once, and is quicker than one after the
+    other: where small products and Python's own time bound a step."""
+
     @abstractmethod
     def init_state(self, batch_size: int) -> State:
         """The state before any token."""

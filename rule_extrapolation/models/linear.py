@@ -24,6 +24,7 @@ class LinearLLM(LanguageModel):
     """
 
     ignore_pad_in_loss = True
+    stacks = True
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ COLUMNS = {
     "rule_2_completion": "R2 completion",
     "grammatical": "grammatical",
 }
+SEEDS_COLUMNS = [
+    ("ID", "rule_1"),
+    ("ID", "rule_2"),
+    ("OOD", "rule_1"),
+    ("OOD", "rule_2_completion"),
+    ("OOD", "finished"),
+]
 OOD_EXAMPLES = 5
 SHOWN_COMPLETION = 40
 
@@ -80,6 +88,31 @@ def print_run(
             line = Text.assemble("  ", (row["prompt"], "dim"), "|", (completion, "bold"), *marks(row))
             console.print(line, soft_wrap=True)
     console.print(f"Run folder: {seen_from_here(folder)}", soft_wrap=True, highlight=False)
+
+
+def print_seeds(console: Console, grammar: Grammar, results: list[dict[str, Any]], folder: Path) -> None:
+    """A row for each seed, and their mean and standard deviation."""
+    columns = {"test loss": "Test/loss"}
+    columns |= {f"{name} {COLUMNS[key]}": f"Test/{name}/{key}_accuracy" for name, key in SEEDS_COLUMNS}
+    columns = {title: key for title, key in columns.items() if key in results[0]["test"]}
+    table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(grammar)))
+    for column in ("seed", *columns, "status"):
+        table.add_column(column, justify="right")
+    values = {title: [of_seed["test"].get(key) for of_seed in results] for title, key in columns.items()}
+
+    def cell(title: str, value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}" if title == "test loss" else figure(value)
+
+    for i, of_seed in enumerate(results):
+        row = [cell(title, values[title][i]) for title in columns]
+        table.add_row(str(of_seed["seed"]), *row, of_seed["status"], end_section=i == len(results) - 1)
+    if len(results) > 1:
+        for name, statistic in {"mean": statistics.mean, "std": statistics.stdev}.items():
+            known = {title: [value for value in of if value is not None] for title, of in values.items()}
+            row = [cell(title, statistic(of) if len(of) > 1 else None) for title, of in known.items()]
+            table.add_row(name, *row, "")
+    console.print(table)
+    console.print(f"Run folders: {seen_from_here(folder)}/seed*", soft_wrap=True, highlight=False)
 
 
 def seen_from_here(folder: Path) -> Path:

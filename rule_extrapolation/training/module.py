@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -81,58 +81,68 @@ class RuleExtrapolation(LightningModule):
 
     def losses(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """(B, T + 1) rows -> the losses, and (B, num_tokens, T) logits."""
-        logits, targets = self.model(batch[:, :-1]), batch[:, 1:]
-        per_token = F.cross_entropy(logits, targets, reduction="none")
-        losses = {"loss": per_token.mean(), "loss_ignore_pad": per_token[targets != PAD].mean()}
+        logits = self.model(batch[:, :-1])
+        return self.losses_of(logits, batch[:, 1:]), logits
+
+    def losses_of(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """(..., B, num_tokens, T) logits and (..., B, T) targets -> the losses, each (...)."""
+        per_token = F.cross_entropy(logits.flatten(0, -3), targets.flatten(0, -2), reduction="none").view_as(targets)
+        is_symbol = targets != PAD
+        losses = {
+            "loss": per_token.mean((-2, -1)),
+            "loss_ignore_pad": per_token.where(is_symbol, 0).sum((-2, -1)) / is_symbol.sum((-2, -1)),
+        }
         losses["objective"] = losses["loss_ignore_pad" if self.model.ignore_pad_in_loss else "loss"]
-        return losses, logits
+        return losses
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         losses, _ = self.losses(batch)
-        self.log("Train/loss", losses["loss"], batch_size=len(batch))
-        self.log("Train/loss_ignore_pad", losses["loss_ignore_pad"], batch_size=len(batch))
-        if self.ood is None:
-            return losses["objective"]
-        rows = self.ood.next_batch().to(self.device)
-        ood_loss = self.ood.loss(self.model, rows)
-        self.log("Train/ood_loss", ood_loss, batch_size=len(rows))
-        return losses["objective"] + self.ood.weight * ood_loss
+        objective = losses.pop("objective")
+        if self.ood is not None:
+            losses["ood_loss"] = self.ood.loss(self.model, self.ood.next_batch().to(self.device))
+            objective = objective + self.ood.weight * losses["ood_loss"]
+        if logs_this_step(self.trainer):
+            self.log_dict({f"Train/{name}": loss for name, loss in losses.items()})
+        return objective
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.evaluate_batch(batch, "Val")
+        self.evaluation_step(batch, "Val")
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.evaluate_batch(batch, "Test")
+        self.evaluation_step(batch, "Test")
 
-    def evaluate_batch(self, batch: Tensor, stage: str) -> None:
-        losses, logits = self.losses(batch)
-        targets = batch[:, 1:]
-        is_symbol = targets != PAD
-        rows, symbols = len(batch), int(is_symbol.sum())
+    def evaluation_step(self, batch: Tensor, stage: str) -> None:
+        for name, (value, count) in self.evaluate_batch(self.model(batch[:, :-1]), batch[:, 1:]).items():
+            self.log(f"{stage}/{name}", value, batch_size=count)
+
+    def evaluate_batch(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """(B, num_tokens, T) logits and (B, T) targets -> means, each with how many it is taken over."""
+        losses = self.losses_of(logits, targets)
         if self.grammar.optimal_loss is not None:
             losses["kl"] = losses["loss"] - self.grammar.optimal_loss
+        is_symbol = targets != PAD
+        losses["accuracy"] = (logits.argmax(1) == targets)[is_symbol].float().mean()
         # A batch counts for as many as it averages over, so that the epoch's mean is the mean over the data.
-        for name, loss in losses.items():
-            counts_symbols = name == "loss_ignore_pad" or (name == "objective" and self.model.ignore_pad_in_loss)
-            self.log(f"{stage}/{name}", loss, batch_size=symbols if counts_symbols else rows)
-        accuracy = (logits.argmax(1) == targets)[is_symbol].float().mean()
-        self.log(f"{stage}/accuracy", accuracy, batch_size=symbols)
+        over_symbols = {"loss_ignore_pad", "accuracy", *(["objective"] if self.model.ignore_pad_in_loss else [])}
+        rows, symbols = len(targets), int(is_symbol.sum())
+        return {name: (value, symbols if name in over_symbols else rows) for name, value in losses.items()}
 
     def on_validation_epoch_end(self) -> None:
-        self.evaluate_prompts("Val")
+        self.complete_prompts("Val")
+        self.log_dict(self.prompt_accuracies)
 
     def on_test_epoch_end(self) -> None:
-        self.completions = self.evaluate_prompts("Test")
+        self.completions = self.complete_prompts("Test")
+        self.log_dict(self.prompt_accuracies)
 
-    def evaluate_prompts(self, stage: str) -> dict[str, Tensor]:
-        """Complete every prompt set and log what holds. Returns the completions by set."""
+    def complete_prompts(self, stage: str) -> dict[str, Tensor]:
+        """Complete every prompt set, and find what holds: ``prompt_accuracies``. Returns the completions by set."""
         completed, self.prompt_accuracies = {}, {}
         for name, prompts in self.grammar.prompts.items():
             completions = self.decoder(self.model, prompts.to(self.device)).cpu()
             completed[name] = completions
             verdicts = judge_completions(self.grammar, completions, prompts.shape[1])
             self.prompt_accuracies |= accuracies(verdicts, f"{stage}/{name}")
-        self.log_dict(self.prompt_accuracies)
         return completed
 
     # Dropout draws from torch's global generator: a resumed run goes on with the state that it had, and with the OOD
@@ -151,3 +161,13 @@ class RuleExtrapolation(LightningModule):
     def on_train_start(self) -> None:
         if self.rng_state is not None:
             torch.set_rng_state(self.rng_state.cpu())
+
+
+def logs_this_step(trainer: Trainer) -> bool:
+    """Whether the training step under way is one that is logged.
+
+    Lightning leaves the others out itself, but only after most of the work of logging them, which costs a small model
+    as much as its step.
+    """
+    every = trainer.log_every_n_steps
+    return every > 0 and ((trainer.global_step + 1) % every == 0 or trainer.should_stop)

@@ -1,0 +1,137 @@
+"""Many seeds of one configuration: seeds=8. Each leaves the run folder that it would leave alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from rule_extrapolation.config import build
+from rule_extrapolation.experiment import Experiment, Run, assemble, started, test
+from rule_extrapolation.reporting.terminal import describe_run, print_seeds
+from rule_extrapolation.run_folder import read_results
+from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
+
+ELEMENTWISE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
+
+
+def run_seeds(cfg: DictConfig) -> None:
+    """Train ``seeds`` runs, from ``seed`` on, in folders of their own within the run folder, and print what came out.
+
+    Where the configuration allows, one forward and backward pass serves all of them; else they run side by side, each
+    in a process of its own.
+
+    Raises:
+        SystemExit: runs in processes of their own failed; the others have come to their end.
+    """
+    folder, seeds = Path(cfg.run_dir), range(cfg.seed, cfg.seed + cfg.seeds)
+    configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
+    experiment = assemble(configs[0], device="meta")
+    grammar, reason = experiment.module.grammar, why_apart(cfg, experiment)
+    if reason is None:
+        run_stacked(configs)
+    else:
+        print(f"Seeds {seeds[0]} to {seeds[-1]} side by side, in processes of their own: {reason}", flush=True)
+        run_apart(configs)
+    results = [read_results(Path(config.run_dir)) for config in configs]
+    print_seeds(Console(), grammar, results, folder)
+
+
+def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
+    """What keeps the seeds from being trained as one, if anything."""
+    module, trainer = experiment.module, cfg.trainer
+    if not module.model.stacks:
+        return f"{cfg.model.name} gains nothing from training them as one"
+    if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in module.model.modules()):
+        return "each draws its own dropout"
+    if module.ood is not None:
+        return f"training={cfg.training.name}"
+    if cfg.optimizer._target_ not in ELEMENTWISE:
+        return f"{cfg.optimizer._target_} may look at several weights at once"
+    for key, single in {"devices": 1, "gradient_clip_val": None, "min_steps": None, "min_epochs": None}.items():
+        if trainer.get(key, single) != single:
+            return f"trainer.{key}={trainer[key]}"
+    return None
+
+
+def run_stacked(configs: list[DictConfig]) -> None:
+    """Train all of them in one Trainer, and test each on its own."""
+    with ExitStack() as stack:
+        runs: list[Run] = []
+        members = []
+        for config in configs:
+            write_hydra(config)
+            runs.append(stack.enter_context(started(config)))
+            experiment = runs[-1].experiment
+            callbacks = [callback for callback in experiment.callbacks if not isinstance(callback, ProgressBar)]
+            runs[-1].prepare()
+            members.append(Member(str(config.seed), experiment.module, callbacks, runs[-1].loggers))
+        first, last = configs[0].seed, configs[-1].seed
+        print(f"{describe_run(runs[0].results, runs[0].grammar)}, seeds {first} to {last} at once", flush=True)
+        bars = [callback for callback in runs[0].experiment.callbacks if isinstance(callback, ProgressBar)]
+        trainer = build(
+            configs[0], "trainer", logger=MemberLoggers(members), callbacks=[MemberCallbacks(members), *bars]
+        )
+        beginning = time.perf_counter()
+        trainer.fit(Stack(members, [run.experiment.data for run in runs]))
+        for run in runs:
+            run.results["seconds"]["fit"] = time.perf_counter() - beginning
+        for run, member in zip(runs, members):
+            trainer = build(run.cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
+            trainer.fit_loop.load_state_dict(member.progress)  # the step and epoch that the test is logged at
+            test(run, trainer)
+
+
+def write_hydra(config: DictConfig) -> None:
+    """The .hydra folder that the run alone would have."""
+    folder = Path(config.run_dir) / ".hydra"
+    folder.mkdir(parents=True)
+    hydra = OmegaConf.create({"hydra": HydraConfig.get()})
+    OmegaConf.set_readonly(hydra.hydra, False)
+    task = own_overrides(config)
+    OmegaConf.update(hydra, "hydra.overrides.task", task)
+    OmegaConf.update(hydra, "hydra.job.override_dirname", ",".join(task))
+    OmegaConf.update(hydra, "hydra.run.dir", config.run_dir)
+    OmegaConf.update(hydra, "hydra.runtime.output_dir", config.run_dir)
+    unresolved = OmegaConf.merge(config, {"run_dir": "${hydra:runtime.output_dir}"})
+    for name, content in {"config": unresolved, "hydra": hydra, "overrides": OmegaConf.create(task)}.items():
+        OmegaConf.save(content, folder / f"{name}.yaml")
+
+
+def own_overrides(config: DictConfig) -> list[str]:
+    """The command line that makes this one run, but for its folder."""
+    given = HydraConfig.get().overrides.task
+    return [*(o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds")), f"seed={config.seed}"]
+
+
+def run_apart(configs: list[DictConfig]) -> None:
+    """Run each in a process, as many at a time as there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = min(cores, len(configs))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // at_once)), "PYTHONUNBUFFERED": "1"}
+
+    def run_one(config: DictConfig) -> int:
+        command = [sys.executable, "-m", "rule_extrapolation.runner", *own_overrides(config)]
+        command += [f"hydra.run.dir={config.run_dir}"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(command, env=environment, **pipes) as process:
+            for line in process.stdout:
+                # Tables are left to the one that all seeds share.
+                if line.startswith(("step", "W&B", "error", "Traceback")) or process.poll():
+                    print(f"seed {config.seed}  {line}", end="", flush=True)
+        return process.returncode
+
+    with ThreadPoolExecutor(at_once) as pool:
+        codes = list(pool.map(run_one, configs))
+    if failed := [str(config.seed) for config, code in zip(configs, codes) if code]:
+        sys.exit(f"error: the runs of these seeds failed: {', '.join(failed)}; see their run folders' results.json")
