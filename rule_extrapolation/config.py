@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,33 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from rule_extrapolation.errors import ConfigError, one_of
+from rule_extrapolation.errors import ConfigError, check_positive, check_seed, one_of
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, target
 
 PACKAGE = Path(__file__).parent
 # Installed, the configuration lies inside the package; in a checkout, beside it.
 CONF_DIR = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+
+
+@dataclass
+class Settings:
+    """The configuration's top level."""
+
+    grammar: dict
+    data: dict
+    model: dict
+    optimizer: dict
+    scheduler: dict
+    decoding: dict
+    trainer: dict
+    callbacks: dict
+    logger: dict
+    training: dict
+    seed: int
+    seeds: int | None
+    resume: str | None
+    ckpt: str | None
+    run_dir: str
 
 
 def register() -> None:
@@ -39,6 +61,13 @@ def register() -> None:
     OmegaConf.register_new_resolver("least", least, replace=True)
     OmegaConf.register_new_resolver("total", total, replace=True)
     OmegaConf.register_new_resolver("span", span, replace=True)
+
+
+def groups() -> dict[str, list[str]]:
+    """The choices of each configuration group."""
+    choices = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF_DIR.iterdir()}
+    choices["grammar"] = sorted([*ALIASES, *LANGUAGES])
+    return {group: choices[group] for group in sorted(choices) if choices[group]}
 
 
 def least(*numbers: int | float) -> int | float:
@@ -98,8 +127,6 @@ def recipe(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.parti
 @contextmanager
 def naming_keys(cfg: DictConfig, group: str) -> Iterator[None]:
     """What a constructor refuses becomes a ConfigError that names the key to change."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
     try:
         yield
     except ConfigError as error:
@@ -107,9 +134,35 @@ def naming_keys(cfg: DictConfig, group: str) -> Iterator[None]:
         groups = [group, *(key for key in cfg if isinstance(cfg[key], DictConfig))]
         owner = next((g for g in groups if error.field in OmegaConf.select(cfg, g)), None)
         raise ConfigError(f"{owner}.{error.field}" if owner else error.field, error.value, error.fix) from error
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except refusals() as error:
         made = OmegaConf.select(cfg, f"{group}._target_")
         raise ConfigError(group, made, " ".join(str(error).split())) from error
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # only now: it takes seconds
+
+    return ValueError, TypeError, MisconfigurationException
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check the top level, and the numbers with which there would be no training or no validation.
+
+    Raises:
+        ConfigError: naming the key, its value and what would work.
+    """
+    check_arguments(Settings, dict(cfg), "")
+    check_seed(seed=cfg.seed)
+    if cfg.seeds is not None:
+        check_positive(seeds=cfg.seeds)
+        check_seed(seeds=cfg.seed + cfg.seeds - 1)
+        if cfg.resume is not None:
+            raise ConfigError("seeds", cfg.seeds, "resume= goes on with one run; leave seeds out, and set its seed")
+    limits = {key: value for key, value in cfg.trainer.items() if key.startswith(("max_", "limit_")) and value != -1}
+    names = ("val_check_interval", "check_val_every_n_epoch", "gradient_clip_val", "accumulate_grad_batches")
+    numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}
+    numbers = {f"trainer.{key}": value for key, value in numbers.items() if isinstance(value, int | float)}
+    check_positive(**numbers)
 
 
 def check_arguments(make: Callable[..., Any], arguments: dict[str, Any], group: str, given: Iterable[str] = ()) -> None:

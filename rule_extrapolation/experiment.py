@@ -22,9 +22,9 @@ from rich.console import Console
 
 from rule_extrapolation import run_folder
 from rule_extrapolation.checkpoints import find_checkpoint, load_weights
-from rule_extrapolation.config import build, build_offering, check_arguments, naming_keys, recipe
+from rule_extrapolation.config import build, build_offering, check_settings, naming_keys, recipe
 from rule_extrapolation.data.grammar_data import TEST, TRAIN
-from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive, check_seed
+from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
@@ -32,27 +32,6 @@ from rule_extrapolation.theory.likelihood import memorised_loss
 from rule_extrapolation.training.callbacks import History, LastCheckpoint
 from rule_extrapolation.training.module import RuleExtrapolation
 from rule_extrapolation.training.wandb import close_run
-
-
-@dataclass
-class Settings:
-    """The configuration's top level."""
-
-    grammar: dict
-    data: dict
-    model: dict
-    optimizer: dict
-    scheduler: dict
-    decoding: dict
-    trainer: dict
-    callbacks: dict
-    logger: dict
-    training: dict
-    seed: int
-    seeds: int | None
-    resume: str | None
-    ckpt: str | None
-    run_dir: str
 
 
 @dataclass
@@ -91,13 +70,7 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
         ConfigError: naming the key, its value and what would work.
     """
     quiet_lightning()
-    check_arguments(Settings, dict(cfg), "")
-    check_seed(seed=cfg.seed)
-    if cfg.seeds is not None:
-        check_positive(seeds=cfg.seeds)
-        check_seed(seeds=cfg.seed + cfg.seeds - 1)
-        if cfg.resume is not None:
-            raise ConfigError("seeds", cfg.seeds, "resume= goes on with one run; leave seeds out, and set its seed")
+    check_settings(cfg)
     data = build(cfg, "data", grammar=recipe(cfg, "grammar", given=["max_length"]))
     grammar = data.grammar
     if cfg.grammar.name != grammar.name:
@@ -123,7 +96,7 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
         scheduler(built)
     if set(cfg.logger) != {"name"}:  # csv has nothing to set
         recipe(cfg, "logger", given=["save_dir", "name", "config"])
-    check_trainer(cfg)
+    build(cfg, "trainer", logger=False, callbacks=[])  # Lightning's own checks
     nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
     callbacks = [build_offering(cfg, f"callbacks.{name}", grammar=grammar, model=model) for name in nodes]
     if not cfg.trainer.get("enable_progress_bar", True):
@@ -137,16 +110,6 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
         if "patience" in node:
             check_positive(**{f"callbacks.{name}.patience": node.patience})
     return Experiment(data, module, callbacks, find_checkpoint(cfg, module))
-
-
-def check_trainer(cfg: DictConfig) -> None:
-    """Refuse what Lightning refuses, and numbers with which there would be no training or no validation."""
-    build(cfg, "trainer", logger=False, callbacks=[])
-    limits = {key: value for key, value in cfg.trainer.items() if key.startswith(("max_", "limit_")) and value != -1}
-    names = ("val_check_interval", "check_val_every_n_epoch", "gradient_clip_val", "accumulate_grad_batches")
-    numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}
-    numbers = {f"trainer.{key}": value for key, value in numbers.items() if isinstance(value, int | float)}
-    check_positive(**numbers)
 
 
 def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logger]:

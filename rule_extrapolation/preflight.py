@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rule_extrapolation.config import one_line
 from rule_extrapolation.errors import check_free
+from rule_extrapolation.outline import check_outlines
 
 
 class Preflight(Callback):
@@ -22,7 +23,7 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
-            check(config)
+            check([config])
             check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -37,20 +38,27 @@ class Preflight(Callback):
             jobs = [[o.input_line for o in parsed if not o.is_sweep_override()]]
         else:
             [jobs] = BasicSweeper.split_arguments(parsed, None)
-        for job in jobs:
-            check(compose(config.hydra.job.config_name, overrides=[*job]))
+        check([compose(config.hydra.job.config_name, overrides=[*job]) for job in jobs])
         check_free(config.hydra.sweep.dir, "hydra.sweep.dir", "*/results.json")
 
 
-def check(config: DictConfig) -> None:
-    # torch and Lightning take seconds to import: not before Hydra has found the command line sound.
+def check(configs: list[DictConfig]) -> None:
+    configs = [without_hydra(config) for config in configs]
+    for cfg in configs:
+        check_outlines(cfg)
+    # torch and Lightning take seconds to import: not before all that needs neither has been checked.
     from rule_extrapolation.experiment import assemble
 
+    for cfg in configs:
+        assemble(cfg, device="meta")
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
     cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     if OmegaConf.is_interpolation(cfg, "run_dir"):
         with open_dict(cfg):
             cfg.run_dir = ""  # Hydra has yet to make it
-    assemble(cfg, device="meta")
+    return cfg
 
 
 @contextmanager
