@@ -22,6 +22,8 @@ cpp_extension.CUDA_HOME = CUDA_HOME or "none"
 import xlstm  # noqa: E402
 from xlstm.blocks.slstm.cell import sLSTMCell_cuda, sLSTMCell_vanilla  # noqa: E402
 
+from rule_extrapolation.models.xlstm_backends import use_cpu_backends  # noqa: E402
+
 cpp_extension.CUDA_HOME = CUDA_HOME
 
 BlockStates = dict[str, dict[str, Any]]
@@ -122,6 +124,7 @@ class xLSTMLMModel(LanguageModel):
         with without_future_warnings():
             self.model = xlstm.xLSTMLMModel(config)
         self.model.reset_parameters()
+        use_cpu_backends(self.model)
         for module in self.model.modules():
             if isinstance(module, sLSTMCell_cuda):
                 keep_vanilla_layout(module)

@@ -1,0 +1,157 @@
+"""mLSTM (Beck et al. 2024, arXiv 2405.04517, appendix A.3): all tokens at once, or one after the others.
+
+With F the cumulative sum of log sigmoid(f) and d the width of a head, for s up to t,
+
+    C_ts = (q_t · k_s / sqrt(d)) exp(a_s - M_t)        a_s = i_s - F_s        M_t = max over s of a_s
+    h_t = sum over s of C_ts v_s / (max(|sum over s of C_ts|, exp(-m_t)) + eps)        m_t = F_t + M_t
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+EPS = 1e-6
+
+
+def parallel_mlstm(
+    queries: Tensor, keys: Tensor, values: Tensor, igate_preact: Tensor, fgate_preact: Tensor, **_: Any
+) -> Tensor:
+    """What xlstm's ``parallel_stabilized_simple`` computes, and takes. Differentiable once, by hand.
+
+    Args:
+        queries, keys, values: (B, NH, T, DH), T from 1.
+        igate_preact, fgate_preact: (B, NH, T, 1) the gates before their activation.
+
+    Returns:
+        (B, NH, T, DH), laid out as (B, T, NH, DH).
+    """
+    # Heads first, and sums along the last dimension: each head is then one batched product of its slices as they are.
+    inputs = (x.transpose(0, 1) for x in (queries, keys, values))
+    gates = (x.squeeze(3).transpose(0, 1).contiguous() for x in (igate_preact, fgate_preact))
+    return ParallelMLSTM.apply(*inputs, *gates).transpose(0, 1)
+
+
+class ParallelMLSTM(torch.autograd.Function):
+    """From (NH, B, T, DH) queries, keys and values and (NH, B, T) gates to (NH, B, T, DH)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
+        time, width = q.shape[2:]
+        f_sum = F.logsigmoid(f).cumsum(2)
+        a = i - f_sum
+        a_max, a_argmax = a.cummax(2)
+        # P, and what it is made of, in one buffer; C in another.
+        p = a[:, :, None, :] - a_max[:, :, :, None]
+        p.masked_fill_(future(time, q.device), -math.inf).exp_()
+        c = torch.empty_like(p)
+        for c_head, q_head, k_head in zip(c, q, k):
+            torch.baddbmm(c_head, q_head, k_head.mT, beta=0, alpha=width**-0.5, out=c_head)
+        c.mul_(p)
+        c_sum = c.sum(3)
+        floor = (-f_sum - a_max).exp_()
+        normalizer = torch.maximum(c_sum.abs(), floor).add_(EPS)
+        c.div_(normalizer[..., None])
+        p.div_(normalizer[..., None])
+        h = like_tokens(q)
+        for h_head, c_head, v_head in zip(h, c, v):
+            h_head.copy_(c_head @ v_head)
+        ctx.save_for_backward(q, k, v, f, c, p, c_sum, floor, normalizer, a_argmax)
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, f, c, p, c_sum, floor, normalizer, a_argmax = ctx.saved_tensors
+        dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
+        dc = torch.empty_like(c)
+        for dc_head, dv_head, dh_head, c_head, v_head in zip(dc, dv, dh, c, v):
+            torch.bmm(dh_head, v_head.mT, out=dc_head)
+            dv_head.copy_(c_head.mT @ dh_head)
+        by_normalizer = torch.linalg.vecdot(dc, c).neg_()
+        by_sum = by_normalizer * c_sum.sign() * (c_sum.abs() >= floor)
+        d_floor = by_normalizer.div_(normalizer).mul_(floor).mul_(c_sum.abs() < floor).neg_()
+        dc.add_(by_sum[..., None])
+        d_log = c.mul(dc)
+        dc.mul_(p)
+        for dq_head, dk_head, dc_head, q_head, k_head in zip(dq, dk, dc, q, k):
+            scale = q.shape[3] ** -0.5
+            torch.mul(dc_head @ k_head, scale, out=dq_head)
+            torch.mul(dc_head.mT @ q_head, scale, out=dk_head)
+        di = d_log.sum(2)
+        di.scatter_add_(2, a_argmax, d_floor - d_log.sum(3))
+        df = (d_floor - di).flip(2).cumsum(2).flip(2).mul_((-f).sigmoid())
+        return dq, dk, dv, di, df
+
+
+class Gates(torch.autograd.Function):
+    """(B, T, H) queries, keys and values, as they are, and a (B, T, G) linear map of all three side by side.
+
+    Their gradients, which only what reads these outputs has made, take in the gates' without a copy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(q, k, v, weight)
+        gates = bias.expand(q.shape[:2].numel(), -1).clone()
+        for x, part in zip((q, k, v), weight.chunk(3, 1)):
+            gates.addmm_(x.flatten(0, 1), part.mT)
+        return q.view_as(q), k.view_as(k), v.view_as(v), gates.view(*q.shape[:2], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor, d_gates: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, weight = ctx.saved_tensors
+        d_gates = d_gates.flatten(0, 1)
+        for dx, part in zip((dq, dk, dv), weight.chunk(3, 1)):
+            dx.view(-1, dx.shape[2]).addmm_(d_gates, part)
+        d_weight = torch.cat([d_gates.mT @ x.flatten(0, 1) for x in (q, k, v)], 1)
+        return dq, dk, dv, d_weight, d_gates.sum(0)
+
+
+def mlstm_step(
+    c_state: Tensor,
+    n_state: Tensor,
+    m_state: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    igate_preact: Tensor,
+    fgate_preact: Tensor,
+    **_: Any,
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """What xlstm's ``recurrent_step_stabilized_simple`` computes, and takes.
+
+    Args:
+        c_state, n_state, m_state: (B, NH, DH, DH), (B, NH, DH, 1) and (B, NH, 1, 1).
+        q, k, v: (B, NH, 1, DH)
+        igate_preact, fgate_preact: (B, NH, 1, 1) the gates before their activation.
+
+    Returns:
+        (B, NH, 1, DH), and the three states behind this token.
+    """
+    decayed = F.logsigmoid(fgate_preact) + m_state
+    m_state = torch.maximum(decayed, igate_preact)
+    forget = (decayed - m_state).exp()
+    k = k.mT * ((igate_preact - m_state).exp() / math.sqrt(k.shape[3]))
+    # The one state that is large: memory for a single new one, and none in between.
+    c_state = (c_state * forget).addcmul_(k, v)
+    n_state = n_state * forget + k
+    normalizer = torch.maximum((q @ n_state).abs(), (-m_state).exp()) + EPS
+    return q @ c_state / normalizer, (c_state, n_state, m_state)
+
+
+def like_tokens(x: Tensor) -> Tensor:
+    """An empty (NH, B, T, DH), laid out as (B, T, NH, DH): the features of a token side by side."""
+    num_heads, batch, time, width = x.shape
+    return x.new_empty(batch, time, num_heads, width).permute(2, 0, 1, 3)
+
+
+def future(time: int, device: torch.device) -> Tensor:
+    """(T, T), true where the column is later than the row."""
+    return torch.ones(time, time, dtype=torch.bool, device=device).triu_(1)
