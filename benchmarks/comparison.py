@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 REPEATS = 7
@@ -22,6 +22,7 @@ class Comparison:
         peer_name: what the peer is, with its version.
         at_least: how many times as quick as the peer ours should be.
         repeats: measurements of each.
+        note: what else is to be said of the two, such as their errors.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Comparison:
     peer_name: str
     at_least: float
     repeats: int = REPEATS
+    note: str = ""
 
 
 @dataclass
@@ -67,3 +69,12 @@ def seconds_per_call(function: Callable[[], object], number: int) -> float:
     for _ in range(number):
         function()
     return (time.perf_counter() - started) / number
+
+
+def report(comparisons: Iterable[Comparison]) -> None:
+    """A line for each, once it is measured."""
+    for comparison in comparisons:
+        timing = measure(comparison)
+        times = f"{1e3 * timing.ours:.2f} ms, {comparison.peer_name} {1e3 * timing.peer:.2f} ms"
+        ratio = f"{timing.ratio:.2f}x (at least {comparison.at_least}x)"
+        print(f"{comparison.name}: {times}: {ratio} {comparison.note}".rstrip(), flush=True)

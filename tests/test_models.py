@@ -250,7 +250,7 @@ class TestMinimalRNNs:
         """The same weights behind every scan."""
         torch.manual_seed(0)
         models = []
-        for scan in ("sequential", "parallel", "log") if log_space else ("sequential", "parallel"):
+        for scan in ("auto", "sequential", "parallel", "log")[: 4 if log_space else 3]:
             model = architecture(NUM_TOKENS, 6, 8, 3, log_space=log_space, scan=scan).to(dtype)
             if models:
                 model.load_state_dict(models[0].state_dict())
@@ -281,7 +281,7 @@ class TestMinimalRNNs:
     ("architecture", "arguments", "message"),
     [
         (MinLSTM, {"hidden_dim": -1}, "hidden_dim=-1: must be greater than 0"),
-        (MinLSTM, {"scan": "fast"}, "scan=fast: must be one of sequential, parallel, log"),
+        (MinLSTM, {"scan": "fast"}, "scan=fast: did you mean auto? (one of auto, sequential, parallel, log)"),
         (MinGRU, {"scan": "log", "log_space": False}, "scan=log: needs log_space=true"),
         (MinGRU, {"residual": True, "hidden_dim": 32}, "hidden_dim=32: must equal embedding_dim=64"),
         (MinGRU, {"norm": "layr"}, "norm=layr: did you mean layer"),

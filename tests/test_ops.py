@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rule_extrapolation.ops import linear_recurrence
-from rule_extrapolation.ops.selective_scan import selective_scan
+from rule_extrapolation.ops.selective_scan import SelectiveScan, selective_scan
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -30,6 +30,7 @@ def definition(log_a, log_b, h0):
 
 
 WAYS = {
+    "auto": lambda log_a, log_b, h0: linear_recurrence.auto(log_a.exp(), log_b.exp(), h0),
     "sequential": lambda log_a, log_b, h0: linear_recurrence.sequential(log_a.exp(), log_b.exp(), h0),
     "parallel": lambda log_a, log_b, h0: linear_recurrence.parallel(log_a.exp(), log_b.exp(), h0),
     "log_space": linear_recurrence.log_space,
@@ -100,12 +101,13 @@ def scan_definition(x, dt, A, B, C, h0):
     return torch.stack(rows), torch.stack(last)
 
 
-class TestSelectiveScan:
+@pytest.mark.parametrize("scan", [selective_scan, SelectiveScan.apply], ids=["compiled", "torch"])
+class TestBothSelectiveScans:
     @pytest.mark.parametrize("dtype", TOLERANCE)
     @pytest.mark.parametrize(("time", "states"), [(1, 3), (2, 1), (3, 2), (4, 3), (5, 4), (17, 3), (33, 2)])
-    def test_equals_definition_in_value_and_gradient(self, time, states, dtype):
+    def test_equals_definition_in_value_and_gradient(self, scan, time, states, dtype):
         inputs = scan_inputs(2, time, 3, states, dtype)
-        actual, expected = selective_scan(*inputs), scan_definition(*inputs)
+        actual, expected = scan(*inputs), scan_definition(*inputs)
         weights = [torch.randn_like(tensor) for tensor in expected]
         for ours, reference in zip(actual, expected):
             torch.testing.assert_close(ours, reference, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -116,9 +118,16 @@ class TestSelectiveScan:
             torch.testing.assert_close(gradient, reference, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
     @pytest.mark.parametrize("time", [1, 2, 7])
-    def test_gradcheck(self, time):
-        assert torch.autograd.gradcheck(selective_scan, scan_inputs(2, time, 2, 3, torch.float64))
+    def test_gradcheck(self, scan, time):
+        assert torch.autograd.gradcheck(scan, scan_inputs(2, time, 2, 3, torch.float64))
 
+    def test_no_rows(self, scan):
+        y, h = scan(*scan_inputs(0, 4, 3, 2, torch.float32))
+        y.sum().backward()
+        assert (y.shape, h.shape) == ((0, 4, 3), (0, 3, 2))
+
+
+class TestSelectiveScan:
     def test_starts_from_zero_and_goes_on_from_a_state_halfway(self):
         *inputs, h0 = scan_inputs(2, 20, 3, 4, torch.float64)
         x, dt, A, B, C = inputs
@@ -135,11 +144,6 @@ class TestSelectiveScan:
         before = [tensor.clone() for tensor in strided]
         torch.testing.assert_close(selective_scan(*strided), selective_scan(*inputs))
         assert all(torch.equal(now, then) for now, then in zip(strided, before))
-
-    def test_no_rows(self):
-        y, h = selective_scan(*scan_inputs(0, 4, 3, 2, torch.float32))
-        y.sum().backward()
-        assert (y.shape, h.shape) == ((0, 4, 3), (0, 3, 2))
 
     def test_lower_precision_around_it_does_not_reach_it(self):
         x, dt, A, B, C, h0 = scan_inputs(2, 33, 3, 4, torch.float32)

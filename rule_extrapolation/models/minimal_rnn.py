@@ -7,6 +7,7 @@ a weighted mean of the old state and a candidate. The two differ in how they fin
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from rule_extrapolation.errors import ConfigError, check_choice, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.ops import linear_recurrence
+from rule_extrapolation.ops import compiled, linear_recurrence
 
 NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
-SCANS = ("sequential", "parallel", "log")
+SCANS = ("auto", "sequential", "parallel", "log")
 
 
 def g(x: Tensor) -> Tensor:
@@ -35,6 +36,9 @@ class MinimalRNNLayer(nn.Module):
 
     num_gates: int
 
+    fused: Callable[[Tensor, Tensor, bool], Tensor]
+    """Gates and recurrence in one compiled kernel, from what ``linear`` gives, the initial state and ``log_space``."""
+
     def __init__(self, input_dim: int, hidden_dim: int, log_space: bool, scan: str):
         super().__init__()
         self.log_space, self.scan = log_space, scan
@@ -45,7 +49,10 @@ class MinimalRNNLayer(nn.Module):
         """The logit of a_t, the share of the old state that is kept, from the gates' pre-activations."""
 
     def forward(self, x: Tensor, h0: Tensor) -> Tensor:
-        *gates, candidate = self.linear(x).chunk(self.num_gates + 1, -1)
+        x = self.linear(x)
+        if self.scan == "auto" and compiled.handles(x, h0):
+            return self.fused(x, h0, self.log_space)
+        *gates, candidate = x.chunk(self.num_gates + 1, -1)
         keep = self.keep_logit(*gates)
         if self.scan == "log":
             return linear_recurrence.log_space(F.logsigmoid(keep), F.logsigmoid(-keep) + log_g(candidate), h0)
@@ -61,8 +68,9 @@ class MinimalRNN(LanguageModel):
     Args:
         dropout: on each layer's output.
         log_space: candidates are made positive by g, as the log-space scan needs; false uses them as they are.
-        scan: how the recurrence is computed; every way gives the same values. Sequential is the quickest on a CPU;
-            parallel has fewer and larger steps.
+        scan: how the recurrence is computed; every way gives the same values. Auto takes compiled kernels: on a CPU
+            numba's, of gates and recurrence at once; on CUDA Triton's, of the recurrence. Without them it is
+            sequential on a CPU, and parallel, which has fewer and larger steps, elsewhere.
         residual: add each layer's input to its output.
         norm: normalise each layer's input and the last output.
 
@@ -81,7 +89,7 @@ class MinimalRNN(LanguageModel):
         num_layers: int = 2,
         dropout: float = 0.0,
         log_space: bool = True,
-        scan: Literal["sequential", "parallel", "log"] = "sequential",
+        scan: Literal["auto", "sequential", "parallel", "log"] = "auto",
         residual: bool = False,
         norm: Literal["none", "layer", "rms"] = "none",
     ):
@@ -93,7 +101,7 @@ class MinimalRNN(LanguageModel):
         if residual and embedding_dim != hidden_dim:
             raise ConfigError("hidden_dim", hidden_dim, f"must equal embedding_dim={embedding_dim} with residual=true")
         if scan == "log" and not log_space:
-            raise ConfigError("scan", scan, "needs log_space=true; use parallel or sequential")
+            raise ConfigError("scan", scan, "needs log_space=true; use auto, sequential or parallel")
         widths = [embedding_dim] + [hidden_dim] * num_layers
         self.hidden_dim, self.residual = hidden_dim, residual
         self.embedding = nn.Embedding(num_tokens, embedding_dim)

@@ -14,11 +14,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rule_extrapolation.ops import compiled
+
+STRETCH = 16
+"""Steps between the states that the compiled kernel keeps, at least: so many fit into the second-level cache."""
+
 
 def selective_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Scan T steps, in float32 at least. Differentiable once, in all six.
+    """Scan T steps, in float32 at least. Differentiable once, in all six. On a CPU compiled, where numba is there.
 
     Args:
         x: (batch, T, D) inputs, T from 1.
@@ -35,8 +40,87 @@ def selective_scan(
         h0 = A.new_zeros(len(x), *A.shape)
     dtype = torch.promote_types(A.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
-        y, h = SelectiveScan.apply(*(tensor.to(dtype) for tensor in (x, dt, A, B, C, h0)))
+        tensors = [tensor.to(dtype) for tensor in (x, dt, A, B, C, h0)]
+        y, h, *_ = forward(*tensors) if compiled.handles(*tensors) else SelectiveScan.apply(*tensors)
     return y.to(x.dtype), h
+
+
+@torch.library.custom_op("rule_extrapolation::selective_scan", mutates_args=(), device_types="cpu")
+def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the state behind the last step, and the states before each stretch, which the backward pass starts from."""
+    check_shapes(x, dt, A, B, C, h0)
+    y, h, kept = forward_fake(x, dt, A, B, C, h0)
+    h.copy_(h0)
+    launch(0, (x, dt, A.mT, B, C), (h.mT, kept, y))
+    return y, h, kept
+
+
+@torch.library.custom_op("rule_extrapolation::selective_scan_backward", mutates_args=(), device_types="cpu")
+def backward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, kept: Tensor, dy: Tensor, dh: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, dt, A, B, C and h0."""
+    from rule_extrapolation.ops.selective_scan_numba import WIDTH
+
+    (batch, _, channels), states = x.shape, A.shape[1]
+    d_x, d_dt, d_h = x.new_empty(x.shape), x.new_empty(x.shape), dh.mT.clone(memory_format=torch.contiguous_format)
+    d_A = x.new_empty(batch, states, channels)
+    d_B, d_C = x.new_empty(2, batch, -(-channels // WIDTH), *B.shape[1:])
+    launch(1, (x, dt, A.mT, B, C, kept, dy), (d_x, d_dt, d_A, d_B, d_C, d_h))
+    return d_x, d_dt, d_A.sum(0).mT.contiguous(), d_B.sum(1), d_C.sum(1), d_h.mT
+
+
+def launch(which: int, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    """Run the forward (0) or the backward kernel (1)."""
+    from rule_extrapolation.ops.selective_scan_numba import WIDTH, kernels
+
+    x, _, A, *_ = inputs
+    (batch, time, channels), states = x.shape, A.shape[0]
+    kernel = kernels(compiled.NUMPY_TYPES[x.dtype])[which]
+    tasks = batch * -(-channels // WIDTH)
+    inputs = tuple(tensor.contiguous() for tensor in inputs)
+    sizes = (time, channels, states, stretch_of(time))
+    compiled.launch(kernel, tasks, sizes, inputs + outputs, states * x.numel())
+
+
+def stretch_of(time: int) -> int:
+    return max(STRETCH, math.isqrt(time))
+
+
+@forward.register_fake
+def forward_fake(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    (batch, time, channels), states = x.shape, A.shape[1]
+    kept = x.new_empty(batch, -(-time // stretch_of(time)), states, channels)
+    return x.new_empty(x.shape), x.new_empty(batch, states, channels).mT, kept
+
+
+@backward.register_fake
+def backward_fake(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, kept: Tensor, dy: Tensor, dh: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dense = (tensor.new_empty(tensor.shape) for tensor in (x, dt, A, B, C))
+    return *dense, dh.new_empty(dh.mT.shape).mT
+
+
+def save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:5], output[2])
+
+
+def differentiate(ctx: Any, dy: Tensor, dh: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+    return backward(*ctx.saved_tensors, dy, dh)
+
+
+forward.register_autograd(differentiate, setup_context=save)
+
+
+def check_shapes(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> None:
+    (batch, time, channels), states = x.shape, A.shape[1]
+    expected = 2 * [(batch, time, channels)] + [(channels, states)] + 2 * [(batch, time, states)]
+    expected += [(batch, channels, states)]
+    tensors = (x, dt, A, B, C, h0)
+    if [tuple(tensor.shape) for tensor in tensors] != expected or len({tensor.dtype for tensor in tensors}) > 1:
+        shapes = [(*tensor.shape, tensor.dtype) for tensor in tensors]
+        raise ValueError(f"x, dt, A, B, C and h0 must be {expected}, of one dtype, not {shapes}")
 
 
 class SelectiveScan(torch.autograd.Function):

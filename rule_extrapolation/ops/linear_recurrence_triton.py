@@ -1,0 +1,64 @@
+"""The linear recurrence on CUDA. Tested in Triton's interpreter, on a CPU."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 32
+"""Channels of a program, which goes through all steps of a batch row: a warp."""
+
+
+@triton.jit
+def forward_kernel(a, b, h0, h, time, channels, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = c < channels
+    state = tl.load(h0 + row * channels + c, there, 0.0)
+    for t in range(time):
+        at = (row * time + t) * channels + c
+        state = tl.load(a + at, there, 0.0) * state + tl.load(b + at, there, 0.0)
+        tl.store(h + at, state, there)
+
+
+@triton.jit
+def backward_kernel(a, h, h0, dh, da, db, dh0, time, channels, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    there = c < channels
+    first = tl.load(h0 + row * channels + c, there, 0.0)
+    behind = tl.zeros_like(first)
+    at = (row * time + time - 1) * channels + c
+    for _ in range(time - 1):
+        d = tl.load(dh + at, there, 0.0) + behind
+        tl.store(db + at, d, there)
+        tl.store(da + at, d * tl.load(h + at - channels, there, 0.0), there)
+        behind = d * tl.load(a + at, there, 0.0)
+        at -= channels
+    d = tl.load(dh + at, there, 0.0) + behind
+    tl.store(db + at, d, there)
+    tl.store(da + at, d * first, there)
+    tl.store(dh0 + row * channels + c, d * tl.load(a + at, there, 0.0), there)
+
+
+def forward(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
+    h = a.new_empty(a.shape)
+    launch(forward_kernel, a, (a, b, h0), (h,))
+    return h
+
+
+def backward(a: Tensor, h: Tensor, h0: Tensor, dh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    gradients = a.new_empty(a.shape), a.new_empty(a.shape), h0.new_zeros(h0.shape)
+    launch(backward_kernel, a, (a, h, h0, dh), gradients)
+    return gradients
+
+
+def launch(kernel: triton.JITFunction, a: Tensor, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    batch, time, channels = a.shape
+    if a.numel():
+        with torch.cuda.device_of(a):
+            grid = (batch, triton.cdiv(channels, BLOCK))
+            inputs = tuple(tensor.contiguous() for tensor in inputs)
+            kernel[grid](*inputs, *outputs, time, channels, BLOCK=BLOCK, num_warps=1)

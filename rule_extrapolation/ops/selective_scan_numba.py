@@ -1,0 +1,137 @@
+"""The compiled kernels of the selective scan.
+
+A task is WIDTH channels of a batch row, so that their states stay in the first-level cache. Loops run over channels,
+which makes vectors of any number of states.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from rule_extrapolation.ops.numba_tools import OPTIONS, claim, exp, fields, kernel, row
+
+WIDTH = 128
+
+
+@njit(**OPTIONS)
+def product(a, b, out):
+    for d in range(len(out)):
+        out[d] = a[d] * b[d]
+
+
+@njit(**OPTIONS)
+def step(dt, A, u, B, C, h, y):
+    for d in range(len(y)):
+        h[d] = exp(dt[d] * A[d]) * h[d] + u[d] * B
+        y[d] += h[d] * C
+
+
+@njit(**OPTIONS)
+def step_again(dt, A, u, B, h, decay, h_next):
+    for d in range(len(h)):
+        e = exp(dt[d] * A[d])
+        decay[d] = e
+        h_next[d] = e * h[d] + u[d] * B
+
+
+@njit(**OPTIONS)
+def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh):
+    """Returns the gradients of B and C. dh holds that of h_next by what comes behind, and is turned into that of h."""
+    dB = dC = B - B
+    for d in range(len(h)):
+        g = dh[d] + dy[d] * C
+        dC += dy[d] * h_next[d]
+        dB += u[d] * g
+        du[d] += g * B
+        g *= decay[d]
+        dh[d] = g
+        d_exponent = g * h[d]
+        dA[d] += d_exponent * dt[d]
+        d_dt[d] += d_exponent * A[d]
+    return dB, dC
+
+
+@cache
+def kernels(dtype: type) -> tuple[Any, Any]:
+    """(forward, backward), of jobs [0, tasks, time, channels, states, stretch, addresses].
+
+    The addresses are those of x, dt, A, B, C, h, kept, y, and of x, dt, A, B, C, kept, dy, dx, d_dt, dA, dB, dC, dh.
+    States are (batch, N, D) and A is (N, D); h is the state before the first step, and then behind the last. ``kept``
+    is (batch, stretches, N, D), the states before each stretch. dA is (batch, N, D), and dB and dC are
+    (batch, parts, T, N), to be summed over the first and over the second dimension.
+    """
+
+    @kernel
+    def forward(job):
+        tasks, time, channels, states, stretch, x, dt, A, B, C, h, kept, y = fields(job, 14)
+        parts, stretches = (channels + WIDTH - 1) // WIDTH, (time + stretch - 1) // stretch
+        u = np.empty(WIDTH, dtype)
+        task = claim(job)
+        while task < tasks:
+            i, start = task // parts, task % parts * WIDTH
+            n = min(WIDTH, channels - start)
+            us = u[:n]
+            for t in range(time):
+                at = (i * time + t) * channels + start
+                dts, ys = row(dt, at, n, dtype), row(y, at, n, dtype)
+                product(dts, row(x, at, n, dtype), us)
+                ys[:] = 0
+                Bs, Cs = row(B, (i * time + t) * states, states, dtype), row(C, (i * time + t) * states, states, dtype)
+                for s in range(states):
+                    hs = row(h, (i * states + s) * channels + start, n, dtype)
+                    if t % stretch == 0:
+                        row(kept, ((i * stretches + t // stretch) * states + s) * channels + start, n, dtype)[:] = hs
+                    step(dts, row(A, s * channels + start, n, dtype), us, Bs[s], Cs[s], hs, ys)
+            task = claim(job)
+
+    @kernel
+    def backward(job):
+        tasks, time, channels, states, stretch, x, dt, A, B, C, kept, dy, dx, d_dt, dA, dB, dC, dh = fields(job, 19)
+        parts, stretches = (channels + WIDTH - 1) // WIDTH, (time + stretch - 1) // stretch
+        us, du = np.empty((stretch, WIDTH), dtype), np.empty(WIDTH, dtype)
+        hs, decays = np.empty((stretch + 1, states, WIDTH), dtype), np.empty((stretch, states, WIDTH), dtype)
+        task = claim(job)
+        while task < tasks:
+            i, start = task // parts, task % parts * WIDTH
+            n = min(WIDTH, channels - start)
+            for s in range(states):
+                row(dA, (i * states + s) * channels + start, n, dtype)[:] = 0
+            for k in range(stretches - 1, -1, -1):
+                first = k * stretch
+                for s in range(states):
+                    hs[0, s, :n] = row(kept, ((i * stretches + k) * states + s) * channels + start, n, dtype)
+                for j in range(min(stretch, time - first)):
+                    at = (i * time + first + j) * channels + start
+                    dts, Bs = row(dt, at, n, dtype), row(B, (i * time + first + j) * states, states, dtype)
+                    product(dts, row(x, at, n, dtype), us[j, :n])
+                    for s in range(states):
+                        As = row(A, s * channels + start, n, dtype)
+                        step_again(dts, As, us[j, :n], Bs[s], hs[j, s, :n], decays[j, s, :n], hs[j + 1, s, :n])
+                for j in range(min(stretch, time - first) - 1, -1, -1):
+                    step = i * time + first + j
+                    at = step * channels + start
+                    dts, xs, dys = row(dt, at, n, dtype), row(x, at, n, dtype), row(dy, at, n, dtype)
+                    d_dts, dxs = row(d_dt, at, n, dtype), row(dx, at, n, dtype)
+                    Bs, Cs = row(B, step * states, states, dtype), row(C, step * states, states, dtype)
+                    part = ((i * parts + task % parts) * time + first + j) * states
+                    dBs, dCs = row(dB, part, states, dtype), row(dC, part, states, dtype)
+                    dus = du[:n]
+                    dus[:] = 0
+                    d_dts[:] = 0
+                    for s in range(states):
+                        As = row(A, s * channels + start, n, dtype)
+                        state = (i * states + s) * channels + start
+                        dBs[s], dCs[s] = step_back(
+                            dts, As, us[j, :n], Bs[s], Cs[s], hs[j, s, :n], hs[j + 1, s, :n], decays[j, s, :n],
+                            dys, dus, d_dts, row(dA, state, n, dtype), row(dh, state, n, dtype),
+                        )  # fmt: skip
+                    for d in range(n):
+                        dxs[d] = dus[d] * dts[d]
+                        d_dts[d] += dus[d] * xs[d]
+            task = claim(job)
+
+    return forward, backward
