@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 REPEATS = 7
 SHORTEST = 0.05
 """Seconds that a measurement takes at least; what is quicker is called several times."""
+LONGEST = 20.0
+"""Seconds that a peer may take to be measured more than once."""
 
 
 @dataclass
@@ -36,10 +38,11 @@ class Comparison:
 
 @dataclass
 class Timing:
-    """Medians, in seconds."""
+    """Medians, in seconds, and how many measurements of the peer there were."""
 
     ours: float
     peer: float
+    peer_repeats: int
 
     @property
     def ratio(self) -> float:
@@ -47,19 +50,25 @@ class Timing:
 
 
 def measure(comparison: Comparison) -> Timing:
-    """Medians over repeated, interleaved measurements, after one call of each to warm up."""
-    functions = (comparison.ours, comparison.peer)
+    """Medians over repeated, interleaved measurements, after one call of each to warm up.
+
+    A peer that takes longer than LONGEST is measured once, without a warm-up.
+    """
+    first = seconds_per_call(comparison.peer, 1)
+    functions = [comparison.ours] if first > LONGEST else [comparison.ours, comparison.peer]
     calls = [calls_to_time(function) for function in functions]
-    seconds: tuple[list[float], list[float]] = ([], [])
+    seconds: list[list[float]] = [[], []]
     for _ in range(comparison.repeats):
         for function, number, taken in zip(functions, calls, seconds):
             taken.append(seconds_per_call(function, number))
-    return Timing(*map(statistics.median, seconds))
+    ours, peer = seconds
+    return Timing(statistics.median(ours), statistics.median(peer or [first]), len(peer) or 1)
 
 
 def calls_to_time(function: Callable[[], object]) -> int:
-    """How many calls make a measurement. Warms up on the way."""
-    function()
+    """How many calls make a measurement. Warms up on the way: a call that takes long is not repeated for that."""
+    if seconds_per_call(function, 1) > 20 * SHORTEST:
+        return 1
     return max(1, round(SHORTEST / seconds_per_call(function, 1)))
 
 
@@ -69,12 +78,3 @@ def seconds_per_call(function: Callable[[], object], number: int) -> float:
     for _ in range(number):
         function()
     return (time.perf_counter() - started) / number
-
-
-def report(comparisons: Iterable[Comparison]) -> None:
-    """A line for each, once it is measured."""
-    for comparison in comparisons:
-        timing = measure(comparison)
-        times = f"{1e3 * timing.ours:.2f} ms, {comparison.peer_name} {1e3 * timing.peer:.2f} ms"
-        ratio = f"{timing.ratio:.2f}x (at least {comparison.at_least}x)"
-        print(f"{comparison.name}: {times}: {ratio} {comparison.note}".rstrip(), flush=True)

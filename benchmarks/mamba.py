@@ -11,7 +11,8 @@ import torch
 from mambapy.mamba import Mamba, MambaConfig
 from torch import Tensor, nn
 
-from benchmarks.comparison import Comparison, report
+from benchmarks.comparison import Comparison
+from benchmarks.table import run
 from rule_extrapolation.models.mamba import MambaLM
 
 BATCH, TOKENS, VOCABULARY = 128, 33, 7
@@ -83,4 +84,4 @@ if __name__ == "__main__":
         step(), step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     else:
-        report(comparisons())
+        run(comparisons())

@@ -10,7 +10,8 @@ from minGRU_pytorch.minGRU import heinsen_associative_scan_log, minGRU
 from minGRU_pytorch.minLSTM import minLSTM
 from torch import Tensor, nn
 
-from benchmarks.comparison import Comparison, report
+from benchmarks.comparison import Comparison
+from benchmarks.table import run
 from rule_extrapolation.models.mingru import MinGRULayer
 from rule_extrapolation.models.minimal_rnn import MinimalRNNLayer
 from rule_extrapolation.models.minlstm import MinLSTMLayer
@@ -105,4 +106,4 @@ def relative_error(values: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
 
 
 if __name__ == "__main__":
-    report(comparisons())
+    run(comparisons())

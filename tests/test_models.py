@@ -56,6 +56,18 @@ def tensors(state):
 
 
 class TestContract:
+    @torch.no_grad()
+    def test_a_state_can_be_continued_in_two_ways(self, model, tokens):
+        """By turns, as states that share memory would not survive."""
+        other = (tokens + 1) % NUM_TOKENS
+        other[:, :5] = tokens[:, :5]
+        _, start = model.prefill(tokens[:, :5])
+        states = [start, start]
+        for t in range(5, 9):
+            for i, row in enumerate((tokens, other)):
+                logits, states[i] = model.step(row[:, t], states[i])
+                torch.testing.assert_close(logits, model(row)[:, :, t], **CLOSE)
+
     def test_shape_is_what_cross_entropy_takes(self, model, tokens):
         logits = model(tokens)
         assert logits.shape == (3, NUM_TOKENS, LENGTH)

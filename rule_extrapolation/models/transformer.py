@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from rule_extrapolation.errors import ConfigError, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel
-
-Cache = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each (B, num_heads, tokens so far, head_dim)."""
+from rule_extrapolation.ops.attention import causal_attention
+from rule_extrapolation.ops.dropout import dropout
+from rule_extrapolation.ops.kv_cache import Cache, extend
 
 
 class TransformerDecoder(LanguageModel):
@@ -55,7 +55,7 @@ class TransformerDecoder(LanguageModel):
             raise ConfigError("num_heads", num_heads, f"must divide dim_model={dim_model}: {', '.join(divisors)}")
         self.num_heads, self.max_context = num_heads, max_len
         self.embedding = nn.Embedding(num_tokens, dim_model)
-        self.dropout = nn.Dropout(dropout_p)
+        self.dropout_p = dropout_p
         # Made one by one: nn.TransformerEncoder would copy the first layer's initial weights into all.
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -76,10 +76,10 @@ class TransformerDecoder(LanguageModel):
     def init_state(self, batch_size: int) -> tuple[Cache, ...]:
         head_dim = self.embedding.embedding_dim // self.num_heads
         empty = self.head.weight.new_empty(batch_size, self.num_heads, 0, head_dim)
-        return ((empty, empty),) * len(self.layers)
+        return (Cache(empty, empty),) * len(self.layers)
 
     def advance(self, tokens: Tensor, state: tuple[Cache, ...]) -> tuple[Tensor, tuple[Cache, ...]]:
-        start = state[0][0].shape[2]
+        start = state[0].keys.shape[2]
         end = start + tokens.shape[1]
         self.check_context(end)
         x = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim) + self.positions[start:end]
@@ -103,27 +103,18 @@ class TransformerDecoder(LanguageModel):
         """(B, T, dim_model) attends to the cache and, causally, to itself."""
         attn = layer.self_attn
         qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-        q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, 2))
-        cached = cache[0].shape[2]
-        if cached:
-            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
-        length = x.shape[1]
-        mask = None
-        if cached and length > 1:  # query t comes behind the cached keys; a single one sees them all
-            mask = torch.ones(length, cached + length, dtype=torch.bool, device=x.device).tril(cached)
-        attended = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=not cached,
-            dropout_p=attn.dropout if self.training else 0.0,
-        )
-        return layer.dropout1(attn.out_proj(attended.transpose(1, 2).flatten(2))), (k, v)
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        cache = extend(cache, k, v)
+        attended = causal_attention(q, cache.keys, cache.values, self.dropout_p if self.training else 0.0)
+        return self.dropout(attn.out_proj(attended.transpose(1, 2).flatten(2))), cache
 
     def feed_forward(self, layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
-        hidden = self.relu_rescale * layer.linear1(x).relu()
-        return layer.dropout2(layer.linear2(layer.dropout(hidden)))
+        hidden = self.dropout(layer.linear1(x).relu())
+        # The factor goes to the weight, which is smaller than what it multiplies.
+        return self.dropout(F.linear(hidden, self.relu_rescale * layer.linear2.weight, layer.linear2.bias))
+
+    def dropout(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout_p, self.training)
 
 
 def sinusoids(length: int, dim: int) -> Tensor:

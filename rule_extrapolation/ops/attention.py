@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rule_extrapolation.ops.dropout import dropout
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, where a query sees its own key and those before it.
+
+    Args:
+        q: (B, H, T, D), of the last T positions.
+        k, v: (B, H, S, D), of all S positions.
+        dropout_p: on the attention weights.
+
+    Returns:
+        (B, H, T, D).
+    """
+    length, seen = q.shape[2], k.shape[2] - q.shape[2]
+    if dropout_p and q.device.type == "cpu":
+        return causal_attention_with_dropout(q, k, v, dropout_p)
+    mask = None
+    if seen and length > 1:  # a single query sees all keys
+        mask = torch.ones(length, seen + length, dtype=torch.bool, device=q.device).tril(seen)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal=not seen)
+
+
+def causal_attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
+    """F.scaled_dot_product_attention has no kernel for dropout on a CPU: it would come to more and slower steps."""
+    length, positions = q.shape[2], k.shape[2]
+    future = torch.full((length, positions), -torch.inf, dtype=q.dtype).triu(1 + positions - length)
+    q, k, values = (x.flatten(0, 1) for x in (q, k, v))
+    scores = torch.baddbmm(future, q, k.mT, alpha=q.shape[2] ** -0.5)
+    weights = dropout(scores.softmax(2), dropout_p, training=True)
+    return torch.bmm(weights, values).unflatten(0, v.shape[:2])

@@ -1,0 +1,76 @@
+"""Dropout on a CPU: what F.dropout promises, from draws of its own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rule_extrapolation.ops.attention import causal_attention
+from rule_extrapolation.ops.dropout import dropout
+
+LEVELS = 2**16
+
+
+@pytest.mark.parametrize("p", [0.0001, 0.1, 0.5, 0.9])
+def test_rate_and_expectation(p):
+    torch.manual_seed(0)
+    n = 2_000_003
+    dropped = dropout(torch.full((n,), 3.0, dtype=torch.float64), p, training=True)
+    rate = round(p * LEVELS) / LEVELS
+    torch.testing.assert_close(dropped[dropped != 0], torch.full_like(dropped[dropped != 0], 3 / (1 - rate)))
+    deviation = (p * (1 - p) / n) ** 0.5
+    assert abs((dropped == 0).double().mean() - rate) < 4 * deviation
+
+
+def test_draws_are_independent_of_their_neighbours():
+    """Four draws come from one number: each pair within it, and across two, is as often both dropped as any."""
+    torch.manual_seed(0)
+    lost = (dropout(torch.ones(1_000_000), 0.1, training=True) == 0).double()
+    for distance in (1, 2, 3, 4, 5):
+        assert abs((lost[distance:] * lost[:-distance]).mean() - 0.01) < 5e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gradient_is_that_of_what_was_kept(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(7, 5, 3, dtype=dtype).transpose(0, 1).requires_grad_()
+    dropped = dropout(x, 0.5, training=True)
+    dropped.backward(torch.ones_like(dropped))
+    assert dropped.dtype == dtype
+    torch.testing.assert_close(x.grad, (dropped != 0).to(dtype) * 2)
+
+
+def test_goes_on_where_the_generator_was():
+    x = torch.ones(101)
+    torch.manual_seed(0)
+    dropout(x, 0.5, training=True)
+    state = torch.get_rng_state()
+    second = dropout(x, 0.5, training=True)
+    torch.set_rng_state(state)
+    assert torch.equal(dropout(x, 0.5, training=True), second)
+    assert not torch.equal(dropout(x, 0.5, training=True), second)
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False)])
+def test_nothing_is_dropped_or_drawn(p, training):
+    state = torch.get_rng_state()
+    x = torch.randn(5, generator=torch.Generator())
+    assert torch.equal(dropout(x, p, training), x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("queries", "positions"), [(1, 1), (6, 6), (1, 6), (4, 6)])
+def test_attention_with_dropout_is_attention_but_for_what_it_drops(queries, positions):
+    """At a rate that drops nothing here, and as the mean over many draws of weights."""
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, queries, 8, dtype=torch.float64, requires_grad=True)
+    k, v = torch.randn(2, 2, 3, positions, 8, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(queries, positions, dtype=torch.bool).tril(positions - queries)
+    expected = F.scaled_dot_product_attention(q, k, v, mask)
+    gradients = torch.autograd.grad(expected.square().sum(), (q,))
+    for p in (0.0, 1e-9):
+        attended = causal_attention(q, k, v, p)
+        torch.testing.assert_close(attended, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(torch.autograd.grad(attended.square().sum(), (q,)), gradients, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        mean = torch.stack([causal_attention(q, k, v, 0.3) for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, expected, atol=0.1, rtol=0)
