@@ -16,7 +16,16 @@ import torch
 from benchmarks.comparison import Comparison
 from benchmarks.table import Table
 
-SCRIPTS = ("steps", "recurrence", "mamba", "xlstm_step", "decoding", "sampling", "rules", "trainer", "seeds")
+SCRIPTS = (
+    "recurrence",
+    "steps",
+    "decoding",
+    "sampling",
+    "rules",
+    "trainer",
+    "seeds",
+    "startup",
+)
 """Each a module of this package with a function comparisons()."""
 
 

@@ -5,47 +5,13 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
 
-import torch
-from torch import nn
+from benchmarks.sizes import MODELS, make
+from benchmarks.steps import PEERS, training_step, words
+from benchmarks.table import Table
 
-from benchmarks.sizes import MODELS, NUM_TOKENS, make
-from benchmarks.steps import training_step, words
-from benchmarks.table import Table, first_line
-
-
-class MambapyPeer(nn.Module):
-    """mambapy's stack at the sizes of ours, between an embedding and a linear layer."""
-
-    def __init__(self):
-        from mambapy.mamba import Mamba, MambaConfig
-
-        super().__init__()
-        self.embedding = nn.Embedding(NUM_TOKENS, 64)
-        self.mamba = Mamba(MambaConfig(d_model=64, n_layers=8, d_state=32, d_conv=8, expand_factor=2))
-        self.head = nn.Linear(64, NUM_TOKENS)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(self.mamba(self.embedding(tokens))).transpose(1, 2)
-
-
-class XLSTMPeer(nn.Module):
-    """The package xlstm's own stack, which reads the sequence at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.lm = make("xlstm").model
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.lm(tokens).transpose(1, 2)
-
-
-PEERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "mamba": (MambapyPeer, "mambapy"),
-    "xlstm": (XLSTMPeer, "xlstm"),
-}
+AT_MOST = {"mamba": 0.25}
+"""Of the peer's."""
 
 
 def peak() -> float:
@@ -55,31 +21,42 @@ def peak() -> float:
 
 def measure(name: str, ours: bool, batch_size: int = 128) -> None:
     """Print the peak before the first step and behind the third."""
-    step = training_step(make(name) if ours else PEERS[name][0](), words(batch_size))
+    model = make(name) if ours else PEERS[name][0](make(name))
+    step = training_step(model, words(batch_size))
     before = peak()
     for _ in range(3):
         step()
     print(before, peak())
 
 
-def in_process(name: str, ours: bool) -> str:
+def in_process(name: str, ours: bool) -> tuple[float, float]:
+    """The peak of a process of its own, and that before its first step.
+
+    Raises:
+        RuntimeError: it failed; with the last line that it wrote.
+    """
     code = f"from benchmarks.memory import measure; measure({name!r}, {ours})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
-        return done.stderr.strip().splitlines()[-1]
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
     before, after = map(float, done.stdout.split()[-2:])
-    return f"{after:.0f} MiB ({before:.0f} before the first step)"
+    return after, before
 
 
 def add_to(table: Table) -> None:
-    table.begin(("peak memory of a training step", "ours", "peer", "peer's"))
+    table.begin(("peak memory of a training step", "ours", "before the first", "peer", "peer's", "ours by peer's", ""))
     for name in MODELS:
-        package = PEERS[name][1] if name in PEERS else ""
         try:
-            peer = (f"{package} {version(package)}", in_process(name, ours=False)) if package else ("", "")
+            ours, before = in_process(name, ours=True)
+            cells = [name, f"{ours:.0f} MiB", f"{before:.0f} MiB", "", "", "", ""]
+            if name in PEERS:
+                theirs, _ = in_process(name, ours=False)
+                share, most = ours / theirs, AT_MOST.get(name)
+                verdict = "" if most is None else f"{'met' if share <= most else 'not met'}: at most {most}"
+                cells[3:] = [PEERS[name][1], f"{theirs:.0f} MiB", f"{share:.2f}", verdict]
+            table.print("| " + " | ".join(cells) + " |")
         except Exception as error:
-            peer = (package, first_line(error))
-        table.print(f"| {name} | {in_process(name, ours=True)} | {peer[0]} | {peer[1]} |")
+            table.fail(name, error)
 
 
 if __name__ == "__main__":

@@ -18,23 +18,22 @@ from rule_extrapolation.models.minlstm import MinLSTMLayer
 from rule_extrapolation.ops import linear_recurrence
 
 CHANNELS = 128
-SIZES = [(128, 256), (4, 8192)]
+SIZES = ((128, 256), (4, 8192))
 """(batch, time)"""
 
 PEER = "minGRU-pytorch 0.2.1"
 LAYERS = {"minGRU": (MinGRULayer, minGRU), "minLSTM": (MinLSTMLayer, minLSTM)}
 
 
-def comparisons() -> Iterator[Comparison]:
+def comparisons(sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Comparison]:
     torch.manual_seed(0)
-    yield from recurrence_alone()
-    for batch, time in SIZES:
+    yield from recurrence_alone(*sizes[0])
+    for batch, time in sizes:
         for name, (ours, theirs) in LAYERS.items():
             yield layer_comparison(name, ours, theirs, batch, time)
 
 
-def recurrence_alone() -> Iterator[Comparison]:
-    batch, time = SIZES[0]
+def recurrence_alone(batch: int, time: int) -> Iterator[Comparison]:
     log_a, log_b = F.logsigmoid(torch.randn(2, batch, time, CHANNELS))
     # Each takes what it wants, logarithms or not.
     log_a, log_b, a, b = (x.requires_grad_() for x in (log_a, log_b, log_a.exp(), log_b.exp()))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.comparison import Comparison
-from benchmarks.sizes import make
+from benchmarks.sizes import NUM_TOKENS, make
 from benchmarks.table import run
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.grammars.grammar import PAD
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
+from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.transformer import TransformerDecoder
+from rule_extrapolation.models.xlstm import xlstm, xLSTMLMModel
 
 TORCH = f"torch {torch.__version__}"
 
@@ -34,6 +38,18 @@ def training_step(model: nn.Module, rows: Tensor) -> Callable[[], None]:
         optimizer.zero_grad()
         F.cross_entropy(model(rows[:, :-1]), rows[:, 1:]).backward()
         optimizer.step()
+
+    return step
+
+
+def at_first_call(make_step: Callable[[], Callable[[], None]]) -> Callable[[], None]:
+    """Made when it is first called, so that a peer that is not installed costs its own row alone."""
+    made: list[Callable[[], None]] = []
+
+    def step() -> None:
+        if not made:
+            made.append(make_step())
+        made[0]()
 
     return step
 
@@ -77,7 +93,47 @@ class EinsumPeer(nn.Module):
         return (torch.einsum("bsw,swtv,st->btv", x, self.weight, self.mask) + self.bias).transpose(1, 2)
 
 
+def mambapy_peer(ours: MambaLM) -> nn.Module:
+    """mambapy's layers between the embedding and the head of ours, with the same weights."""
+    from mambapy.mamba import Mamba, MambaConfig
+
+    mixer = ours.backbone.layers[0].mixer
+    (d_inner, d_state), d_model = mixer.A_log.shape, ours.lm_head.in_features
+    layers = Mamba(
+        MambaConfig(
+            d_model=d_model,
+            n_layers=len(ours.backbone.layers),
+            d_state=d_state,
+            expand_factor=d_inner // d_model,
+            d_conv=mixer.conv1d.kernel_size[0],
+        )
+    )
+    layers.load_state_dict(ours.backbone.state_dict(), strict=False)
+    logits = nn.Sequential(ours.backbone.embedding, layers, ours.backbone.norm_f, ours.lm_head)
+    return nn.Sequential(logits, Rearranged(NUM_TOKENS))
+
+
+def xlstm_peer(ours: xLSTMLMModel) -> nn.Module:
+    """The package's own model, with nothing of ours in it but the weights."""
+    theirs = xlstm.xLSTMLMModel(copy.deepcopy(ours.model.config))
+    theirs.load_state_dict(ours.model.state_dict())
+    return nn.Sequential(theirs, Rearranged(NUM_TOKENS))
+
+
+class Rearranged(nn.Module):
+    """(B, T, at least num_tokens) -> (B, num_tokens, T)."""
+
+    def __init__(self, num_tokens: int):
+        super().__init__()
+        self.num_tokens = num_tokens
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits[..., : self.num_tokens].transpose(1, 2)
+
+
 PEERS = {
+    "mamba": (mambapy_peer, "mambapy 1.2.0, same weights", 15.0),
+    "xlstm": (xlstm_peer, f"xlstm {version('xlstm')} called directly, same weights", 1.5),
     "transformer": (EncoderPeer, f"nn.TransformerEncoder, {TORCH}", 2.0),
     "lstm": (LSTMPeer, f"bare nn.LSTM and nn.Linear, {TORCH}", 0.97),
     "linear": (EinsumPeer, f'einsum "bsw,swtv,st->btv", {TORCH}', 2.0),
@@ -88,12 +144,12 @@ def comparisons(batch_size: int = 128) -> Iterator[Comparison]:
     rows = words(batch_size)
     for name, (peer, peer_name, at_least) in PEERS.items():
         torch.manual_seed(0)
-        ours = make(name)
-        peer = peer(make(name))
+        ours, copied = make(name), make(name)
+        copied.load_state_dict(ours.state_dict())
         yield Comparison(
             name=f"training step: {name}",
             ours=training_step(ours, rows),
-            peer=training_step(peer, rows),
+            peer=at_first_call(lambda peer=peer, ours=copied: training_step(peer(ours), rows)),
             peer_name=peer_name,
             at_least=at_least,
         )

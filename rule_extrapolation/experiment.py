@@ -70,6 +70,8 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
         ConfigError: naming the key, its value and what would work.
     """
     quiet_lightning()
+    # Where trainer.deterministic is set, torch would fill all new memory with nan, a tenth of a small model's step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     check_settings(cfg)
     data = build(cfg, "data", grammar=recipe(cfg, "grammar", given=["max_length"]))
     grammar = data.grammar

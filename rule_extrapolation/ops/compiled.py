@@ -84,6 +84,22 @@ def threads_for(work: int) -> int:
     return 1 if is_forked else min(torch.get_num_threads(), max(1, work // GRAIN))
 
 
+def fold_into_batch(operator: Any) -> None:
+    """Let torch.vmap through an operator of tensors whose first dimension is the batch: it becomes a longer batch."""
+
+    @operator.register_vmap
+    def folded(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        size = info.batch_size
+
+        def fold(tensor: Tensor, dim: int | None) -> Tensor:
+            tensor = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            return tensor.flatten(0, 1)
+
+        pairs = zip(arguments, in_dims)
+        arguments = [fold(x, dim) if isinstance(x, Tensor) else x for x, dim in pairs]
+        return operator(*arguments).unflatten(0, (size, -1)), 0
+
+
 @cache
 def torch_threads() -> Any | None:
     """The function by which GNU OpenMP, which torch has loaded, runs a C function on a team of threads.

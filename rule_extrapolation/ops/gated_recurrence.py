@@ -91,6 +91,7 @@ def differentiate(ctx: Any, dh: Tensor) -> tuple[Tensor, Tensor, None, None]:
 
 
 forward.register_autograd(differentiate, setup_context=save)
+compiled.fold_into_batch(forward)
 
 
 def check_shapes(x: Tensor, h0: Tensor, gates: int) -> None:

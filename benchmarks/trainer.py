@@ -1,0 +1,61 @@
+"""trainer.fit on the default run, logging and checkpoint included, beside a bare loop with the same data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from benchmarks.comparison import REPEATS, Comparison
+from benchmarks.table import run
+from rule_extrapolation.config import CONF_DIR, build, register
+from rule_extrapolation.experiment import Experiment, assemble, start_loggers
+
+
+def bare_loop(experiment: Experiment, steps: int) -> None:
+    module = experiment.module
+    made = module.configure_optimizers()
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    loader, done = experiment.data.train_dataloader(), 0
+    while done < steps:
+        for batch in loader:
+            losses, _ = module.losses(batch)
+            optimizer.zero_grad()
+            losses["objective"].backward()
+            optimizer.step()
+            scheduler.step()
+            done += 1
+            if done == steps:
+                break
+
+
+def comparisons(steps: int = 500, repeats: int = REPEATS) -> Iterator[Comparison]:
+    register()
+    with tempfile.TemporaryDirectory() as folder:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose("config", [f"trainer.max_steps={steps}", f"run_dir={folder}", "logger=csv"])
+        # Callbacks and counters are for one fit each; two calls warm up.
+        fits, bare = (iter([assemble(cfg) for _ in range(repeats + 2)]) for _ in range(2))
+
+        def fit() -> None:
+            experiment = next(fits)
+            loggers = start_loggers(cfg, Path(folder), experiment.module.grammar)
+            # Validations are left out: they are the same work either way.
+            build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks, limit_val_batches=0).fit(
+                experiment.module, experiment.data
+            )
+
+        yield Comparison(
+            name=f"trainer.fit on the default run, {steps} steps",
+            ours=fit,
+            peer=lambda: bare_loop(next(bare), steps),
+            peer_name="bare loop: forward, backward, step",
+            at_least=1 / 1.3,
+            repeats=repeats,
+        )
+
+
+if __name__ == "__main__":
+    run(comparisons())
