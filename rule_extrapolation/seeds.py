@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import ProgressBar
@@ -22,6 +26,10 @@ from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.run_folder import read_results
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
+INTERRUPTED = 130
+"""The exit code of a run behind Ctrl-C."""
+ERROR_LINES = 20
+"""What is shown of the output of a run that fails."""
 ELEMENTWISE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
 
 
@@ -119,19 +127,39 @@ def run_apart(configs: list[DictConfig]) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = min(cores, len(configs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // at_once)), "PYTHONUNBUFFERED": "1"}
+    processes: list[subprocess.Popen] = []
+    interrupted = threading.Event()
+
+    def interrupt(*_: Any) -> None:
+        interrupted.set()
+        for process in processes:
+            process.send_signal(signal.SIGINT)
 
     def run_one(config: DictConfig) -> int:
+        if interrupted.is_set():
+            return INTERRUPTED
         command = [sys.executable, "-m", "rule_extrapolation.runner", *own_overrides(config)]
         command += [f"hydra.run.dir={config.run_dir}"]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        with subprocess.Popen(command, env=environment, **pipes) as process:
+        # In a session of its own, Ctrl-C reaches it through us alone: twice would stop it without a checkpoint.
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        latest: deque[str] = deque(maxlen=ERROR_LINES)
+        with subprocess.Popen(command, env=environment, **options) as process:
+            processes.append(process)
             for line in process.stdout:
-                # Tables are left to the one that all seeds share.
-                if line.startswith(("step", "W&B", "error", "Traceback")) or process.poll():
+                latest.append(line)
+                if line.startswith(("step", "W&B")):  # tables are left to the one that all seeds share
                     print(f"seed {config.seed}  {line}", end="", flush=True)
+        if process.returncode not in (0, INTERRUPTED):
+            print("".join(f"seed {config.seed}  {line}" for line in latest), end="", file=sys.stderr, flush=True)
         return process.returncode
 
-    with ThreadPoolExecutor(at_once) as pool:
-        codes = list(pool.map(run_one, configs))
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with ThreadPoolExecutor(at_once) as pool:
+            codes = list(pool.map(run_one, configs))
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
     if failed := [str(config.seed) for config, code in zip(configs, codes) if code]:
         sys.exit(f"error: the runs of these seeds failed: {', '.join(failed)}; see their run folders' results.json")

@@ -20,7 +20,7 @@ TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_va
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 17
+    assert len(COMMANDS) == 18
     assert "@@" not in README
 
 
@@ -73,16 +73,17 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
         assert status == 0
         assert out
     if trains:
-        # A sweep has a run for each combination of what stands between commas.
-        assert len(results) == math.prod(argument.count(",") + 1 for argument in arguments)
-        assert len({(result["model"], result["grammar"]) for result in results}) == len(results)
+        # A sweep has a run for each combination of what stands between commas, and for each seed.
+        seeds = math.prod(int(argument.removeprefix("seeds=")) for argument in arguments if "seeds=" in argument)
+        assert len(results) == seeds * math.prod(argument.count(",") + 1 for argument in arguments)
+        assert len({(result["model"], result["grammar"], result["seed"]) for result in results}) == len(results)
         assert all(result["status"] == "finished" for result in results)
 
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^    make ([\w-]+)", README, re.MULTILINE)
-    assert {"run", "test", "lint", "test-slow"} <= set(targets)
+    assert {"run", "test", "lint", "test-slow", "bench"} <= set(targets)
     assert all(f"\n{target}:" in makefile for target in targets)
 
 

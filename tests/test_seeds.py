@@ -1,8 +1,12 @@
 """seeds=: each seed leaves what it would leave alone."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import ROOT, read_metrics, read_results
+from conftest import ROOT, environment, read_metrics, read_results
 from omegaconf import OmegaConf
 from torch.utils._pytree import tree_leaves_with_path
 
@@ -118,6 +122,24 @@ def test_seeds_that_cannot_share_a_step_run_side_by_side(cli, tmp_path, monkeypa
     assert "seed 1  step 2/6" in out and "│ mean" in out
     assert cli("seed=1", "hydra.run.dir=alone", *overrides)[0] == 0
     assert_same_run(tmp_path / "many" / "seed1", tmp_path / "alone")
+
+
+def test_ctrl_c_stops_those_side_by_side(tmp_path):
+    overrides = [*SHORT, *MINLSTM, "model.dropout=0.5", "trainer.max_steps=100000", "seeds=3", "hydra.run.dir=many"]
+    command = [sys.executable, "-m", "rule_extrapolation.runner", *overrides]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "step 4/" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    begun = sorted(tmp_path.glob("many/*"))
+    assert begun
+    for folder in begun:
+        if (folder / "results.json").is_file():
+            assert read_results(folder)["status"] == "interrupted"
+    assert any((folder / "checkpoints" / "last.ckpt").is_file() for folder in begun)
 
 
 def test_a_run_that_fails_beside_others_is_named(cli, tmp_path, monkeypatch):
