@@ -21,8 +21,8 @@ def comparisons(num: int = 15_000, length: int = LENGTH) -> Iterator[Comparison]
         yield Comparison(
             name=f"sampling {num:,} words of up to {length} symbols: {label}",
             ours=lambda grammar=grammar: grammar.sample(num, generator),
-            peer=lambda sample=sample: [sample(length, rng) for _ in range(num)],
-            peer_name="word by word, tests/naive_grammars.py",
+            peer=lambda sample=sample, grammar=grammar: grammar.encode([sample(length, rng) for _ in range(num)]),
+            peer_name="word by word, tests/naive_grammars.py, then tokens",
             at_least=50.0 if label in BRACKETS else 20.0,
         )
 

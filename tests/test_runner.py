@@ -148,7 +148,7 @@ ERRORS = {
     "scheduler.interval=day": "scheduler.interval=day: must be one of step, epoch",
     "decoding.max_new_tokens=0": "decoding.max_new_tokens=0: must be greater than 0",
     "decoding=beam": "decoding=beam: must be one of greedy, sample",
-    "trainer.max_steps=-7": "trainer=lightning.pytorch.Trainer: `max_steps` must be a non-negative integer or -1",
+    "trainer.max_steps=-7": "trainer.max_steps=-7: must be greater than 0",
     "trainer.max_steps=0": "trainer.max_steps=0: must be greater than 0",
     "trainer.val_check_interval=0": "trainer.val_check_interval=0: must be greater than 0",
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: must be greater than 0",

@@ -56,7 +56,7 @@ class TestTrainingDistribution:
         assert math.fsum(found.values()) == pytest.approx(1, abs=1e-12)
         words = [word for word, probability in found.items() if probability > 0]
         symbols = [torch.tensor([word], dtype=torch.long) + FIRST_SYMBOL for word in words]
-        assert all(grammar.is_word(word).all() for word in symbols)
+        assert all(grammar.judge(word)["grammatical"].all() for word in symbols)
 
     @LANGUAGE_AND_OPTIONS
     def test_words_are_drawn_as_often_as_they_are_probable(self, name, options):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import PAD, as_numbers, uniform_integers
+from rule_extrapolation.grammars.grammar import PAD, as_numbers, first_position, uniform_integers
 from rule_extrapolation.theory.process import Automaton
 
 A, B, C = 3, 4, 5
@@ -13,17 +13,18 @@ A, B, C = 3, 4, 5
 
 def count(symbols: Tensor, symbol: int) -> Tensor:
     """(B, T) -> (B,): how often the symbol occurs."""
-    return (symbols == symbol).sum(1)
+    return (symbols == symbol).view(torch.uint8).sum(1, dtype=torch.int32)
 
 
 def seen(symbols: Tensor, symbol: int) -> Tensor:
     """(B, T) -> (B, T) bool: has the symbol occurred, here or before?"""
-    return (symbols == symbol).cumsum(1) > 0
+    return torch.arange(symbols.shape[1], device=symbols.device) >= first_position(symbols == symbol)[:, None]
 
 
 def all_before(symbols: Tensor, first: int, second: int) -> Tensor:
     """(B, T) -> (B,) bool: no ``first`` comes after a ``second``."""
-    return ~(seen(symbols, second) & (symbols == first)).any(1)
+    last = symbols.shape[1] - 1 - first_position((symbols == first).flip(1))  # -1 if there is none
+    return last < first_position(symbols == second)
 
 
 def runs(letters: list[int], counts: Tensor, width: int) -> Tensor:
@@ -53,7 +54,9 @@ def shuffled(
     # The first letter goes where the smallest of independent random keys are.
     keys = torch.rand(beyond.shape, generator=generator, dtype=torch.float64).masked_fill(beyond, torch.inf)
     first, second = letters
-    return torch.where(keys.argsort(1).argsort(1) < num_first[:, None], first, second).masked_fill(beyond, PAD)
+    in_order = torch.nn.functional.pad(keys.sort(1).values, (1, 0), value=-torch.inf)
+    largest = in_order.gather(1, num_first[:, None])
+    return torch.where(keys <= largest, first, second).masked_fill(beyond, PAD)
 
 
 def sample_lengths_and_as(num: int, max_length: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,6 @@ class ParenthesesAndBrackets(TwoKinds):
         proper, _ = nested(symbols)
         return proper
 
-    def is_word(self, symbols: Tensor) -> Tensor:
+    def nests(self, symbols: Tensor) -> Tensor:
         proper, num_open = nested(symbols)
         return proper & (num_open == 0)

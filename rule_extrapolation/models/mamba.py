@@ -73,8 +73,8 @@ class MambaLM(LanguageModel):
         d_state: numbers in the state of each channel.
         d_conv: tokens that the convolution sees.
         expand: channels of a block, in multiples of d_model.
-        backend: what computes the selective scan: this package's torch code or mamba-ssm's kernel, which needs CUDA;
-            auto takes the kernel where it can be had.
+        backend: what computes the selective scan: torch is this package's own code, on a CPU compiled by numba where
+            that is there; mamba_ssm is mamba-ssm's kernel, which needs CUDA; auto takes that where it can be had.
         accelerator: where the model will run, as Lightning's Trainer takes it.
 
     Raises:
