@@ -401,8 +401,9 @@ class TestRuns:
     def test_figures_over_training_go_beyond_the_best_checkpoint(self, train):
         """A learning rate at which the loss climbs after its least, and in the end is no number."""
         run = train(
-            "optimizer=sgd", "optimizer.lr=60", "optimizer.momentum=0.99", "model.log_space=false", "model.scan=sequential",
-            "scheduler.warmup=5", "trainer.max_steps=40", "trainer.val_check_interval=1", "data.max_length=32",
+            "optimizer=sgd", "optimizer.lr=60", "optimizer.momentum=0.99", "model.log_space=false",
+            "model.scan=sequential", "scheduler.warmup=5", "trainer.max_steps=40", "trainer.val_check_interval=1",
+            "data.max_length=32",
         )  # fmt: skip
         validations = [row for row in read_metrics(run) if math.isfinite(row.get("Val/objective", math.nan))]
         results = read_results(run)

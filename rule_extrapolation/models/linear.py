@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from rule_extrapolation.errors import check_positive
 from rule_extrapolation.models.language_model import LanguageModel
 
+POSITIONS = 8
+"""Sources that are multiplied at once: fewer waste less of the product on its masked half, more make it larger."""
+
 
 class LinearLLM(LanguageModel):
     """Logits at position t are a linear function of the embedded tokens at positions s <= t, with weights of their own
@@ -56,8 +59,12 @@ class LinearLLM(LanguageModel):
         logits, start = state
         end = start + tokens.shape[1]
         self.check_context(end)
-        # The tokens read now reach no position before their first: (B, (s w)) @ ((s w), (t v)) for t >= start only.
-        weight = self.weight[start:end, :, start:] * self.mask[start:end, :, start:]
-        added = self.embedding(tokens).flatten(1) @ weight.flatten(2).flatten(0, 1)
-        logits = torch.cat([logits[:, :start], logits[:, start:] + added.view_as(logits[:, start:])], 1)
+        # Tokens reach no position before their own, so that a few at a time are multiplied with what lies behind.
+        few = POSITIONS if self.causal else tokens.shape[1]
+        pieces = zip(self.embedding(tokens).split(few, 1), self.weight[start:end].split(few))
+        for first, (x, weight) in zip(range(start, end, few), pieces):
+            # (B, (s w)) @ ((s w), (t v)) for t >= first only
+            weight = weight[:, :, first:] * self.mask[first : first + x.shape[1], :, first:]
+            added = x.flatten(1) @ weight.flatten(2).flatten(0, 1)
+            logits = torch.cat([logits[:, :first], logits[:, first:] + added.view_as(logits[:, first:])], 1)
         return logits[:, start:end], (logits, end)
