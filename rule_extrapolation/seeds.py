@@ -119,7 +119,8 @@ def write_hydra(config: DictConfig) -> None:
 def own_overrides(config: DictConfig) -> list[str]:
     """The command line that makes this one run, but for its folder."""
     given = HydraConfig.get().overrides.task
-    return [*(o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds")), f"seed={config.seed}"]
+    others = [o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds", "run_dir")]
+    return [*others, f"seed={config.seed}"]
 
 
 def run_apart(configs: list[DictConfig]) -> None:
@@ -127,18 +128,22 @@ def run_apart(configs: list[DictConfig]) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = min(cores, len(configs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // at_once)), "PYTHONUNBUFFERED": "1"}
+    sources = HydraConfig.get().runtime.config_sources
+    flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    flags += [f"--config-name={HydraConfig.get().job.config_name}"]
     processes: list[subprocess.Popen] = []
     interrupted = threading.Event()
 
     def interrupt(*_: Any) -> None:
         interrupted.set()
+        print("\nStopping each run after its batch; once more stops at once.", flush=True)
         for process in processes:
             process.send_signal(signal.SIGINT)
 
     def run_one(config: DictConfig) -> int:
         if interrupted.is_set():
             return INTERRUPTED
-        command = [sys.executable, "-m", "rule_extrapolation.runner", *own_overrides(config)]
+        command = [sys.executable, "-m", "rule_extrapolation.runner", *flags, *own_overrides(config)]
         command += [f"hydra.run.dir={config.run_dir}"]
         # In a session of its own, Ctrl-C reaches it through us alone: twice would stop it without a checkpoint.
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
@@ -153,12 +158,13 @@ def run_apart(configs: list[DictConfig]) -> None:
             print("".join(f"seed {config.seed}  {line}" for line in latest), end="", file=sys.stderr, flush=True)
         return process.returncode
 
-    previous = signal.signal(signal.SIGINT, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with ThreadPoolExecutor(at_once) as pool:
             codes = list(pool.map(run_one, configs))
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     if interrupted.is_set():
         raise KeyboardInterrupt
     if failed := [str(config.seed) for config, code in zip(configs, codes) if code]:

@@ -196,6 +196,25 @@ class TestTransformer:
         expected = model.head(encoder(x, mask=mask, is_causal=True)).mT
         torch.testing.assert_close(model(tokens), expected, rtol=1e-5, atol=1e-5)
 
+    @torch.no_grad()
+    def test_a_cache_with_its_rows_reordered_goes_on_with_them(self, tokens):
+        """As in a beam search."""
+        model, order = TransformerDecoder(NUM_TOKENS).eval(), torch.tensor([2, 0, 0])
+        _, state = model.prefill(tokens[:, :5])
+        _, state = model.step(tokens[:, 5], state)
+        state = tuple((keys[order], values[order]) for keys, values in state)
+        logits, _ = model.step(tokens[order, 6], state)
+        torch.testing.assert_close(logits, model(tokens[order, :7])[:, :, -1], **CLOSE)
+
+    def test_a_cache_of_inference_mode_goes_on_outside_it(self, tokens):
+        model = TransformerDecoder(NUM_TOKENS).eval()
+        with torch.inference_mode():
+            _, state = model.prefill(tokens[:, :5])
+            _, state = model.step(tokens[:, 5], state)
+        with torch.no_grad():
+            logits, _ = model.step(tokens[:, 6], state)
+            torch.testing.assert_close(logits, model(tokens[:, :7])[:, :, -1], **CLOSE)
+
     def test_relu_rescale_is_fixed_and_saved(self):
         model = TransformerDecoder(NUM_TOKENS, relu_rescale=0.5)
         assert model.state_dict()["relu_rescale"].item() == 0.5

@@ -116,7 +116,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_each(cli, tmp_path, stage):
 def test_seeds_that_cannot_share_a_step_run_side_by_side(cli, tmp_path, monkeypatch):
     overrides = [*SHORT, *MINLSTM, "model.dropout=0.5"]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    status, out, err = cli("seeds=2", "hydra.run.dir=many", *overrides)
+    status, out, err = cli("seeds=2", "hydra.run.dir=many", f"run_dir={tmp_path / 'many'}", *overrides)
     assert (status, err) == (0, "")
     assert "side by side, in processes of their own: each draws its own dropout" in out
     assert "seed 1  step 2/6" in out and "│ mean" in out
@@ -124,14 +124,15 @@ def test_seeds_that_cannot_share_a_step_run_side_by_side(cli, tmp_path, monkeypa
     assert_same_run(tmp_path / "many" / "seed1", tmp_path / "alone")
 
 
-def test_ctrl_c_stops_those_side_by_side(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_those_side_by_side(tmp_path, number):
     overrides = [*SHORT, *MINLSTM, "model.dropout=0.5", "trainer.max_steps=100000", "seeds=3", "hydra.run.dir=many"]
     command = [sys.executable, "-m", "rule_extrapolation.runner", *overrides]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "step 4/" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=120)
     assert process.returncode == 130
     begun = sorted(tmp_path.glob("many/*"))

@@ -10,7 +10,7 @@ from torch import nn
 from rule_extrapolation.models.xlstm import xlstm, xLSTMLMModel
 from rule_extrapolation.ops.block_diagonal import block_diagonal
 from rule_extrapolation.ops.causal_conv import causal_conv
-from rule_extrapolation.ops.mlstm import mlstm_step, parallel_mlstm
+from rule_extrapolation.ops.mlstm import Gates, mlstm_step, parallel_mlstm
 from rule_extrapolation.ops.slstm import slstm
 
 # After the models, which make the package importable where there is a GPU and no CUDA toolkit.
@@ -165,3 +165,16 @@ def test_extreme_gates_stay_finite():
         for outputs, leaf in ((output, inputs), (states, (x, recurrent))):
             assert outputs.isfinite().all()
             assert all(gradient.isfinite().all() for gradient in gradients(outputs, leaf))
+
+
+def test_gates_leave_gradients_that_others_hold_as_they_are():
+    q, k, v, weight, bias = (torch.randn(size, requires_grad=True) for size in (*[(2, 3, 4)] * 3, (2, 12), (2,)))
+
+    def loss(outputs):
+        q, k, v, gates = outputs
+        return ((q + k + v) * torch.arange(4.0)).sum() + (gates**2).sum()
+
+    x = torch.cat([q, k, v], 2)
+    inputs = (q, k, v, weight, bias)
+    expected = torch.autograd.grad(loss((q, k, v, x @ weight.T + bias)), inputs)
+    torch.testing.assert_close(torch.autograd.grad(loss(Gates.apply(*inputs)), inputs), expected)

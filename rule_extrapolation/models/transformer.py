@@ -76,10 +76,10 @@ class TransformerDecoder(LanguageModel):
     def init_state(self, batch_size: int) -> tuple[Cache, ...]:
         head_dim = self.embedding.embedding_dim // self.num_heads
         empty = self.head.weight.new_empty(batch_size, self.num_heads, 0, head_dim)
-        return (Cache(empty, empty),) * len(self.layers)
+        return ((empty, empty),) * len(self.layers)
 
     def advance(self, tokens: Tensor, state: tuple[Cache, ...]) -> tuple[Tensor, tuple[Cache, ...]]:
-        start = state[0].keys.shape[2]
+        start = state[0][0].shape[2]
         end = start + tokens.shape[1]
         self.check_context(end)
         x = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim) + self.positions[start:end]
@@ -105,7 +105,7 @@ class TransformerDecoder(LanguageModel):
         qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         cache = extend(cache, k, v)
-        attended = causal_attention(q, cache.keys, cache.values, self.dropout_p if self.training else 0.0)
+        attended = causal_attention(q, *cache, self.dropout_p if self.training else 0.0)
         return self.dropout(attn.out_proj(attended.transpose(1, 2).flatten(2))), cache
 
     def feed_forward(self, layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:

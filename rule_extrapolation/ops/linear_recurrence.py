@@ -22,7 +22,8 @@ LOG_SPACE_CHUNK = 16
 
 def auto(a: Tensor, b: Tensor, h0: Tensor | None = None) -> Tensor:
     """By a kernel, in float32 at least: on a CPU numba's, on CUDA Triton's. Without them as ``sequential``, or on
-    other devices as ``parallel``. No h0 is zero. Differentiable any number of times.
+    other devices as ``parallel``. No h0 is zero. Differentiable any number of times
+    by torch.autograd; torch.func.grad takes ``sequential`` and ``parallel`` alone.
 
     Raises:
         ValueError: shapes that do not fit.

@@ -90,10 +90,7 @@ class ParallelMLSTM(torch.autograd.Function):
 
 
 class Gates(torch.autograd.Function):
-    """(B, T, H) queries, keys and values, as they are, and a (B, T, G) linear map of all three side by side.
-
-    Their gradients, which only what reads these outputs has made, take in the gates' without a copy.
-    """
+    """(B, T, H) queries, keys and values, as they are, and a (B, T, G) linear map of all three side by side."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
@@ -108,8 +105,8 @@ class Gates(torch.autograd.Function):
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor, d_gates: Tensor) -> tuple[Tensor, ...]:
         q, k, v, weight = ctx.saved_tensors
         d_gates = d_gates.flatten(0, 1)
-        for dx, part in zip((dq, dk, dv), weight.chunk(3, 1)):
-            dx.view(-1, dx.shape[2]).addmm_(d_gates, part)
+        parts = zip((dq, dk, dv), weight.chunk(3, 1))
+        dq, dk, dv = (torch.addmm(dx.flatten(0, 1), d_gates, part).view_as(dx) for dx, part in parts)
         d_weight = torch.cat([d_gates.mT @ x.flatten(0, 1) for x in (q, k, v)], 1)
         return dq, dk, dv, d_weight, d_gates.sum(0)
 

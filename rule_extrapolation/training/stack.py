@@ -134,7 +134,9 @@ class Stack(LightningModule):
             state[weight] = {
                 name: value[staying] if value.shape == weight.shape else value for name, value in state[weight].items()
             }
+            gradient = None if weight.grad is None else weight.grad[staying]
             weight.data, weight.grad = weight.data[staying], None
+            weight.grad = gradient
         self.members, self.kept = [[of[i] for i in staying] for of in (self.members, self.kept)]
         self.tie()
 
