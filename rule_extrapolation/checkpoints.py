@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.run_folder import read_results
 from rule_extrapolation.training.module import RuleExtrapolation
 
 
@@ -103,6 +103,6 @@ def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> 
             if now.get(key) != then.get(key):
                 raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {then.get(key)}; set that")
     if (folder / "results.json").is_file():
-        backend = json.loads((folder / "results.json").read_text()).get("backend")
+        backend = read_results(folder).get("backend")
         if backend != model.backend:
             raise ConfigError("model.backend", model.backend, f"the run to resume has taken {backend}; set that")

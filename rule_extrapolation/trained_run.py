@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pydoc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,8 +104,9 @@ def on_cpu(cfg: DictConfig, context: Callable[[DictConfig], int]) -> DictConfig:
 
 
 def diverged(folder: Path) -> bool:
-    results = folder / "results.json"
-    return results.is_file() and json.loads(results.read_text()).get("status") == "diverged"
+    from rule_extrapolation.run_folder import read_results
+
+    return (folder / "results.json").is_file() and read_results(folder).get("status") == "diverged"
 
 
 def find_checkpoint(folder: Path) -> Path:
