@@ -1,13 +1,14 @@
 """Dropout on a CPU: what F.dropout promises, from draws of its own."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from rule_extrapolation.ops.attention import causal_attention
-from rule_extrapolation.ops.dropout import dropout
+from rule_extrapolation.ops.dropout import dropout, relu_dropout
 
-LEVELS = 2**16
+LEVELS = 2**32
 
 
 @pytest.mark.parametrize("p", [0.0001, 0.1, 0.5, 0.9])
@@ -22,7 +23,7 @@ def test_rate_and_expectation(p):
 
 
 def test_draws_are_independent_of_their_neighbours():
-    """Four draws come from one number: each pair within it, and across two, is as often both dropped as any."""
+    """Draws are hashes of places: each pair of them is as often both dropped as any."""
     torch.manual_seed(0)
     lost = (dropout(torch.ones(1_000_000), 0.1, training=True) == 0).double()
     for distance in (1, 2, 3, 4, 5):
@@ -50,11 +51,41 @@ def test_goes_on_where_the_generator_was():
     assert not torch.equal(dropout(x, 0.5, training=True), second)
 
 
+def hashed(places: int, low: int, high: int) -> np.ndarray:
+    """Two rounds of lowbias32 in Python's own numbers."""
+    hashes = []
+    for place in range(places):
+        x = (place * 0x9E3779B9 + low) % LEVELS
+        x = (x ^ x >> 16) * 0x7FEB352D % LEVELS
+        x = ((x ^ x >> 15) ^ high) * 0x846CA68B % LEVELS
+        hashes.append(x ^ x >> 16)
+    return np.array(hashes)
+
+
+@pytest.mark.parametrize("n", [0, 1, 20_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernels_keep_what_the_hash_of_a_place_says(n, dtype):
+    pytest.importorskip("numba")
+    x = torch.randn(n, dtype=dtype, requires_grad=True)
+    for function, source in ((dropout, x), (relu_dropout, x.relu())):
+        torch.manual_seed(1)
+        low, high = torch.randint(2**32, (2,)).tolist()
+        kept = torch.from_numpy(hashed(n, low, high) >= round(0.3 * LEVELS))
+        expected = source * kept / (1 - round(0.3 * LEVELS) / LEVELS)
+        torch.manual_seed(1)
+        dropped = function(x, 0.3, training=True)
+        torch.testing.assert_close(dropped, expected)
+        d = torch.randn(n, dtype=dtype)
+        got, wanted = (torch.autograd.grad(y, x, d) for y in (dropped, expected))
+        torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False)])
 def test_nothing_is_dropped_or_drawn(p, training):
     state = torch.get_rng_state()
     x = torch.randn(5, generator=torch.Generator())
     assert torch.equal(dropout(x, p, training), x)
+    assert torch.equal(relu_dropout(x, p, training), x.relu())
     assert torch.equal(torch.get_rng_state(), state)
 
 

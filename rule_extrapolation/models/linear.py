@@ -6,9 +6,6 @@ from torch import Tensor, nn
 from rule_extrapolation.errors import check_positive
 from rule_extrapolation.models.language_model import LanguageModel
 
-POSITIONS = 8
-"""Sources that are multiplied at once: fewer waste less of the product on its masked half, more make it larger."""
-
 
 class LinearLLM(LanguageModel):
     """Logits at position t are a linear function of the embedded tokens at positions s <= t, with weights of their own
@@ -59,12 +56,11 @@ class LinearLLM(LanguageModel):
         logits, start = state
         end = start + tokens.shape[1]
         self.check_context(end)
-        # Tokens reach no position before their own, so that a few at a time are multiplied with what lies behind.
-        few = POSITIONS if self.causal else tokens.shape[1]
-        pieces = zip(self.embedding(tokens).split(few, 1), self.weight[start:end].split(few))
-        for first, (x, weight) in zip(range(start, end, few), pieces):
-            # (B, (s w)) @ ((s w), (t v)) for t >= first only
-            weight = weight[:, :, first:] * self.mask[first : first + x.shape[1], :, first:]
-            added = x.flatten(1) @ weight.flatten(2).flatten(0, 1)
-            logits = torch.cat([logits[:, :first], logits[:, first:] + added.view_as(logits[:, first:])], 1)
+        # There are fewer tokens than rows of a batch: what each adds from each position is found once for all rows,
+        # (V, w) @ (T, w, (t v)), and then summed by a product with ones where the tokens are.
+        added = (self.embedding.weight @ self.weight[start:end].flatten(2)).unflatten(2, self.weight.shape[2:])
+        added = (added * self.mask[start:end]).flatten(2).flatten(0, 1)
+        vocabulary = torch.arange(self.embedding.num_embeddings, device=tokens.device)
+        is_token = (tokens[:, :, None] == vocabulary).to(added.dtype)
+        logits = logits + (is_token.flatten(1) @ added).view_as(logits)
         return logits[:, start:end], (logits, end)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rule_extrapolation.errors import ConfigError, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.attention import causal_attention
-from rule_extrapolation.ops.dropout import dropout
+from rule_extrapolation.ops.dropout import dropout, relu_dropout
 from rule_extrapolation.ops.kv_cache import Cache, extend
 
 
@@ -103,13 +103,14 @@ class TransformerDecoder(LanguageModel):
         """(B, T, dim_model) attends to the cache and, causally, to itself."""
         attn = layer.self_attn
         qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        # Copied together: each product would copy its own part.
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         cache = extend(cache, k, v)
         attended = causal_attention(q, *cache, self.dropout_p if self.training else 0.0)
         return self.dropout(attn.out_proj(attended.transpose(1, 2).flatten(2))), cache
 
     def feed_forward(self, layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
-        hidden = self.dropout(layer.linear1(x).relu())
+        hidden = relu_dropout(layer.linear1(x), self.dropout_p, self.training)
         # The factor goes to the weight, which is smaller than what it multiplies.
         return self.dropout(F.linear(hidden, self.relu_rescale * layer.linear2.weight, layer.linear2.bias))
 
