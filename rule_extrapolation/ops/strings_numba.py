@@ -1,0 +1,194 @@
+"""The compiled kernels of ``strings``. Each is a function of its own, so that only what is used gets compiled.
+
+Jobs are [0, tasks, rows, rows of a task, length, ..., addresses]. Words are short and rows long, so that nothing is
+read behind the end of a word, which is looked for a block at a time: a loop that may end early is not vectorised.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD
+from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
+
+BLOCK = 64
+"""Tokens. At most 127, so that a byte holds a position."""
+
+
+@njit(**OPTIONS)
+def copy_block(tokens, symbols):
+    """Returns where the first token is that is no symbol, BLOCK if there is none."""
+    end = np.int8(BLOCK)
+    for t in range(len(tokens)):
+        token = np.int8(tokens[t])
+        symbols[t] = token
+        end = min(end, np.int8(t) if token < FIRST_SYMBOL else np.int8(BLOCK))
+    return np.int64(end)
+
+
+@njit(**OPTIONS)
+def pad(symbols):
+    for t in range(len(symbols)):
+        symbols[t] = np.int8(PAD)
+
+
+@njit(**OPTIONS)
+def count_block(symbols, symbol):
+    found = np.uint8(0)
+    for t in range(len(symbols)):
+        found = np.uint8(found + np.uint8(symbols[t] == symbol))
+    return np.int64(found)
+
+
+@cache
+def cut_at_eos() -> Any:
+    """Of jobs [..., elements from one row of strings to the next, strings (int64), symbols, whether a string]."""
+
+    @kernel
+    def cut_at_eos(job):
+        tasks, rows, rows_of_task, length, stride, strings, symbols, is_string = fields(job, 9)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                at, end = 0, BLOCK
+                while at < length and end == BLOCK:
+                    n = min(BLOCK, length - at)
+                    block = row(symbols, i * length + at, n, np.int8)
+                    end = copy_block(row(strings, i * stride + at, n, np.int64), block)
+                    at += min(end, n)
+                keeps = at == length or row(strings, i * stride + at, 1, np.int64)[0] & 255 == EOS
+                start = at if keeps else 0
+                pad(row(symbols, i * length + start, length - start, np.int8))
+                row(is_string, i, 1, np.bool_)[0] = keeps
+            task = claim(job)
+
+    return cut_at_eos
+
+
+@cache
+def count() -> Any:
+    """Of jobs [..., symbol, symbols, counts]."""
+
+    @kernel
+    def count(job):
+        tasks, rows, rows_of_task, length, symbol, symbols, counts = fields(job, 8)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                found = 0
+                for at in range(0, length, BLOCK):
+                    found += count_block(row(symbols, i * length + at, min(BLOCK, length - at), np.int8), symbol)
+                row(counts, i, 1, np.int32)[0] = found
+            task = claim(job)
+
+    return count
+
+
+@cache
+def first() -> Any:
+    """Of jobs [..., symbol, symbols, positions]."""
+
+    @kernel
+    def first(job):
+        tasks, rows, rows_of_task, length, symbol, symbols, positions = fields(job, 8)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                at = 0
+                while at < length:
+                    n = min(BLOCK, length - at)
+                    block = row(symbols, i * length + at, n, np.int8)
+                    if count_block(block, symbol):
+                        break
+                    at += n
+                word = row(symbols, i * length, length, np.int8)
+                while at < length and word[at] != symbol:
+                    at += 1
+                row(positions, i, 1, np.int32)[0] = at
+            task = claim(job)
+
+    return first
+
+
+@cache
+def last() -> Any:
+    """Of jobs [..., symbol, symbols, positions]."""
+
+    @kernel
+    def last(job):
+        tasks, rows, rows_of_task, length, symbol, symbols, positions = fields(job, 8)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                at = length
+                while at > 0:
+                    n = min(BLOCK, at)
+                    if count_block(row(symbols, i * length + at - n, n, np.int8), symbol):
+                        break
+                    at -= n
+                word = row(symbols, i * length, length, np.int8)
+                at -= 1
+                while at >= 0 and word[at] != symbol:
+                    at -= 1
+                row(positions, i, 1, np.int32)[0] = at
+            task = claim(job)
+
+    return last
+
+
+@cache
+def matched() -> Any:
+    """Of jobs [..., opening bracket, symbols, whether none closes too early, open at the end]."""
+
+    @kernel
+    def matched(job):
+        tasks, rows, rows_of_task, length, opening, symbols, verdicts, numbers = fields(job, 9)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                word = row(symbols, i * length, length, np.int8)
+                depth = lowest = 0
+                for t in range(length):
+                    symbol = word[t]
+                    if symbol == PAD:
+                        break
+                    depth += (symbol == opening) - (symbol == opening + 1)
+                    lowest = min(lowest, depth)
+                row(verdicts, i, 1, np.bool_)[0] = lowest >= 0
+                row(numbers, i, 1, np.int32)[0] = depth
+            task = claim(job)
+
+    return matched
+
+
+@cache
+def nested() -> Any:
+    """Of jobs [..., symbols, whether each closes the one opened last, open at the end, stacks (tasks, length + 2)]."""
+
+    @kernel
+    def nested(job):
+        tasks, rows, rows_of_task, length, symbols, verdicts, numbers, stacks = fields(job, 9)
+        task = claim(job)
+        while task < tasks:
+            stack = row(stacks, task * (length + 2), length + 2, np.int8)
+            stack[0] = PAD  # the floor
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                word = row(symbols, i * length, length, np.int8)
+                top, proper, t = 0, True, 0
+                # No branch for what a symbol is: it would be mispredicted half the time. Above the top is no one's.
+                while t < length and word[t] != PAD:
+                    symbol = word[t]
+                    opens = (symbol - FIRST_SYMBOL) % 2 == 0
+                    proper &= opens or stack[top] == symbol - 1
+                    stack[top + 1] = symbol
+                    top = max(top + (1 if opens else -1), 0)
+                    t += 1
+                row(verdicts, i, 1, np.bool_)[0] = proper
+                row(numbers, i, 1, np.int32)[0] = top
+            task = claim(job)
+
+    return nested
