@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import Grammar, frame
-from rule_extrapolation.grammars.letters import A, B, C, all_before, count, evenly, runs
+from rule_extrapolation.grammars.letters import A, B, C, all_before, evenly, runs
+from rule_extrapolation.ops.strings import count
 from rule_extrapolation.theory.acceptor import in_order, tally
 from rule_extrapolation.theory.process import Process
 
@@ -39,8 +40,7 @@ class AnBnCn(Grammar):
         return (count(symbols, A) == count(symbols, B)) & (count(symbols, B) == count(symbols, C))
 
     def rule_2(self, symbols: Tensor) -> Tensor:
-        pairs = [(A, B), (A, C), (B, C)]
-        return torch.stack([all_before(symbols, first, second) for first, second in pairs]).all(0)
+        return all_before(symbols, A, B) & all_before(symbols, A, C) & all_before(symbols, B, C)
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         a, b, c = (count(symbols, symbol) for symbol in (A, B, C))

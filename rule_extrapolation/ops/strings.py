@@ -6,8 +6,6 @@ Symbols come as (batch, length) tokens of any integer dtype, followed by PAD.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

@@ -182,10 +182,10 @@ def nested() -> Any:
                 # No branch for what a symbol is: it would be mispredicted half the time. Above the top is no one's.
                 while t < length and word[t] != PAD:
                     symbol = word[t]
-                    opens = (symbol - FIRST_SYMBOL) % 2 == 0
-                    proper &= opens or stack[top] == symbol - 1
+                    opens = (symbol & 1) == (FIRST_SYMBOL & 1)
+                    proper &= opens | (stack[top] == symbol - 1)
                     stack[top + 1] = symbol
-                    top = max(top + (1 if opens else -1), 0)
+                    top = max(top + 2 * opens - 1, 0)
                     t += 1
                 row(verdicts, i, 1, np.bool_)[0] = proper
                 row(numbers, i, 1, np.int32)[0] = top

@@ -77,21 +77,19 @@ def brackets() -> Any:
                     closings = min(total, 1) if nest else kinds_open
                     choice = below(openings + closings, key, t)
                     closes = choice >= openings
-                    kind = choice
-                    if closes and nest:
-                        kind = np.int64(stack[total])
-                    elif closes:
-                        kind, left = -1, choice - openings
-                        while left >= 0:
-                            kind += 1
-                            left -= open_[kind] > 0
-                    total += -1 if closes else 1
+                    # No branch for what was drawn, which would be mispredicted half the time.
                     if nest:
-                        if not closes:
-                            stack[total] = kind
+                        kind = np.int64(stack[total]) if closes else choice
+                        stack[total + 1] = kind  # above the top, and so no one's, if it closes
                     else:
-                        open_[kind] += -1 if closes else 1
-                        kinds_open += -(open_[kind] == 0) if closes else open_[kind] == 1
+                        kind, rank = choice, openings - 1
+                        for k in range(kinds):
+                            rank += open_[k] > 0
+                            kind = k if closes & (open_[k] > 0) & (rank == choice) else kind
+                        kinds_open -= open_[kind] > 0
+                        open_[kind] += 1 - 2 * closes
+                        kinds_open += open_[kind] > 0
+                    total += 1 - 2 * closes
                     word[t] = FIRST_SYMBOL + 2 * kind + closes
                     t += 1
                 pad(row(words, i * width + t, width - t, np.int8))
