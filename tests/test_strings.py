@@ -1,6 +1,5 @@
 """What rules ask of strings and how words are drawn: compiled kernels give exactly what the torch forms give."""
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -58,9 +57,9 @@ SIZES = [(0, 0), (0, 5), (3, 0), (1, 1), (5, 63), (64, 64), (65, 65), (130, 129)
 def test_questions(both, batch, width):
     lengths = torch.randint(0, width + 1, (batch,), generator=torch.Generator().manual_seed(1))
     for symbols in (symbols_of(lengths, width), symbols_of(lengths, width, 1), symbols_of(lengths, width, 2)):
-        for dtype in (torch.int64, torch.int32, torch.uint8, torch.int8):
-            assert_equal(*both(lambda symbols=symbols.to(dtype): questions(symbols)))
-        assert_equal(*both(lambda symbols=symbols.T.contiguous().T: questions(symbols)))
+        by_dtype = [symbols.to(dtype) for dtype in (torch.int64, torch.int32, torch.uint8, torch.int8)]
+        for tensor in [*by_dtype, symbols.T.contiguous().T]:
+            assert_equal(*both(lambda tensor=tensor: questions(tensor)))
 
 
 def test_questions_by_hand(both):
@@ -129,10 +128,9 @@ def test_any_number_of_kinds_of_brackets(both, kinds, nest):
     targets = 2 * (torch.arange(130) % 21)
     drawn, compiled = both(lambda: words.brackets(targets, kinds, 40, nest, keys))
     assert torch.equal(drawn, compiled) and set(drawn.unique().tolist()) == {PAD, *range(3, 3 + 2 * kinds)}
-    assert all(
-        (never_below & (left == 0)).all()
-        for never_below, left in map(strings.matched, [drawn] * kinds, range(3, 3 + 2 * kinds, 2))
-    )
+    for kind in range(kinds):
+        never_below, num_open = strings.matched(drawn, 3 + 2 * kind)
+        assert never_below.all() and not num_open.any()
     assert not nest or strings.nested(drawn)[0].all()
 
 
@@ -162,26 +160,20 @@ def judged_and_drawn():
     return [rows, *verdicts.values(), get_grammar("L1", 256).sample(1100, torch.Generator().manual_seed(0))]
 
 
-def in_worker(results):
-    assert_equal(judged_and_drawn(), results)
-    os._exit(0)
-
-
-class TestThreads:
-    def test_results_do_not_depend_on_their_number(self):
-        assert strings.WORTH_COMPILING <= 1100 * 256
-        threads, results = torch.get_num_threads(), []
-        try:
-            for number in (1, 2, 3, 3):
-                torch.set_num_threads(number)
-                results.append(judged_and_drawn())
-        finally:
-            torch.set_num_threads(threads)
-        for other in results[1:]:
+def test_results_do_not_depend_on_the_number_of_threads():
+    assert strings.WORTH_COMPILING <= 1100 * 256
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3, 3):
+            torch.set_num_threads(number)
+            results.append(judged_and_drawn())
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert_equal(results[0], other)
+    with ThreadPoolExecutor(4) as pool:
+        for other in pool.map(lambda _: judged_and_drawn(), range(8)):
             assert_equal(results[0], other)
-        with ThreadPoolExecutor(4) as pool:
-            for other in pool.map(lambda _: judged_and_drawn(), range(8)):
-                assert_equal(results[0], other)
 
 
 @pytest.mark.parametrize("name", ["L1", "L3", "L5", "L6"])
