@@ -41,6 +41,7 @@ def assert_equal(one, other):
 def questions(symbols):
     proper, num_open = strings.nested(symbols)
     in_one_column = [question(symbols, 5) for question in (strings.count, strings.first, strings.last)]
+    in_one_column.append(strings.frame(symbols))
     return [*in_one_column, *strings.matched(symbols, 3), *strings.matched(symbols, 5), proper, num_open * proper]
 
 
@@ -64,10 +65,12 @@ def test_questions(both, batch, width):
 
 def test_questions_by_hand(both):
     symbols = torch.tensor([[3, 5, 4, 6, 5, 6], [3, 5, 6, 4, PAD, PAD], [4, 3, PAD, PAD, PAD, PAD], [PAD] * 6])
+    framed = [[0, 3, 5, 4, 6, 5, 6, 1], [0, 3, 5, 6, 4, 1, 2, 2], [0, 4, 3, 1, *[2] * 4], [0, 1, *[2] * 6]]
     expected = [
         [2, 1, 0, 0],  # how many of token 5
         [1, 1, 6, 6],
         [4, 1, -1, -1],
+        framed,
         [True, True, False, True],  # 3 and 4
         [0, 0, 0, 0],
         [True, True, True, True],  # 5 and 6
@@ -132,6 +135,19 @@ def test_any_number_of_kinds_of_brackets(both, kinds, nest):
         never_below, num_open = strings.matched(drawn, 3 + 2 * kind)
         assert never_below.all() and not num_open.any()
     assert not nest or strings.nested(drawn)[0].all()
+
+
+def test_words_that_do_not_fit_are_refused():
+    keys, threes = torch.zeros(2, dtype=torch.long), torch.full((2,), 3)
+    for draw in (
+        lambda length: words.runs([3, 4], torch.stack([threes, length - 3], 1), 8),
+        lambda length: words.shuffled((3, 4), threes, length, 8, keys),
+        lambda length: words.brackets(length, 2, 8, True, keys),
+    ):
+        assert draw(torch.tensor([8, 4])).shape == (2, 8)
+        for wrong in (10, -2):
+            with pytest.raises(ValueError, match=r"lengths must be from 0 to 8, not"):
+                draw(torch.tensor([8, wrong]))
 
 
 @pytest.mark.parametrize("form", [TORCH, COMPILED])

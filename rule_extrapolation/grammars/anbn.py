@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.grammars.grammar import Grammar, frame
-from rule_extrapolation.grammars.letters import A, B, all_before, evenly, length, runs
-from rule_extrapolation.ops.strings import count
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.letters import A, B, all_before, evenly, length
+from rule_extrapolation.ops.strings import count, frame
+from rule_extrapolation.ops.words import runs
 from rule_extrapolation.theory.acceptor import in_order, tally
 from rule_extrapolation.theory.process import Process
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
-from rule_extrapolation.ops.strings import cut_at_eos, first
+from rule_extrapolation.ops.strings import cut_at_eos, frame
 from rule_extrapolation.theory.acceptor import Acceptor
 from rule_extrapolation.theory.process import NO_SYMBOL, Process
 
@@ -182,15 +182,6 @@ class Grammar(ABC):
 def as_numbers(symbols: Tensor) -> Tensor:
     """(B, T) symbols followed by EOS or PAD -> the symbols counted from 0, followed by NO_SYMBOL."""
     return (symbols.long() - FIRST_SYMBOL).clamp_min(NO_SYMBOL)
-
-
-def frame(symbols: Tensor) -> Tensor:
-    """(B, L) symbols followed by PAD -> (B, L + 2): SOS, symbols, EOS, PAD... ."""
-    num, length = symbols.shape
-    rows = symbols.new_full((num, length + 2), PAD, dtype=torch.long)
-    rows[:, 0] = SOS
-    rows[:, 1:-1] = symbols
-    return rows.scatter_(1, 1 + first(symbols, PAD).long()[:, None], EOS)
 
 
 def prepend_sos(symbols: Tensor) -> Tensor:

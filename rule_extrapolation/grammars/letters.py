@@ -1,4 +1,4 @@
-"""What the letter languages share: counting and ordering letters, and words made of runs of one letter."""
+"""What the letter languages share: counting and ordering letters, and drawing words of them."""
 
 from __future__ import annotations
 
@@ -26,24 +26,6 @@ def seen(symbols: Tensor, symbol: int) -> Tensor:
 def all_before(symbols: Tensor, earlier: int, later: int) -> Tensor:
     """(B, T) -> (B,) bool: no ``earlier`` comes after a ``later``."""
     return last(symbols, earlier) < first(symbols, later)
-
-
-def runs(letters: list[int], counts: Tensor, width: int) -> Tensor:
-    """Words such as a^2 b^3 from how often each letter comes in its turn.
-
-    Args:
-        letters: R letters, in order.
-        counts: (N, R); each row sums to ``width`` at most.
-
-    Returns:
-        (N, width) int8 symbols followed by PAD.
-    """
-    position = torch.arange(width, dtype=torch.int32)
-    rows = torch.full((len(counts), width), PAD, dtype=torch.int8)
-    ends = counts.cumsum(1).int()
-    for letter, end in zip(reversed(letters), reversed(ends.unbind(1))):
-        rows.masked_fill_(position < end[:, None], letter)
-    return rows
 
 
 def shuffled(

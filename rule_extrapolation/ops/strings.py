@@ -1,4 +1,4 @@
-"""What rules ask of a batch of strings: where they end, how often and where a symbol occurs, how brackets pair up.
+"""What is asked of a batch of strings: where they end, how often and where a symbol occurs, how brackets pair up.
 
 Each has a torch form, for any device, and a compiled kernel, for a CPU and batches that are worth compiling it for.
 Symbols come as (batch, length) tokens of any integer dtype, followed by PAD.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD
+from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.ops import compiled
 
 WORTH_COMPILING = 2**18
@@ -59,6 +59,19 @@ def cut_at_eos_in_torch(strings: Tensor) -> tuple[Tensor, Tensor]:
     is_string = torch.nn.functional.pad(strings, (0, 1), value=EOS).gather(1, end) == EOS
     ended = torch.arange(strings.shape[1], device=strings.device) >= end
     return strings.masked_fill(ended | ~is_string, PAD), is_string[:, 0]
+
+
+def frame(symbols: Tensor) -> Tensor:
+    """(B, L) symbols followed by PAD -> (B, L + 2) int64: SOS, symbols, EOS, PAD... ."""
+    batch, length = symbols.shape
+    if uses_kernel(symbols):
+        rows = symbols.new_empty(batch, length + 2, dtype=torch.long)
+        launch("frame", batch, (length,), (symbols.to(torch.int8).contiguous(), rows), rows.numel())
+        return rows
+    rows = symbols.new_full((batch, length + 2), PAD, dtype=torch.long)
+    rows[:, 0] = SOS
+    rows[:, 1:-1] = symbols
+    return rows.scatter_(1, 1 + first(symbols, PAD).long()[:, None], EOS)
 
 
 def first_true(found: Tensor) -> Tensor:

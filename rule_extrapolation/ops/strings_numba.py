@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD
+from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
 
 BLOCK = 64
@@ -67,6 +67,35 @@ def cut_at_eos() -> Any:
             task = claim(job)
 
     return cut_at_eos
+
+
+@njit(**OPTIONS)
+def widen(symbols, tokens):
+    for t in range(len(symbols)):
+        tokens[t] = symbols[t]
+
+
+@cache
+def frame() -> Any:
+    """Of jobs [..., symbols, rows (int64)]."""
+
+    @kernel
+    def frame(job):
+        tasks, rows, rows_of_task, length, symbols, framed = fields(job, 7)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                word = row(symbols, i * length, length, np.int8)
+                tokens = row(framed, i * (length + 2), length + 2, np.int64)
+                tokens[0], tokens[length + 1] = SOS, PAD
+                widen(word, row(framed, i * (length + 2) + 1, length, np.int64))
+                end = 0
+                while end < length and word[end] != PAD:
+                    end += 1
+                tokens[end + 1] = EOS
+            task = claim(job)
+
+    return frame
 
 
 @cache

@@ -1,8 +1,8 @@
-"""Words drawn at random, many at once: two letters in an even order, and brackets, symbol by symbol.
+"""Many words at once: runs of letters, two letters in an even random order, and brackets drawn symbol by symbol.
 
-Each word has a random key, drawn from torch's generator; what is drawn for its symbol t is a hash of key and t (the
-splitmix64 generator of Steele, Lea and Flood, 2014). So the compiled kernels, on any number of threads, give the same
-words as the torch forms. Of n choices each is drawn with a probability of 1/n, up to 2^-32.
+Each random word has a key, drawn from torch's generator; what is drawn for its symbol t is a hash of the key and t
+(splitmix64 of Steele, Lea and Flood, 2014). So the compiled kernels, on any number of threads, give the same words as
+the torch forms. Of n choices each is drawn with a probability of 1/n, up to 2^-32.
 """
 
 from __future__ import annotations
@@ -38,6 +38,32 @@ def shifted_right(x: Tensor, by: int) -> Tensor:
     return (x >> by) & (2 ** (64 - by) - 1)
 
 
+def runs(letters: list[int], counts: Tensor, width: int) -> Tensor:
+    """Words such as a^2 b^3 from how often each letter comes in its turn.
+
+    Args:
+        letters: R letters, in order.
+        counts: (N, R); each row sums to ``width`` at most.
+
+    Returns:
+        (N, width) int8 symbols followed by PAD.
+
+    Raises:
+        ValueError: words longer than ``width``, or of a negative length.
+    """
+    ends = counts.cumsum(1)
+    check_fits(counts, width)
+    check_fits(ends, width)
+    if takes_kernel(len(counts), width):
+        words = torch.empty(len(counts), width, dtype=torch.int8)
+        launch("runs", len(counts), (width, len(letters)), (torch.tensor(letters), ends, words))
+        return words
+    words = torch.full((len(counts), width), PAD, dtype=torch.int8)
+    for letter, end in zip(reversed(letters), reversed(ends.unbind(1))):
+        words.masked_fill_(torch.arange(width) < end[:, None], letter)
+    return words
+
+
 def shuffled(letters: tuple[int, int], num_first: Tensor, lengths: Tensor, width: int, keys: Tensor) -> Tensor:
     """Words of ``num_first`` (N,) of the first of two letters, the other ones up to ``lengths`` (N,), in an even order.
 
@@ -46,12 +72,16 @@ def shuffled(letters: tuple[int, int], num_first: Tensor, lengths: Tensor, width
 
     Returns:
         (N, width) int8 symbols followed by PAD.
+
+    Raises:
+        ValueError: words longer than ``width``, or of a negative length.
     """
     num = len(keys)
     first, second = letters
+    check_fits(lengths, width)
     if takes_kernel(num, width):
         words = torch.empty(num, width, dtype=torch.int8)
-        tensors = tuple(tensor.contiguous() for tensor in (num_first, lengths, keys))
+        tensors = tuple(tensor.contiguous() for tensor in (num_first.long(), lengths.long(), keys))
         launch("shuffled", num, (width, first, second), (*tensors, words))
         return words
     words = torch.full((width, num), PAD, dtype=torch.int8)
@@ -72,13 +102,19 @@ def brackets(targets: Tensor, kinds: int, width: int, nest: bool, keys: Tensor) 
 
     Returns:
         (N, width) int8 symbols followed by PAD.
+
+    Raises:
+        ValueError: words longer than ``width``, or of a negative length.
     """
     num = len(targets)
+    check_fits(targets, width)
     if takes_kernel(num, width):
         words = torch.empty(num, width, dtype=torch.int8)
         # What each task remembers: the kinds that are open, in order, or how many there are of each.
         memory = torch.empty(-(-num // ROWS), max(width, kinds) + 1, dtype=torch.int32)
-        launch("brackets", num, (width, kinds, nest, memory.shape[1]), (targets.contiguous(), keys, words, memory))
+        launch(
+            "brackets", num, (width, kinds, nest, memory.shape[1]), (targets.long().contiguous(), keys, words, memory)
+        )
         return words
     words = torch.full((num, width), PAD, dtype=torch.int8)
     # Of the words that go on alone: where they belong, and what is open in them.
@@ -109,6 +145,11 @@ def brackets(targets: Tensor, kinds: int, width: int, nest: bool, keys: Tensor) 
             top = total + torch.where(closes, -1, 1)
             stack[index, top] = torch.where(closes, stack[index, top], kind)
     return words
+
+
+def check_fits(lengths: Tensor, width: int) -> None:
+    if lengths.numel() and not 0 <= lengths.min() <= lengths.max() <= width:
+        raise ValueError(f"lengths must be from 0 to {width}, not {lengths.min()} to {lengths.max()}")
 
 
 def launch(name: str, num: int, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:

@@ -28,9 +28,31 @@ def below(choices, key, position):
 
 
 @njit(**OPTIONS)
-def pad(symbols):
+def fill(symbols, symbol):
     for t in range(len(symbols)):
-        symbols[t] = np.int8(PAD)
+        symbols[t] = symbol
+
+
+@cache
+def runs() -> Any:
+    """Of jobs [..., runs of a word, their letters, where they end (words, runs), words]."""
+
+    @kernel
+    def runs(job):
+        tasks, num, words_of_task, width, num_runs, letters, ends, words = fields(job, 9)
+        letter = row(letters, 0, num_runs, np.int64)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * words_of_task, min((task + 1) * words_of_task, num)):
+                start = 0
+                for k in range(num_runs):
+                    end = row(ends, i * num_runs + k, 1, np.int64)[0]
+                    fill(row(words, i * width + start, end - start, np.int8), np.int8(letter[k]))
+                    start = end
+                fill(row(words, i * width + start, width - start, np.int8), np.int8(PAD))
+            task = claim(job)
+
+    return runs
 
 
 @cache
@@ -50,7 +72,7 @@ def shuffled() -> Any:
                     takes_first = below(length - t, key, t) < first_left
                     first_left -= takes_first
                     word[t] = first if takes_first else second
-                pad(row(words, i * width + length, width - length, np.int8))
+                fill(row(words, i * width + length, width - length, np.int8), np.int8(PAD))
             task = claim(job)
 
     return shuffled
@@ -92,7 +114,7 @@ def brackets() -> Any:
                     total += 1 - 2 * closes
                     word[t] = FIRST_SYMBOL + 2 * kind + closes
                     t += 1
-                pad(row(words, i * width + t, width - t, np.int8))
+                fill(row(words, i * width + t, width - t, np.int8), np.int8(PAD))
             task = claim(job)
 
     return brackets
