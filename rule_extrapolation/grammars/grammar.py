@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import ClassVar
 
 import torch
@@ -89,7 +89,7 @@ class Grammar(ABC):
         """
         symbols, is_string = cut_at_eos(strings)
         verdicts = {rule: getattr(self, rule)(symbols) for rule in self.rules}
-        verdicts["grammatical"] = torch.stack([*verdicts.values(), self.nests(symbols)]).all(0)
+        verdicts["grammatical"] = reduce(torch.logical_and, verdicts.values(), self.nests(symbols))
         return {name: verdict & is_string for name, verdict in verdicts.items()}
 
     def is_prefix(self, strings: Tensor) -> Tensor:
