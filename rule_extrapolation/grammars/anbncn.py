@@ -38,10 +38,11 @@ class AnBnCn(Grammar):
         self.all_sequences = all_sequences
 
     def rule_1(self, symbols: Tensor) -> Tensor:
-        return (count(symbols, A) == count(symbols, B)) & (count(symbols, B) == count(symbols, C))
+        a, b, c = (count(symbols, symbol) for symbol in (A, B, C))
+        return (a == b) & (b == c)
 
     def rule_2(self, symbols: Tensor) -> Tensor:
-        return all_before(symbols, A, B) & all_before(symbols, A, C) & all_before(symbols, B, C)
+        return all_before(symbols, A, B, C)
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         a, b, c = (count(symbols, symbol) for symbol in (A, B, C))

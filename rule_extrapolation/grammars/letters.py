@@ -23,9 +23,13 @@ def seen(symbols: Tensor, symbol: int) -> Tensor:
     return torch.arange(symbols.shape[1], device=symbols.device) >= first(symbols, symbol)[:, None]
 
 
-def all_before(symbols: Tensor, earlier: int, later: int) -> Tensor:
-    """(B, T) -> (B,) bool: no ``earlier`` comes after a ``later``."""
-    return last(symbols, earlier) < first(symbols, later)
+def all_before(symbols: Tensor, *letters: int) -> Tensor:
+    """(B, T) -> (B,) bool: of two of the letters, none comes after one that is listed later."""
+    ordered, begins = symbols.new_ones(len(symbols), dtype=torch.bool), symbols.shape[1]
+    for letter, later in zip(letters[-2::-1], letters[:0:-1]):
+        begins = first(symbols, later).clamp_max(begins)
+        ordered &= last(symbols, letter) < begins
+    return ordered
 
 
 def shuffled(

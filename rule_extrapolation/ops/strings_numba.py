@@ -1,7 +1,7 @@
 """The compiled kernels of ``strings``. Each is a function of its own, so that only what is used gets compiled.
 
-Jobs are [0, tasks, rows, rows of a task, length, ..., addresses]. Words are short and rows long, so that nothing is
-read behind the end of a word, which is looked for a block at a time: a loop that may end early is not vectorised.
+Jobs are [0, tasks, rows, rows of a task, length, ..., addresses]. Rows are read a block at a time, since a loop that
+may end early is not vectorised.
 """
 
 from __future__ import annotations
@@ -31,9 +31,26 @@ def copy_block(tokens, symbols):
 
 
 @njit(**OPTIONS)
-def pad(symbols):
+def pad_from(start, symbols):
     for t in range(len(symbols)):
-        symbols[t] = np.int8(PAD)
+        symbols[t] = np.int8(PAD) if np.int32(t) >= start else symbols[t]
+
+
+@njit(**OPTIONS)
+def first_in_block(symbols, symbol):
+    """Where the symbol is, BLOCK if nowhere."""
+    at = np.int8(BLOCK)
+    for t in range(len(symbols)):
+        at = min(at, np.int8(t) if symbols[t] == symbol else np.int8(BLOCK))
+    return np.int64(at)
+
+
+@njit(**OPTIONS)
+def last_in_block(symbols, symbol):
+    at = np.int8(-1)
+    for t in range(len(symbols)):
+        at = max(at, np.int8(t) if symbols[t] == symbol else np.int8(-1))
+    return np.int64(at)
 
 
 @njit(**OPTIONS)
@@ -54,15 +71,16 @@ def cut_at_eos() -> Any:
         task = claim(job)
         while task < tasks:
             for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
-                at, end = 0, BLOCK
-                while at < length and end == BLOCK:
+                # To the end of each row: a branch for where its word ends would wait for memory each time.
+                end = length
+                for at in range(0, length, BLOCK):
                     n = min(BLOCK, length - at)
                     block = row(symbols, i * length + at, n, np.int8)
-                    end = copy_block(row(strings, i * stride + at, n, np.int64), block)
-                    at += min(end, n)
-                keeps = at == length or row(strings, i * stride + at, 1, np.int64)[0] & 255 == EOS
-                start = at if keeps else 0
-                pad(row(symbols, i * length + start, length - start, np.int8))
+                    here = copy_block(row(strings, i * stride + at, n, np.int64), block)
+                    end = min(end, at + here if here < BLOCK else length)
+                word = row(symbols, i * length, length, np.int8)
+                keeps = end == length or word[end] == EOS
+                pad_from(np.int32(end if keeps else 0), word)
                 row(is_string, i, 1, np.bool_)[0] = keeps
             task = claim(job)
 
@@ -127,16 +145,11 @@ def first() -> Any:
         task = claim(job)
         while task < tasks:
             for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
-                at = 0
-                while at < length:
+                at, here = 0, BLOCK
+                while at < length and here == BLOCK:
                     n = min(BLOCK, length - at)
-                    block = row(symbols, i * length + at, n, np.int8)
-                    if count_block(block, symbol):
-                        break
-                    at += n
-                word = row(symbols, i * length, length, np.int8)
-                while at < length and word[at] != symbol:
-                    at += 1
+                    here = first_in_block(row(symbols, i * length + at, n, np.int8), symbol)
+                    at += min(here, n)
                 row(positions, i, 1, np.int32)[0] = at
             task = claim(job)
 
@@ -153,17 +166,12 @@ def last() -> Any:
         task = claim(job)
         while task < tasks:
             for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
-                at = length
-                while at > 0:
+                at, here = length, -1
+                while at > 0 and here < 0:
                     n = min(BLOCK, at)
-                    if count_block(row(symbols, i * length + at - n, n, np.int8), symbol):
-                        break
                     at -= n
-                word = row(symbols, i * length, length, np.int8)
-                at -= 1
-                while at >= 0 and word[at] != symbol:
-                    at -= 1
-                row(positions, i, 1, np.int32)[0] = at
+                    here = last_in_block(row(symbols, i * length + at, n, np.int8), symbol)
+                row(positions, i, 1, np.int32)[0] = at + here
             task = claim(job)
 
     return last
