@@ -40,7 +40,7 @@ def cut_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
         (B, T) int8 symbols followed by PAD: an eighth of the memory to go through, as often as rules do. And (B,) bool:
         whether only symbols stand before the first EOS; where not, there is nothing but PAD.
     """
-    if strings.device.type != "cpu" or not takes_kernel(*strings.shape):
+    if not uses_kernel(strings):
         return cut_at_eos_in_torch(strings)
     batch, length = strings.shape
     strings = strings.long()
