@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, Grammar, frame
-from rule_extrapolation.grammars.letters import A, B, all_before, count, evenly, runs
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.letters import A, B, all_before, evenly, length
+from rule_extrapolation.ops.strings import count, frame
+from rule_extrapolation.ops.words import runs
 from rule_extrapolation.theory.acceptor import in_order, tally
 from rule_extrapolation.theory.process import Process
 
@@ -56,7 +58,7 @@ class AnBn(Grammar):
         return all_before(symbols, A, B)
 
     def rule_3(self, symbols: Tensor) -> Tensor:
-        return (symbols >= FIRST_SYMBOL).sum(1) % 2 == 0
+        return length(symbols) % 2 == 0
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         return self.rule_2(symbols) & (count(symbols, B) <= count(symbols, A))

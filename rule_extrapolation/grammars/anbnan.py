@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, count, evenly, runs, seen
+from rule_extrapolation.grammars.letters import A, B, evenly, seen
+from rule_extrapolation.ops.strings import count
+from rule_extrapolation.ops.words import runs
 from rule_extrapolation.theory.acceptor import Acceptor, tally
 from rule_extrapolation.theory.process import Process
 

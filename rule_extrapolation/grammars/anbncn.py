@@ -3,8 +3,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import Grammar, frame
-from rule_extrapolation.grammars.letters import A, B, C, all_before, count, evenly, runs
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.letters import A, B, C, all_before, evenly
+from rule_extrapolation.ops.strings import count, frame
+from rule_extrapolation.ops.words import runs
 from rule_extrapolation.theory.acceptor import in_order, tally
 from rule_extrapolation.theory.process import Process
 
@@ -36,11 +38,11 @@ class AnBnCn(Grammar):
         self.all_sequences = all_sequences
 
     def rule_1(self, symbols: Tensor) -> Tensor:
-        return (count(symbols, A) == count(symbols, B)) & (count(symbols, B) == count(symbols, C))
+        a, b, c = (count(symbols, symbol) for symbol in (A, B, C))
+        return (a == b) & (b == c)
 
     def rule_2(self, symbols: Tensor) -> Tensor:
-        pairs = [(A, B), (A, C), (B, C)]
-        return torch.stack([all_before(symbols, first, second) for first, second in pairs]).all(0)
+        return all_before(symbols, A, B, C)
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         a, b, c = (count(symbols, symbol) for symbol in (A, B, C))

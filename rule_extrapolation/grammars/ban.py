@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, count, log_orders, sample_lengths_and_as, shuffled
+from rule_extrapolation.grammars.letters import A, B, log_orders, sample_lengths_and_as, shuffled
+from rule_extrapolation.ops.strings import count
 from rule_extrapolation.theory.acceptor import begins_with, tally
 from rule_extrapolation.theory.process import Automaton
 
@@ -40,7 +41,7 @@ class BaN(Grammar):
 
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
         lengths, num_as = sample_lengths_and_as(num, self.max_length, generator)
-        first = torch.full((num, 1), B)
+        first = torch.full((num, 1), B, dtype=torch.int8)
         return torch.cat([first, shuffled((A, B), num_as, lengths - 1, self.max_length - 1, generator)], 1)
 
     def make_process(self) -> Automaton:

@@ -5,16 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, Grammar
-from rule_extrapolation.grammars.letters import (
-    A,
-    B,
-    all_before,
-    count,
-    runs,
-    sample_lengths_and_as,
-    seen,
-)
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.letters import A, B, all_before, length, sample_lengths_and_as
+from rule_extrapolation.ops.strings import last
+from rule_extrapolation.ops.words import runs
 from rule_extrapolation.theory.acceptor import Acceptor, in_order
 from rule_extrapolation.theory.process import Automaton
 
@@ -41,15 +35,14 @@ class BbaN(Grammar):
     least_max_length = 1
 
     def rule_1(self, symbols: Tensor) -> Tensor:
-        b_to_come = seen(symbols.flip(1), B).flip(1)
-        return ((symbols == A) & ~b_to_come).sum(1) % 2 == 0
+        behind_last_b = length(symbols) - 1 - last(symbols, B)
+        return behind_last_b % 2 == 0
 
     def rule_2(self, symbols: Tensor) -> Tensor:
-        return all_before(symbols, B, A) & (count(symbols, B) > 0)
+        return all_before(symbols, B, A) & (last(symbols, B) >= 0)
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
-        empty = ~(symbols >= FIRST_SYMBOL).any(1)
-        return empty | self.rule_2(symbols)
+        return (length(symbols) == 0) | self.rule_2(symbols)
 
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
         lengths, num_as = sample_lengths_and_as(num, self.max_length, generator)

@@ -12,48 +12,27 @@ from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, MAX_PROMPTS, PAD, Grammar
+from rule_extrapolation.ops import strings
+from rule_extrapolation.ops.words import brackets, draw_keys
 from rule_extrapolation.theory import acceptor
 from rule_extrapolation.theory.bracket_process import BracketProcess
 
 PROMPT_SEED = 2409_13728
 
 
-def opening(kind: int | Tensor) -> int | Tensor:
+def opening(kind: int) -> int:
     return FIRST_SYMBOL + 2 * kind
-
-
-def depth(symbols: Tensor, kind: int) -> Tensor:
-    """(B, T) -> (B, T): brackets of that kind opened and not closed, after each symbol; negative if too many closed."""
-    opens, closes = (symbols == opening(kind) + side for side in (0, 1))
-    return (opens.view(torch.int8) - closes.view(torch.int8)).cumsum(1, dtype=torch.int32)
 
 
 def never_below_zero(symbols: Tensor, kind: int) -> Tensor:
     """(B, T) -> (B,) bool: no closing bracket of that kind without an opening one before it."""
-    return (depth(symbols, kind) >= 0).all(1)
+    return strings.matched(symbols, opening(kind))[0]
 
 
 def matched(symbols: Tensor, kind: int) -> Tensor:
     """(B, T) -> (B,) bool: brackets of that kind pair up, other kinds ignored."""
-    depths = depth(symbols, kind)
-    return (depths >= 0).all(1) & (depths[:, -1:] == 0).all(1)
-
-
-def nested(symbols: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T) -> two (B,): every closing bracket closes the one opened last (bool), and how many remain open."""
-    batch, length = symbols.shape
-    # Positions first: each step then reads and writes rows. No bracket is 0, which stack[0] is: the floor.
-    stack = symbols.new_zeros(length + 1, batch)
-    top = torch.zeros(1, batch, dtype=torch.long, device=symbols.device)
-    proper = torch.ones(1, batch, dtype=torch.bool, device=symbols.device)
-    is_symbol = symbols >= FIRST_SYMBOL
-    opens = is_symbol & ((symbols - FIRST_SYMBOL) % 2 == 0)
-    by_position = (x.T[:, None].contiguous() for x in (symbols, opens, is_symbol & ~opens))
-    for symbol, opening_, closing in zip(*by_position):
-        proper &= ~closing | (stack.gather(0, top) == symbol - 1)
-        top = (top + opening_.long() - closing.long()).clamp_(min=0)
-        stack.scatter_(0, top, torch.where(opening_, symbol, stack.gather(0, top)))
-    return proper[0], top[0]
+    never_below, num_open = strings.matched(symbols, opening(kind))
+    return never_below & (num_open == 0)
 
 
 def sample_brackets(
@@ -69,38 +48,9 @@ def sample_brackets(
         targets: (N,) even lengths, ``width`` at most.
 
     Returns:
-        (N, width) symbols followed by PAD.
+        (N, width) int8 symbols followed by PAD.
     """
-    num = len(targets)
-    words = torch.full((num, width), PAD)
-    # Of the words that go on alone: where they belong, and what is open in them.
-    row = torch.arange(num)
-    open_ = torch.zeros(num, kinds, dtype=torch.long)
-    stack = torch.zeros(num, width // 2 + 1, dtype=torch.long)  # kinds; stack[0] is the floor
-    for position in range(width):
-        drawn = torch.rand(num, 1, generator=generator, dtype=torch.float64)
-        total = open_.sum(1)
-        going_on = position < targets
-        if nest and position > 0:
-            going_on &= total > 0
-        if not going_on.all():
-            row, open_, stack, targets, total = (x[going_on] for x in (row, open_, stack, targets, total))
-        may_open = (position + total < targets)[:, None].expand(-1, kinds)
-        may_close = open_ > 0
-        index = torch.arange(len(row))
-        if nest:
-            may_close &= torch.nn.functional.one_hot(stack[index, total], kinds).bool()
-        # Columns: each kind's opening bracket, then each kind's closing one.
-        choices = torch.cat([may_open, may_close], 1)
-        pick = drawn[row] * choices.sum(1, keepdim=True)
-        choice = (choices.cumsum(1) > pick).long().argmax(1)
-        kind, closes = choice % kinds, choice >= kinds
-        words[row, position] = opening(kind) + closes.long()
-        open_[index, kind] += torch.where(closes, -1, 1)
-        if nest:
-            top = total + torch.where(closes, -1, 1)
-            stack[index, top] = torch.where(closes, stack[index, top], kind)
-    return words
+    return brackets(targets, kinds, width, nest, draw_keys(len(targets), generator))
 
 
 def sample_targets(num: int, max_length: int, generator: torch.Generator | None) -> Tensor:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
+from rule_extrapolation.ops.strings import cut_at_eos, frame
 from rule_extrapolation.theory.acceptor import Acceptor
 from rule_extrapolation.theory.process import NO_SYMBOL, Process
-
-SOS, EOS, PAD = 0, 1, 2
-FIRST_SYMBOL = 3
 
 # A prompt set is decoded at every validation: past this it is a mistake, not an experiment.
 MAX_PROMPTS = 2**17
@@ -90,7 +89,7 @@ class Grammar(ABC):
         """
         symbols, is_string = cut_at_eos(strings)
         verdicts = {rule: getattr(self, rule)(symbols) for rule in self.rules}
-        verdicts["grammatical"] = torch.stack([*verdicts.values(), self.nests(symbols)]).all(0)
+        verdicts["grammatical"] = reduce(torch.logical_and, verdicts.values(), self.nests(symbols))
         return {name: verdict & is_string for name, verdict in verdicts.items()}
 
     def is_prefix(self, strings: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class Grammar(ABC):
 
     @abstractmethod
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
-        """(num, max_length) symbols followed by PAD, drawn from the training distribution."""
+        """(num, max_length) symbols followed by PAD, of any integer dtype, drawn from the training distribution."""
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """(num, max_length + 2) framed words, drawn from the training distribution."""
@@ -180,38 +179,13 @@ class Grammar(ABC):
         return ["".join(names[token] for token in row).split("$", 1)[0] for row in strings.tolist()]
 
 
-def cut_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T) tokens -> the same with PAD from the first EOS on, and (B,) whether only symbols stand before it.
-
-    The tokens returned are int8: an eighth of the memory to go through, as often as rules do.
-    """
-    strings = strings.to(torch.int8)
-    ended = torch.arange(strings.shape[1], device=strings.device) >= first_position(strings == EOS)[:, None]
-    is_string = ((strings >= FIRST_SYMBOL) | ended).all(1)
-    return strings.masked_fill(ended, PAD), is_string
-
-
-def first_position(found: Tensor) -> Tensor:
-    """(B, T) bool -> (B,): where the first true one is, T if there is none."""
-    # Behind the last column stands one more, which is always true.
-    return torch.nn.functional.pad(found.view(torch.uint8), (0, 1), value=1).argmax(1)
-
-
 def as_numbers(symbols: Tensor) -> Tensor:
     """(B, T) symbols followed by EOS or PAD -> the symbols counted from 0, followed by NO_SYMBOL."""
-    return (symbols - FIRST_SYMBOL).clamp_min(NO_SYMBOL)
-
-
-def frame(symbols: Tensor) -> Tensor:
-    """(B, L) symbols followed by PAD -> (B, L + 2): SOS, symbols, EOS, PAD... ."""
-    rows = torch.nn.functional.pad(symbols, (1, 1), value=PAD)
-    rows[:, 0] = SOS
-    lengths = (symbols != PAD).sum(1, keepdim=True)
-    return rows.scatter(1, lengths + 1, EOS)
+    return (symbols.long() - FIRST_SYMBOL).clamp_min(NO_SYMBOL)
 
 
 def prepend_sos(symbols: Tensor) -> Tensor:
-    return torch.nn.functional.pad(symbols, (1, 0), value=SOS)
+    return torch.nn.functional.pad(symbols.long(), (1, 0), value=SOS)
 
 
 def all_strings(alphabet: str, length: int) -> Tensor:

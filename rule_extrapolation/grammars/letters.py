@@ -1,45 +1,35 @@
-"""What the letter languages share: counting and ordering letters, and words made of runs of one letter."""
+"""What the letter languages share: counting and ordering letters, and drawing words of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import PAD, as_numbers, first_position, uniform_integers
+from rule_extrapolation.grammars.grammar import PAD, as_numbers, uniform_integers
+from rule_extrapolation.ops import words
+from rule_extrapolation.ops.strings import first, last
 from rule_extrapolation.theory.process import Automaton
 
 A, B, C = 3, 4, 5
 
 
-def count(symbols: Tensor, symbol: int) -> Tensor:
-    """(B, T) -> (B,): how often the symbol occurs."""
-    return (symbols == symbol).view(torch.uint8).sum(1, dtype=torch.int32)
+def length(symbols: Tensor) -> Tensor:
+    """(B, T) -> (B,): how many symbols there are."""
+    return first(symbols, PAD)
 
 
 def seen(symbols: Tensor, symbol: int) -> Tensor:
     """(B, T) -> (B, T) bool: has the symbol occurred, here or before?"""
-    return torch.arange(symbols.shape[1], device=symbols.device) >= first_position(symbols == symbol)[:, None]
+    return torch.arange(symbols.shape[1], device=symbols.device) >= first(symbols, symbol)[:, None]
 
 
-def all_before(symbols: Tensor, first: int, second: int) -> Tensor:
-    """(B, T) -> (B,) bool: no ``first`` comes after a ``second``."""
-    last = symbols.shape[1] - 1 - first_position((symbols == first).flip(1))  # -1 if there is none
-    return last < first_position(symbols == second)
-
-
-def runs(letters: list[int], counts: Tensor, width: int) -> Tensor:
-    """Words such as a^2 b^3 from how often each letter comes in its turn.
-
-    Args:
-        letters: R letters, in order.
-        counts: (N, R); each row sums to ``width`` at most.
-
-    Returns:
-        (N, width) symbols followed by PAD.
-    """
-    ends = counts.cumsum(1)
-    turn = (torch.arange(width)[None, :, None] >= ends[:, None, :]).sum(2)
-    return torch.tensor([*letters, PAD])[turn]
+def all_before(symbols: Tensor, *letters: int) -> Tensor:
+    """(B, T) -> (B,) bool: of two of the letters, none comes after one that is listed later."""
+    ordered, begins = symbols.new_ones(len(symbols), dtype=torch.bool), symbols.shape[1]
+    for letter, later in zip(letters[-2::-1], letters[:0:-1]):
+        begins = first(symbols, later).clamp_max(begins)
+        ordered &= last(symbols, letter) < begins
+    return ordered
 
 
 def shuffled(
@@ -48,15 +38,9 @@ def shuffled(
     """Words of two letters in an even order: ``num_first`` (N,) of the first, the other ones up to ``lengths`` (N,).
 
     Returns:
-        (N, width) symbols followed by PAD.
+        (N, width) int8 symbols followed by PAD.
     """
-    beyond = torch.arange(width) >= lengths[:, None]
-    # The first letter goes where the smallest of independent random keys are.
-    keys = torch.rand(beyond.shape, generator=generator, dtype=torch.float64).masked_fill(beyond, torch.inf)
-    first, second = letters
-    in_order = torch.nn.functional.pad(keys.sort(1).values, (1, 0), value=-torch.inf)
-    largest = in_order.gather(1, num_first[:, None])
-    return torch.where(keys <= largest, first, second).masked_fill(beyond, PAD)
+    return words.shuffled(letters, num_first, lengths, width, words.draw_keys(len(lengths), generator))
 
 
 def sample_lengths_and_as(num: int, max_length: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rule_extrapolation.grammars.dyck import TwoKinds, nested
+from rule_extrapolation.grammars.dyck import TwoKinds
+from rule_extrapolation.ops.strings import nested
 from rule_extrapolation.theory import acceptor
 
 

@@ -58,7 +58,7 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
         targets = sample_targets(num, self.max_length, generator)
         parentheses = sample_brackets(targets, 1, self.max_length, nest=True, generator=generator)
-        kind = torch.randperm(num, generator=generator) % 2
+        kind = (torch.randperm(num, generator=generator) % 2).to(torch.int8)
         return torch.where(parentheses >= FIRST_SYMBOL, parentheses + 2 * kind[:, None], parentheses)
 
     def make_process(self) -> BracketProcess:

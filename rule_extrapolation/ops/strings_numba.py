@@ -1,0 +1,231 @@
+"""The compiled kernels of ``strings``. Each is a function of its own, so that only what is used gets compiled.
+
+Jobs are [0, tasks, rows, rows of a task, length, ..., addresses]. Rows are read a block at a time, since a loop that
+may end early is not vectorised.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
+from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
+
+BLOCK = 64
+"""Tokens. At most 127, so that a byte holds a position."""
+
+
+@njit(**OPTIONS)
+def copy_block(tokens, symbols):
+    """Returns where the first token is that is no symbol, BLOCK if there is none."""
+    end = np.int8(BLOCK)
+    for t in range(len(tokens)):
+        token = np.int8(tokens[t])
+        symbols[t] = token
+        end = min(end, np.int8(t) if token < FIRST_SYMBOL else np.int8(BLOCK))
+    return np.int64(end)
+
+
+@njit(**OPTIONS)
+def pad_from(start, symbols):
+    for t in range(len(symbols)):
+        symbols[t] = np.int8(PAD) if np.int32(t) >= start else symbols[t]
+
+
+@njit(**OPTIONS)
+def first_in_block(symbols, symbol):
+    """Where the symbol is, BLOCK if nowhere."""
+    at = np.int8(BLOCK)
+    for t in range(len(symbols)):
+        at = min(at, np.int8(t) if symbols[t] == symbol else np.int8(BLOCK))
+    return np.int64(at)
+
+
+@njit(**OPTIONS)
+def last_in_block(symbols, symbol):
+    at = np.int8(-1)
+    for t in range(len(symbols)):
+        at = max(at, np.int8(t) if symbols[t] == symbol else np.int8(-1))
+    return np.int64(at)
+
+
+@njit(**OPTIONS)
+def count_block(symbols, symbol):
+    found = np.uint8(0)
+    for t in range(len(symbols)):
+        found = np.uint8(found + np.uint8(symbols[t] == symbol))
+    return np.int64(found)
+
+
+@cache
+def cut_at_eos() -> Any:
+    """Of jobs [..., elements from one row of strings to the next, strings (int64), symbols, whether a string]."""
+
+    @kernel
+    def cut_at_eos(job):
+        tasks, rows, rows_of_task, length, stride, strings, symbols, is_string = fields(job, 9)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                # To the end of each row: a branch for where its word ends would wait for memory each time.
+                end = length
+                for at in range(0, length, BLOCK):
+                    n = min(BLOCK, length - at)
+                    block = row(symbols, i * length + at, n, np.int8)
+                    here = copy_block(row(strings, i * stride + at, n, np.int64), block)
+                    end = min(end, at + here if here < BLOCK else length)
+                word = row(symbols, i * length, length, np.int8)
+                keeps = end == length or word[end] == EOS
+                pad_from(np.int32(end if keeps else 0), word)
+                row(is_string, i, 1, np.bool_)[0] = keeps
+            task = claim(job)
+
+    return cut_at_eos
+
+
+@njit(**OPTIONS)
+def widen(symbols, tokens):
+    for t in range(len(symbols)):
+        tokens[t] = symbols[t]
+
+
+@cache
+def frame() -> Any:
+    """Of jobs [..., symbols, rows (int64)]."""
+
+    @kernel
+    def frame(job):
+        tasks, rows, rows_of_task, length, symbols, framed = fields(job, 7)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                word = row(symbols, i * length, length, np.int8)
+                tokens = row(framed, i * (length + 2), length + 2, np.int64)
+                tokens[0], tokens[length + 1] = SOS, PAD
+                widen(word, row(framed, i * (length + 2) + 1, length, np.int64))
+                end = 0
+                while end < length and word[end] != PAD:
+                    end += 1
+                tokens[end + 1] = EOS
+            task = claim(job)
+
+    return frame
+
+
+@cache
+def count() -> Any:
+    """Of jobs [..., symbol, symbols, counts]."""
+
+    @kernel
+    def count(job):
+        tasks, rows, rows_of_task, length, symbol, symbols, counts = fields(job, 8)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                found = 0
+                for at in range(0, length, BLOCK):
+                    found += count_block(row(symbols, i * length + at, min(BLOCK, length - at), np.int8), symbol)
+                row(counts, i, 1, np.int32)[0] = found
+            task = claim(job)
+
+    return count
+
+
+@cache
+def first() -> Any:
+    """Of jobs [..., symbol, symbols, positions]."""
+
+    @kernel
+    def first(job):
+        tasks, rows, rows_of_task, length, symbol, symbols, positions = fields(job, 8)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                at, here = 0, BLOCK
+                while at < length and here == BLOCK:
+                    n = min(BLOCK, length - at)
+                    here = first_in_block(row(symbols, i * length + at, n, np.int8), symbol)
+                    at += min(here, n)
+                row(positions, i, 1, np.int32)[0] = at
+            task = claim(job)
+
+    return first
+
+
+@cache
+def last() -> Any:
+    """Of jobs [..., symbol, symbols, positions]."""
+
+    @kernel
+    def last(job):
+        tasks, rows, rows_of_task, length, symbol, symbols, positions = fields(job, 8)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                at, here = length, -1
+                while at > 0 and here < 0:
+                    n = min(BLOCK, at)
+                    at -= n
+                    here = last_in_block(row(symbols, i * length + at, n, np.int8), symbol)
+                row(positions, i, 1, np.int32)[0] = at + here
+            task = claim(job)
+
+    return last
+
+
+@cache
+def matched() -> Any:
+    """Of jobs [..., opening bracket, symbols, whether none closes too early, open at the end]."""
+
+    @kernel
+    def matched(job):
+        tasks, rows, rows_of_task, length, opening, symbols, verdicts, numbers = fields(job, 9)
+        task = claim(job)
+        while task < tasks:
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                word = row(symbols, i * length, length, np.int8)
+                depth = lowest = 0
+                for t in range(length):
+                    symbol = word[t]
+                    if symbol == PAD:
+                        break
+                    depth += (symbol == opening) - (symbol == opening + 1)
+                    lowest = min(lowest, depth)
+                row(verdicts, i, 1, np.bool_)[0] = lowest >= 0
+                row(numbers, i, 1, np.int32)[0] = depth
+            task = claim(job)
+
+    return matched
+
+
+@cache
+def nested() -> Any:
+    """Of jobs [..., symbols, whether each closes the one opened last, open at the end, stacks (tasks, length + 2)]."""
+
+    @kernel
+    def nested(job):
+        tasks, rows, rows_of_task, length, symbols, verdicts, numbers, stacks = fields(job, 9)
+        task = claim(job)
+        while task < tasks:
+            stack = row(stacks, task * (length + 2), length + 2, np.int8)
+            stack[0] = PAD  # the floor
+            for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
+                word = row(symbols, i * length, length, np.int8)
+                top, proper, t = 0, True, 0
+                # No branch for what a symbol is: it would be mispredicted half the time. Above the top is no one's.
+                while t < length and word[t] != PAD:
+                    symbol = word[t]
+                    opens = (symbol & 1) == (FIRST_SYMBOL & 1)
+                    proper &= opens | (stack[top] == symbol - 1)
+                    stack[top + 1] = symbol
+                    top = max(top + 2 * opens - 1, 0)
+                    t += 1
+                row(verdicts, i, 1, np.bool_)[0] = proper
+                row(numbers, i, 1, np.int32)[0] = top
+            task = claim(job)
+
+    return nested
