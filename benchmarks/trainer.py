@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
 
 from benchmarks.comparison import REPEATS, Comparison
 from benchmarks.table import run
@@ -31,21 +33,26 @@ def bare_loop(experiment: Experiment, steps: int) -> None:
                 break
 
 
+def with_trainer(cfg: DictConfig) -> tuple[Trainer, Experiment]:
+    experiment = assemble(cfg)
+    loggers = start_loggers(cfg, Path(cfg.run_dir), experiment.module.grammar)
+    # Validations are left out: they are the same work either way.
+    trainer = build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks, limit_val_batches=0)
+    return trainer, experiment
+
+
 def comparisons(steps: int = 500, repeats: int = REPEATS) -> Iterator[Comparison]:
     register()
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", [f"trainer.max_steps={steps}", f"run_dir={folder}", "logger=csv"])
-        # Callbacks and counters are for one fit each; two calls warm up.
-        fits, bare = (iter([assemble(cfg) for _ in range(repeats + 2)]) for _ in range(2))
+        # Callbacks and counters are for one fit each; some calls warm up.
+        number = repeats + 3
+        fits, bare = iter([with_trainer(cfg) for _ in range(number)]), iter([assemble(cfg) for _ in range(number)])
 
         def fit() -> None:
-            experiment = next(fits)
-            loggers = start_loggers(cfg, Path(folder), experiment.module.grammar)
-            # Validations are left out: they are the same work either way.
-            build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks, limit_val_batches=0).fit(
-                experiment.module, experiment.data
-            )
+            trainer, experiment = next(fits)
+            trainer.fit(experiment.module, experiment.data)
 
         yield Comparison(
             name=f"trainer.fit on the default run, {steps} steps",

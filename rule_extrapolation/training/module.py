@@ -61,6 +61,14 @@ class RuleExtrapolation(LightningModule):
                 f"words or prompts take {longest} tokens, and the model reads {model.max_context}; change one",
             )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes each hook's name here, some fifty times a step, and nn.Module would search weights and buffers
+        # for each.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     @property
     def caveat(self) -> str | None:
         """What a table must say beside the figures, if anything."""
