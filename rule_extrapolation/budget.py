@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -41,30 +42,29 @@ class Size:
     parameters: int
 
 
-def sizes(cfg: DictConfig, keys: list[str]) -> Iterator[Size]:
-    """The model's number of weights at every width that its architecture admits, from the smallest on, without end.
+def sizes(cfg: DictConfig, keys: list[str], start: int = 1) -> Iterator[Size]:
+    """The model's number of weights at every width from ``start`` on that its architecture admits, without end.
 
     The first key counts up, and the others keep their ratio to it: a width that would give one of them a fraction is
     left out, as is one that the constructor refuses.
     """
-    first = cfg.model[keys[0]]
-    width = 0
-    while width := width + 1:
-        if all(width * cfg.model[key] % first == 0 for key in keys):
+    for width in itertools.count(start):
+        if all(width * cfg.model[key] % cfg.model[keys[0]] == 0 for key in keys):
             try:
-                yield sized(cfg, {key: width * cfg.model[key] // first for key in keys})
+                yield sized(cfg, keys, width)
             except ConfigError:
                 continue
 
 
-def sized(cfg: DictConfig, values: dict[str, int]) -> Size:
-    """The model with these values, built on the meta device: without weights.
+def sized(cfg: DictConfig, keys: list[str], width: int) -> Size:
+    """The model with the first key at that width, built on the meta device: without weights.
 
     Raises:
-        ConfigError: the architecture does not admit them.
+        ConfigError: the architecture does not admit it.
     """
     import torch
 
+    values = {key: width * cfg.model[key] // cfg.model[keys[0]] for key in keys}
     varied = cfg.copy()
     varied.model.update(values)
     grammar = build(cfg, "data", grammar=recipe(cfg, "grammar", given=["max_length"])).grammar
@@ -88,11 +88,18 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
             raise ConfigError("vary", key, one_of(key, [k for k in cfg.model if type(cfg.model[k]) is int]))
         if type(cfg.model[key]) is not int or cfg.model[key] < 1:
             raise ConfigError("vary", key, f"model.{key}={cfg.model[key]} is no width; name whole numbers")
-    # Also keeps the search from going on for ever.
-    if sized(cfg, {key: 2 * cfg.model[key] for key in keys}).parameters == sized(cfg, {}).parameters:
+    own = cfg.model[keys[0]]
+    if sized(cfg, keys, 2 * own).parameters == sized(cfg, keys, own).parameters:
         raise ConfigError("vary", ",".join(keys), "does not change the number of weights; name a width")
+    # Multiples of the configured width are admitted where it is: between which two of them to look.
+    low, high = 0, 1
+    while sized(cfg, keys, high * own).parameters <= parameters:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if sized(cfg, keys, middle * own).parameters <= parameters else (low, middle)
     found: list[Size] = []
-    for size in sizes(cfg, keys):
+    for size in sizes(cfg, keys, start=max(1, (low - 1) * own)):
         found.append(size)
         if len(found) > 1 and found[-2].parameters > parameters:
             break
