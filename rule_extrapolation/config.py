@@ -65,9 +65,17 @@ def register() -> None:
 
 def groups() -> dict[str, list[str]]:
     """The choices of each configuration group."""
-    choices = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF_DIR.iterdir()}
+    choices = {folder.name: sorted(map(str, chosen(folder))) for folder in CONF_DIR.iterdir()}
     choices["grammar"] = sorted([*ALIASES, *LANGUAGES])
     return {group: choices[group] for group in sorted(choices) if choices[group]}
+
+
+def chosen(folder: Path) -> Iterator[Path]:
+    """What may be chosen of a group, without .yaml: its files, and those of its folders that set more than the group.
+    Other folders hold parts of a choice."""
+    for file in folder.rglob("*.yaml"):
+        if file.parent == folder or file.read_text().startswith("# @package _global_"):
+            yield file.relative_to(folder).with_suffix("")
 
 
 def least(*numbers: int | float) -> int | float:

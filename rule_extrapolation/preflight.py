@@ -37,7 +37,9 @@ class Preflight(Callback):
             # Other sweepers choose as they go; what they leave alone can be checked.
             jobs = [[o.input_line for o in parsed if not o.is_sweep_override()]]
         else:
-            [jobs] = BasicSweeper.split_arguments(parsed, None)
+            # The command line comes last and so wins, as it does for the sweeper.
+            params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+            [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(params) + parsed, None)
         check([compose(config.hydra.job.config_name, overrides=[*job]) for job in jobs])
         check_free(config.hydra.sweep.dir, "hydra.sweep.dir", "*/results.json")
 
