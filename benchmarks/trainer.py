@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from benchmarks.comparison import REPEATS, Comparison
 from benchmarks.table import run
 from rule_extrapolation.config import CONF_DIR, build, register
-from rule_extrapolation.experiment import Experiment, assemble, start_loggers
+from rule_extrapolation.experiment import Experiment, assemble, start_loggers, training_threads
+from rule_extrapolation.threads import limited
 
 
 def bare_loop(experiment: Experiment, steps: int) -> None:
@@ -52,12 +53,18 @@ def comparisons(steps: int = 500, repeats: int = REPEATS) -> Iterator[Comparison
 
         def fit() -> None:
             trainer, experiment = next(fits)
-            trainer.fit(experiment.module, experiment.data)
+            with limited(training_threads(experiment)):
+                trainer.fit(experiment.module, experiment.data)
+
+        def loop() -> None:
+            experiment = next(bare)
+            with limited(training_threads(experiment)):
+                bare_loop(experiment, steps)
 
         yield Comparison(
             name=f"trainer.fit on the default run, {steps} steps",
             ours=fit,
-            peer=lambda: bare_loop(next(bare), steps),
+            peer=loop,
             peer_name="bare loop: forward, backward, step",
             at_least=1 / 1.3,
             repeats=repeats,

@@ -29,6 +29,7 @@ from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
 from rule_extrapolation.theory.likelihood import memorised_loss
+from rule_extrapolation.threads import limited, multiply_adds, threads_for
 from rule_extrapolation.training.callbacks import History, LastCheckpoint
 from rule_extrapolation.training.module import RuleExtrapolation
 from rule_extrapolation.training.wandb import close_run
@@ -217,8 +218,14 @@ def fit(run: Run, trainer: Trainer) -> None:
         checkpoints.mkdir()
         shutil.copy(best, checkpoints)
     beginning = time.perf_counter()
-    trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
+    with limited(training_threads(experiment)):
+        trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
+
+
+def training_threads(experiment: Experiment, seeds: int = 1) -> int:
+    """Threads that a training step is worth, with so many seeds' weights at once."""
+    return threads_for(seeds * multiply_adds(experiment.module.model, experiment.data.tokens_at_once))
 
 
 def test(run: Run, trainer: Trainer) -> None:

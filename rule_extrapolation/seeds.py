@@ -21,9 +21,10 @@ from rich.console import Console
 from torch import nn
 
 from rule_extrapolation.config import build
-from rule_extrapolation.experiment import Experiment, Run, assemble, started, test
+from rule_extrapolation.experiment import Experiment, Run, assemble, started, test, training_threads
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.run_folder import read_results
+from rule_extrapolation.threads import limited
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
 INTERRUPTED = 130
@@ -91,7 +92,8 @@ def run_stacked(configs: list[DictConfig]) -> None:
             configs[0], "trainer", logger=MemberLoggers(members), callbacks=[MemberCallbacks(members), *bars]
         )
         beginning = time.perf_counter()
-        trainer.fit(Stack(members, [run.experiment.data for run in runs]))
+        with limited(training_threads(runs[0].experiment, len(runs))):
+            trainer.fit(Stack(members, [run.experiment.data for run in runs]))
         for run in runs:
             run.results["seconds"]["fit"] = time.perf_counter() - beginning
         for run, member in zip(runs, members):
