@@ -9,8 +9,10 @@ from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError, check_positive, check_seed
 from rule_extrapolation.grammars.grammar import EOS, PAD
-from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.models.language_model import LanguageModel, State
+from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.seeding import generator
+from rule_extrapolation.threads import limited, multiply_adds, threads_for
 
 
 class Decoder(ABC):
@@ -49,8 +51,18 @@ class Decoder(ABC):
         """
         if len(prompts) == 0:
             return prompts
+        keep_freed_memory()
         generator = generator or self.make_generator()
-        logits, state = model.prefill(prompts)
+        with limited(threads_for(multiply_adds(model, prompts.numel()))):
+            logits, state = model.prefill(prompts)
+        with limited(threads_for(multiply_adds(model, len(prompts)))):
+            tokens = self.go_on(model, prompts, logits, state, generator)
+        return torch.cat([prompts, torch.stack(tokens, 1)], 1)
+
+    def go_on(
+        self, model: LanguageModel, prompts: Tensor, logits: Tensor, state: State, generator: torch.Generator | None
+    ) -> list[Tensor]:
+        """The (B,) tokens behind prompts, from what the model's ``prefill`` gave."""
         tokens = []
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
         for remaining in reversed(range(self.budget(model, prompts.shape[1]))):
@@ -60,7 +72,7 @@ class Decoder(ABC):
             if finished.all() or not remaining:
                 break
             logits, state = model.step(token, state)
-        return torch.cat([prompts, torch.stack(tokens, 1)], 1)
+        return tokens
 
 
 class Greedy(Decoder):
