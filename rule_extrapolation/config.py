@@ -24,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from rule_extrapolation.errors import ConfigError, check_positive, check_seed, one_of
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, target
+from rule_extrapolation.identity import identity
 
 PACKAGE = Path(__file__).parent
 # Installed, the configuration lies inside the package; in a checkout, beside it.
@@ -48,6 +49,7 @@ class Settings:
     seeds: int | None
     resume: str | None
     ckpt: str | None
+    sweep: str | None
     run_dir: str
 
 
@@ -61,6 +63,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("least", least, replace=True)
     OmegaConf.register_new_resolver("total", total, replace=True)
     OmegaConf.register_new_resolver("span", span, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", lambda name: name or "default", replace=True)
+    OmegaConf.register_new_resolver("identity", lambda *, _root_: identity(_root_), replace=True)
 
 
 def groups() -> dict[str, list[str]]:

@@ -20,10 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
+from rule_extrapolation.checkpoints import last_checkpoint
 from rule_extrapolation.config import build
+from rule_extrapolation.errors import RunsFailed
 from rule_extrapolation.experiment import Experiment, Run, assemble, started, test
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.run_folder import read_results
+from rule_extrapolation.sweep import DONE, status
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
 INTERRUPTED = 130
@@ -40,17 +43,20 @@ def run_seeds(cfg: DictConfig) -> None:
     in a process of its own.
 
     Raises:
-        SystemExit: runs in processes of their own failed; the others have come to their end.
+        RunsFailed: runs in processes of their own failed; the others have come to their end.
     """
     folder, seeds = Path(cfg.run_dir), range(cfg.seed, cfg.seed + cfg.seeds)
     configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
     experiment = assemble(configs[0], device="meta")
     grammar, reason = experiment.module.grammar, why_apart(cfg, experiment)
+    left = [config for config in configs if cfg.sweep is None or status(Path(config.run_dir)) not in DONE]
+    if reason is None and any(last_checkpoint(Path(config.run_dir)).is_file() for config in left):
+        reason = "each goes on from its own checkpoint"
     if reason is None:
-        run_stacked(configs)
+        run_stacked(left)
     else:
         print(f"Seeds {seeds[0]} to {seeds[-1]} side by side, in processes of their own: {reason}", flush=True)
-        run_apart(configs)
+        run_apart(left)
     results = [read_results(Path(config.run_dir)) for config in configs]
     print_seeds(Console(), grammar, results, folder)
 
@@ -103,7 +109,7 @@ def run_stacked(configs: list[DictConfig]) -> None:
 def write_hydra(config: DictConfig) -> None:
     """The .hydra folder that the run alone would have."""
     folder = Path(config.run_dir) / ".hydra"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     OmegaConf.set_readonly(hydra.hydra, False)
     task = own_overrides(config)
@@ -144,7 +150,7 @@ def run_apart(configs: list[DictConfig]) -> None:
         if interrupted.is_set():
             return INTERRUPTED
         command = [sys.executable, "-m", "rule_extrapolation.runner", *flags, *own_overrides(config)]
-        command += [f"hydra.run.dir={config.run_dir}"]
+        command += ["hydra.mode=RUN", f"hydra.run.dir={config.run_dir}"]
         # In a session of its own, Ctrl-C reaches it through us alone: twice would stop it without a checkpoint.
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
         latest: deque[str] = deque(maxlen=ERROR_LINES)
@@ -158,7 +164,8 @@ def run_apart(configs: list[DictConfig]) -> None:
             print("".join(f"seed {config.seed}  {line}" for line in latest), end="", file=sys.stderr, flush=True)
         return process.returncode
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, interrupt) for number in handled}
     try:
         with ThreadPoolExecutor(at_once) as pool:
             codes = list(pool.map(run_one, configs))
@@ -168,4 +175,4 @@ def run_apart(configs: list[DictConfig]) -> None:
     if interrupted.is_set():
         raise KeyboardInterrupt
     if failed := [str(config.seed) for config, code in zip(configs, codes) if code]:
-        sys.exit(f"error: the runs of these seeds failed: {', '.join(failed)}; see their run folders' results.json")
+        raise RunsFailed(f"the runs of these seeds failed: {', '.join(failed)}; see their run folders' results.json")
