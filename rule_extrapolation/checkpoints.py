@@ -73,13 +73,16 @@ def had(checkpoint: dict[str, Any]) -> dict[str, int]:
     return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
 
 
-def logged_rows(cfg: DictConfig, path: Path) -> int | None:
-    """How many rows metrics.csv had when a checkpoint was written; None if the training had come to its end."""
+def has_ended(cfg: DictConfig, path: Path) -> bool:
+    """Whether a checkpoint is of the end of the training, or of where it was stopped early."""
     checkpoint = load(path, "meta")
-    states = checkpoint["callbacks"].values()
-    ended = any(state.get("stopped") for state in states)
-    ended |= any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in had(checkpoint).items())
-    return None if ended else next(state["rows"] for state in states if "rows" in state)
+    stopped = any(state.get("stopped") for state in checkpoint["callbacks"].values())
+    return stopped or any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in had(checkpoint).items())
+
+
+def logged_rows(path: Path) -> int:
+    """How many rows metrics.csv had when a checkpoint was written."""
+    return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
 
 
 def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None) -> None:
@@ -130,9 +133,8 @@ def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 def read_config(folder: Path) -> DictConfig:
     """A run's config.yaml; with what older runs could not set."""
-    return OmegaConf.merge(
-        {"training": {"name": "standard"}, "ckpt": None, "seeds": None, "sweep": None}, OmegaConf.load(folder / "config.yaml")
-    )
+    could_not_be_set = {"training": {"name": "standard"}, "ckpt": None, "seeds": None, "sweep": None}
+    return OmegaConf.merge(could_not_be_set, OmegaConf.load(folder / "config.yaml"))
 
 
 def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rule_extrapolation import run_folder
-from rule_extrapolation.checkpoints import find_checkpoint, last_checkpoint, load_weights, logged_rows
+from rule_extrapolation.checkpoints import find_checkpoint, has_ended, last_checkpoint, load, load_weights, logged_rows
 from rule_extrapolation.config import build, build_offering, check_settings, naming_keys, recipe
 from rule_extrapolation.data.grammar_data import TEST, TRAIN
 from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive
@@ -32,7 +32,7 @@ from rule_extrapolation.theory.chance import chance_levels
 from rule_extrapolation.theory.likelihood import memorised_loss
 from rule_extrapolation.training import metrics_file
 from rule_extrapolation.training.callbacks import History, LastCheckpoint
-from rule_extrapolation.training.module import RuleExtrapolation
+from rule_extrapolation.training.module import RuleExtrapolation, end_of_training
 from rule_extrapolation.training.wandb import close_run
 
 
@@ -217,7 +217,7 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
     (folder / "results.json").unlink(missing_ok=True)
     (folder / "completions.csv").unlink(missing_ok=True)
     if checkpoint == last_checkpoint(folder):
-        metrics_file.cut(folder / "metrics.csv", logged_rows(cfg, checkpoint))
+        metrics_file.cut(folder / "metrics.csv", None if has_ended(cfg, checkpoint) else logged_rows(checkpoint))
     else:
         (folder / "metrics.csv").unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -248,6 +248,9 @@ def fit(run: Run, trainer: Trainer) -> None:
     beginning = time.perf_counter()
     trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
+    if experiment.checkpoint is not None and has_ended(run.cfg, experiment.checkpoint):
+        epoch = load(experiment.checkpoint, "meta")["epoch"]
+        trainer.fit_loop.load_state_dict(end_of_training(trainer, epoch))
 
 
 def test(run: Run, trainer: Trainer) -> None:
