@@ -133,7 +133,7 @@ def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 def read_config(folder: Path) -> DictConfig:
     """A run's config.yaml; with what older runs could not set."""
-    could_not_be_set = {"training": {"name": "standard"}, "ckpt": None, "seeds": None, "sweep": None}
+    could_not_be_set = {"training": {"name": "standard"}, "ckpt": None, "seeds": None, "sweep": None, "threads": None}
     return OmegaConf.merge(could_not_be_set, OmegaConf.load(folder / "config.yaml"))
 
 

@@ -30,6 +30,15 @@ PACKAGE = Path(__file__).parent
 # Installed, the configuration lies inside the package; in a checkout, beside it.
 CONF_DIR = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
+PLUGINS = {
+    ("hydra/launcher", "joblib"): "hydra-joblib-launcher",
+    ("hydra/launcher", "submitit_local"): "hydra-submitit-launcher",
+    ("hydra/launcher", "submitit_slurm"): "hydra-submitit-launcher",
+    ("hydra/launcher", "ray"): "hydra-ray-launcher",
+    ("hydra/sweeper", "optuna"): "hydra-optuna-sweeper",
+}
+"""What Hydra knows by these names once a package is installed."""
+
 
 @dataclass
 class Settings:
@@ -50,6 +59,7 @@ class Settings:
     resume: str | None
     ckpt: str | None
     sweep: str | None
+    threads: int | None
     run_dir: str
 
 
@@ -157,6 +167,8 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_arguments(Settings, dict(cfg), "")
     check_seed(seed=cfg.seed)
+    if cfg.threads is not None:
+        check_positive(threads=cfg.threads)
     if cfg.seeds is not None:
         check_positive(seeds=cfg.seeds)
         check_seed(seeds=cfg.seed + cfg.seeds - 1)
@@ -222,6 +234,8 @@ def one_line(error: Exception) -> str:
     """Hydra's and OmegaConf's errors as one line with the key, its value and what would work."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if package := PLUGINS.get((group, choice)):
+            return f"{group}={choice}: needs a package: pip install -c constraints.txt {package}"
         return f"{group}={choice}: {one_of(choice, error.options)}"
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):

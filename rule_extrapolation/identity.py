@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-PLACES = ("hydra", "run_dir", "sweep", "logger")
+PLACES = ("hydra", "run_dir", "sweep", "logger", "threads")
 DISPLAYS_AND_DEVICES = {
     "trainer": ("accelerator", "enable_progress_bar", "enable_model_summary", "plugins"),
     "callbacks": ("progress",),

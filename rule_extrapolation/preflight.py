@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rule_extrapolation.config import one_line, register
-from rule_extrapolation.errors import ConfigError, check_free
+from rule_extrapolation.errors import check_free
 from rule_extrapolation.outline import check_outlines
 from rule_extrapolation.sweep import Sweep, begin, compose
 
@@ -36,23 +35,12 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
-            for kind in ("sweeper", "launcher"):
-                check_plugin(config, kind)
             if config.sweep is None:
                 name = Path(config.hydra.sweep.dir).name
                 with read_write(config.hydra):
                     plain = re.fullmatch(r"[A-Za-z_][\w.-]*", name)
                     config.hydra.overrides.task.append(f"sweep={name}" if plain else f"sweep='{name}'")
             check_jobs(begin(config))
-
-
-def check_plugin(config: DictConfig, kind: str) -> None:
-    """Raise a ConfigError if the sweeper or launcher is of a package that is not installed."""
-    top, plugin, *_ = config.hydra[kind]._target_.split(".")
-    if top == "hydra_plugins" and not (importlib.util.find_spec(top) and importlib.util.find_spec(f"{top}.{plugin}")):
-        package = plugin.replace("_", "-")
-        fix = f"needs a package: pip install -c constraints.txt {package}"
-        raise ConfigError(f"hydra/{kind}", config.hydra.runtime.choices[f"hydra/{kind}"], fix)
 
 
 def check_jobs(sweep: Sweep) -> None:

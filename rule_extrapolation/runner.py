@@ -6,12 +6,14 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation import sweep
 from rule_extrapolation.config import CONF_DIR, groups, one_line, register
 from rule_extrapolation.errors import ConfigError, RunsFailed
 from rule_extrapolation.preflight import fail
+from rule_extrapolation.threads import limit_threads, threads_of
 
 DURING_RUN = "The run's folder holds what came before."
 
@@ -20,6 +22,7 @@ register()
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def train(cfg: DictConfig) -> float | None:
+    limit_threads(cfg.threads or threads_of(HydraConfig.get().launcher))
     try:
         return work(cfg) if cfg.sweep is None else sweep.attempt(cfg, work)
     except Exception as error:

@@ -27,6 +27,7 @@ from rule_extrapolation.experiment import Experiment, Run, assemble, started, te
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.run_folder import read_results
 from rule_extrapolation.sweep import DONE, status
+from rule_extrapolation.threads import cores, threads_of
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
 INTERRUPTED = 130
@@ -125,15 +126,15 @@ def write_hydra(config: DictConfig) -> None:
 def own_overrides(config: DictConfig) -> list[str]:
     """The command line that makes this one run, but for its folder."""
     given = HydraConfig.get().overrides.task
-    others = [o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds", "run_dir")]
+    others = [o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds", "run_dir", "threads")]
     return [*others, f"seed={config.seed}"]
 
 
 def run_apart(configs: list[DictConfig]) -> None:
-    """Run each in a process, as many at a time as there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = min(cores, len(configs))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // at_once)), "PYTHONUNBUFFERED": "1"}
+    """Run each in a process, as many at a time as there are cores, or threads for all of them."""
+    threads = configs[0].threads or threads_of(HydraConfig.get().launcher) or cores()
+    at_once = min(threads, len(configs))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // at_once)), "PYTHONUNBUFFERED": "1"}
     sources = HydraConfig.get().runtime.config_sources
     flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     flags += [f"--config-name={HydraConfig.get().job.config_name}"]

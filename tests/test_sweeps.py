@@ -1,6 +1,5 @@
 """Sweeps: that the command which began one goes on with it, whatever stopped it, and what each launcher makes of it."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -9,11 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, environment, read_results
-from filelock import FileLock
+from conftest import environment, read_results
 from lightning.pytorch import Callback
-
-from rule_extrapolation.config import CONF_DIR
 
 SIZES = ["model.dim_model=4", "model.num_heads=2", "model.num_decoder_layers=1", "model.dim_feedforward=8"]
 SHORT = [
