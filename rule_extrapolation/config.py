@@ -30,6 +30,9 @@ PACKAGE = Path(__file__).parent
 # Installed, the configuration lies inside the package; in a checkout, beside it.
 CONF_DIR = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
+NO_ARGUMENTS = ("_target_", "name", "search")
+"""Keys that no constructor takes: the name is there for people and dashboards to filter by, ``search`` for sweepers."""
+
 PLUGINS = {
     ("hydra/launcher", "joblib"): "hydra-joblib-launcher",
     ("hydra/launcher", "submitit_local"): "hydra-submitit-launcher",
@@ -132,8 +135,7 @@ def recipe(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.parti
     name = node.get("name", "")
     if not isinstance(name, str) or "/" in name:
         raise ConfigError(f"{group}.name", name, "must be a word: run folders are named by it")
-    # The name is there for people and dashboards to filter by.
-    arguments = {key: node[key] for key in node if key not in ("_target_", "name")}
+    arguments = {key: node[key] for key in node if key not in NO_ARGUMENTS}
     check_arguments(make, arguments, group, given)
     return functools.partial(make, **instantiate(arguments, _convert_="all"))
 

@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 PLACES = ("hydra", "run_dir", "sweep", "logger", "threads")
-DISPLAYS_AND_DEVICES = {
+WITHOUT_EFFECT = {
     "trainer": ("accelerator", "enable_progress_bar", "enable_model_summary", "plugins"),
     "callbacks": ("progress",),
+    "model": ("search",),
 }
 
 
@@ -24,7 +25,7 @@ def identity(cfg: DictConfig) -> str:
         cfg.run_dir = place or ""
     settings = OmegaConf.to_container(cfg, resolve=True)
     settings = {key: value for key, value in settings.items() if key not in PLACES}
-    for group, keys in DISPLAYS_AND_DEVICES.items():
+    for group, keys in WITHOUT_EFFECT.items():
         settings[group] = {key: value for key, value in settings[group].items() if key not in keys}
     text = json.dumps(elsewhere(settings, place), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

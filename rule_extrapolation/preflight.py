@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rule_extrapolation.config import one_line, register
-from rule_extrapolation.errors import check_free
+from rule_extrapolation.errors import ConfigError, check_free
 from rule_extrapolation.outline import check_outlines
 from rule_extrapolation.sweep import Sweep, begin, compose
 
@@ -48,6 +48,8 @@ def check_jobs(sweep: Sweep) -> None:
     parsed = OverridesParser.create().parse_overrides([*params, *sweep.config.hydra.overrides.task])
     if not sweep.config.hydra.sweeper._target_.endswith("BasicSweeper"):
         # Other sweepers choose as they go; what they leave alone can be checked.
+        if not any(override.is_sweep_override() for override in parsed):
+            raise ConfigError("model.search", None, "is what to search over; or give ranges: optimizer.lr=1e-3,1e-2")
         alone = [override.input_line for override in parsed if not override.is_sweep_override()]
         check([compose(sweep.config, alone, 0).cfg])
         return

@@ -8,6 +8,7 @@ stops the others. This goes for every launcher and sweeper of Hydra: ``ResumingL
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 import traceback
@@ -54,6 +55,16 @@ class Job:
     @property
     def done(self) -> bool:
         return all(status(run) in DONE for run in self.runs)
+
+    @property
+    def objective(self) -> float:
+        """What a search minimizes: the least Val/objective, the mean of it over ``seeds``; inf where there is none."""
+        from rule_extrapolation.run_folder import read_results
+
+        if not self.done:
+            return math.inf
+        least = [read_results(run).get("at_best_validation", {}).get("Val/objective") for run in self.runs]
+        return math.inf if None in least else sum(least) / len(least)
 
     def begun(self, since: float) -> bool:
         """Whether Hydra has written the job's configuration since then."""
@@ -114,11 +125,24 @@ class Sweep:
         finished = len(outcomes) - len(missing) - len(self.skipped)
         counts = f"{finished} finished, {len(self.skipped)} skipped, {len(missing)} failed"
         print(f"Sweep {self.name}: {counts}. Run folders: {self.config.hydra.sweep.dir}", flush=True)
+        if "direction" in self.config.hydra.sweeper:
+            self.print_best()
         for run, reason in missing.items():
             print(f"error: {run}: {reason}", file=sys.stderr)
         if missing:
             print("The same command goes on with these.", file=sys.stderr, flush=True)
         return len(missing)
+
+
+    def print_best(self) -> None:
+        """The best of a search, and the command that runs it alone."""
+        jobs = [job for job in self.jobs.values() if job.done]
+        if not jobs:
+            return
+        best = min(jobs, key=lambda job: job.objective)
+        own = [o for o in best.overrides if not o.startswith(("sweep=", "hparams_search="))]
+        print(f"Best of {len(jobs)} trials, Val/objective {best.objective:.4f} ({best.folder.name}):")
+        print(f"    python -m rule_extrapolation.runner {shlex.join(own)}", flush=True)
 
 
 def compose(config: DictConfig, overrides: list[str], number: int) -> Job:
@@ -162,17 +186,6 @@ def first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def objective(cfg: DictConfig) -> float:
-    """What a search minimizes: the least Val/objective, the mean of it over ``seeds``; inf where there is none."""
-    from rule_extrapolation.run_folder import read_results
-
-    job = Job([], cfg, Path(cfg.run_dir))
-    if not job.done:
-        return math.inf
-    least = [read_results(run).get("at_best_validation", {}).get("Val/objective") for run in job.runs]
-    return math.inf if None in least else sum(least) / len(least)
-
-
 def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     """Do a run of a sweep, unless it has finished or another process is at it; returns its objective.
 
@@ -181,13 +194,14 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     from filelock import FileLock, Timeout
 
     folder, error_file = Path(cfg.run_dir), Path(cfg.run_dir) / ERROR_FILE
+    job = Job([], cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # The system lets go of it however the process ends.
         with FileLock(folder / ".lock", timeout=0):
-            if Job([], cfg, folder).done:
+            if job.done:
                 print(f"Skipped, it has finished: {folder}", flush=True)
-                return objective(cfg)
+                return job.objective
             error_file.unlink(missing_ok=True)
             try:
                 work(cfg)
@@ -199,7 +213,7 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
                 print(f"error: {folder}: {reason}; see {ERROR_FILE} there", file=sys.stderr, flush=True)
     except Timeout:
         print(f"Left to the process that is at it: {folder}", flush=True)
-    return objective(cfg)
+    return job.objective
 
 
 def is_one_of_many() -> bool:
@@ -239,9 +253,8 @@ class ResumingLauncher:
 
 
 def returned(job: Job) -> JobReturn:
-    cfg = OmegaConf.create({"seed": job.cfg.seed, "seeds": job.cfg.seeds, "run_dir": str(job.folder)})
     result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
-    result.return_value = objective(cfg)
+    result.return_value = job.objective
     return result
 
 
