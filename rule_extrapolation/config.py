@@ -34,13 +34,13 @@ NO_ARGUMENTS = ("_target_", "name", "search")
 """Keys that no constructor takes: the name is there for people and dashboards to filter by, ``search`` for sweepers."""
 
 PLUGINS = {
-    ("hydra/launcher", "joblib"): "hydra-joblib-launcher",
-    ("hydra/launcher", "submitit_local"): "hydra-submitit-launcher",
-    ("hydra/launcher", "submitit_slurm"): "hydra-submitit-launcher",
+    ("hydra/launcher", "joblib"): "-c constraints.txt hydra-joblib-launcher",
+    ("hydra/launcher", "submitit_local"): "-c constraints.txt hydra-submitit-launcher",
+    ("hydra/launcher", "submitit_slurm"): "-c constraints.txt hydra-submitit-launcher",
     ("hydra/launcher", "ray"): "hydra-ray-launcher",
-    ("hydra/sweeper", "optuna"): "hydra-optuna-sweeper",
+    ("hydra/sweeper", "optuna"): "-c constraints.txt hydra-optuna-sweeper",
 }
-"""What Hydra knows by these names once a package is installed."""
+"""What pip has to install for Hydra to know these names."""
 
 
 @dataclass
@@ -234,10 +234,11 @@ def describe(hint: Any) -> str:
 
 def one_line(error: Exception) -> str:
     """Hydra's and OmegaConf's errors as one line with the key, its value and what would work."""
-    if isinstance(error, MissingConfigException) and error.options:
+    if isinstance(error, MissingConfigException):
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if package := PLUGINS.get((group, choice)):
-            return f"{group}={choice}: needs a package: pip install -c constraints.txt {package}"
+            return f"{group}={choice}: needs a package: pip install {package}"
+    if isinstance(error, MissingConfigException) and error.options:
         return f"{group}={choice}: {one_of(choice, error.options)}"
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):

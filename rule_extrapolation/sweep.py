@@ -83,6 +83,7 @@ class Sweep:
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)
     skipped: set[Path] = field(default_factory=set)
     """The runs that had finished before."""
+    said: set[Path] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -110,13 +111,13 @@ class Sweep:
         return self.jobs[key]
 
     def say_skipped(self) -> None:
-        if 0 < len(self.skipped) <= NAMED:
-            for run in sorted(self.skipped):
-                print(f"Skipped, it has finished: {run}")
-        elif self.skipped:
-            total = sum(len(job.runs) for job in self.jobs.values())
-            print(f"{len(self.skipped)} of {total} runs have finished and are skipped.")
-        sys.stdout.flush()
+        """Each time, those that it has not yet been said of."""
+        new, self.said = sorted(self.skipped - self.said), set(self.skipped)
+        if len(new) <= NAMED:
+            for run in new:
+                print(f"Skipped, it has finished: {run}", flush=True)
+        else:
+            print(f"Skipped, they have finished: {len(new)} runs", flush=True)
 
     def close(self) -> int:
         """Say what has become of the runs; returns how many have not come to their end."""
@@ -228,6 +229,7 @@ class ResumingLauncher:
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [self.sweep.job(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        self.sweep.say_skipped()
         left = {job.folder: job for job in jobs if not job.done}  # two may be the same run
         self.launch_all(list(left.values()), initial_job_idx)
         return [returned(job) for job in jobs]
