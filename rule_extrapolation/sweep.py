@@ -134,7 +134,6 @@ class Sweep:
             print("The same command goes on with these.", file=sys.stderr, flush=True)
         return len(missing)
 
-
     def print_best(self) -> None:
         """The best of a search, and the command that runs it alone."""
         jobs = [job for job in self.jobs.values() if job.done]
