@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -269,5 +270,7 @@ def begin(config: DictConfig) -> Sweep:
         return ResumingLauncher(original(**arguments), sweep)
 
     plugins.instantiate_launcher = instantiate_launcher
+    # Of Optuna, when its sweeper imports it.
+    warnings.filterwarnings("ignore", "The ``declarative_base", DeprecationWarning)
     current = sweep
     return sweep

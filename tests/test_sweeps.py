@@ -259,7 +259,8 @@ def test_launchers(tmp_path, launcher):
     assert process.returncode == 1
     assert "Sweep default: 1 finished, 0 skipped, 1 failed" in out
     assert ": RuntimeError: out of luck" in out
-    assert len(runs(tmp_path)) == 1
+    statuses = [read_results(path.parent)["status"] for path in tmp_path.glob("runs/sweeps/default/*/results.json")]
+    assert sorted(statuses) == ["failed", "finished"]
 
 
 class DiesWithSeed(Callback):
@@ -298,10 +299,9 @@ def test_threads_are_shared():
 
 def test_a_search_goes_on_with_the_trials_it_had(cli, tmp_path):
     search = ["hparams_search=optuna", "sweep=search", *SHORT, "logger=csv", "model=mingru"]
-    status, out, err = cli(*search, "hydra.sweeper.n_trials=2")
-    assert (status, err) == (0, "")
+    assert cli(*search, "hydra.sweeper.n_trials=2")[0] == 0
     status, out, err = cli(*search, "hydra.sweeper.n_trials=3")
-    assert (status, err) == (0, "")
+    assert status == 0 and "error" not in err
     assert "Sweep search: 1 finished, 2 skipped, 0 failed" in out
     found = [read_results(path.parent) for path in tmp_path.glob("runs/sweeps/search/*/results.json")]
     best = min(run["at_best_validation"]["Val/objective"] for run in found)
@@ -320,6 +320,6 @@ def test_every_architecture_has_ranges_that_work(tmp_path):
         for pick in (0, -1):
             ends = []
             for key, choices in search.items():
-                first, last = re.findall(r"[\d.e-]+", choices)[0], re.findall(r"[\d.e-]+", choices)[-1]
-                ends.append(f"{key}={(first, last)[pick]}")
+                numbers = re.findall(r"[\d.]+(?:e-\d+)?", choices)
+                ends.append(f"{key}={numbers[pick]}")
             assemble(config(tmp_path, f"model={path.stem}", *ends), device="meta")
