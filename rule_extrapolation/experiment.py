@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -211,6 +212,7 @@ def started(cfg: DictConfig) -> Iterator[Run]:
             close_run(logger, results, run.rows)
 
 
+@rank_zero_only
 def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
     """Take out of a run's folder what an attempt has left that came to no end, and that this one does again."""
     folder = Path(cfg.run_dir)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rule_extrapolation.config import one_line, register
 from rule_extrapolation.errors import ConfigError, check_free
 from rule_extrapolation.outline import check_outlines
-from rule_extrapolation.sweep import Sweep, begin, compose
+from rule_extrapolation.sweep import Sweep, begin, check_same_run, compose
 
 # Launchers bring this callback to their processes, and with it what the configuration asks for.
 register()
@@ -29,9 +29,9 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
             check([config])
-            if config.sweep is None:
-                pattern = "*/results.json" if config.seeds else "results.json"
-                check_free(config.hydra.run.dir, "hydra.run.dir", pattern)
+            if config.sweep is not None:
+                return check_same_run(Path(config.hydra.run.dir), config, "hydra.run.dir")
+            check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():

@@ -8,12 +8,14 @@ stops the others. This goes for every launcher and sweeper of Hydra: ``ResumingL
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -103,10 +105,7 @@ class Sweep:
             if any(identity(other.cfg) != identity(job.cfg) for other in same):
                 fix = "several jobs would share a folder; let the name hold ${identity:}"
                 raise ConfigError("hydra.sweep.subdir", job.folder.name, fix)
-            kept = job.folder / "config.yaml"
-            if kept.is_file() and identity(OmegaConf.load(kept)) != identity(job.cfg):
-                fix = f"holds a run already, of other settings ({job.folder}); name another folder"
-                raise ConfigError("hydra.sweep.dir", self.config.hydra.sweep.dir, fix)
+            check_same_run(job.folder, job.cfg, "hydra.sweep.dir")
             self.jobs[key] = job
             self.skipped |= {run for run in job.runs if status(run) in DONE}
         return self.jobs[key]
@@ -160,11 +159,20 @@ def compose(config: DictConfig, overrides: list[str], number: int) -> Job:
     return Job(overrides, cfg, folder)
 
 
+def check_same_run(folder: Path, cfg: DictConfig, key: str) -> None:
+    """Raise a ConfigError if the folder holds a run of other settings, which would be lost."""
+    kept = folder / "config.yaml"
+    if kept.is_file() and identity(OmegaConf.load(kept)) != identity(cfg):
+        raise ConfigError(key, folder, "holds a run already, of other settings; name another folder")
+
+
 def status(run: Path) -> str | None:
     """What a run folder's results.json says of how it ended; None where there is none."""
-    from rule_extrapolation.run_folder import read_results
+    if not (run / "results.json").is_file():
+        return None
+    from rule_extrapolation.run_folder import read_results  # only now: it imports torch
 
-    return read_results(run)["status"] if (run / "results.json").is_file() else None
+    return read_results(run)["status"]
 
 
 def outcome(job: Job, run: Path) -> str | None:
@@ -179,8 +187,8 @@ def outcome(job: Job, run: Path) -> str | None:
     if ended == "interrupted":
         return "interrupted"
     files = [folder / ERROR_FILE for folder in (run, job.folder)]
-    written = next((file.read_text().strip() for file in files if file.is_file()), "")
-    return written.splitlines()[-1] if written else "has not come to its end: killed, or in another process"
+    written = next((file.read_text() for file in files if file.is_file()), "")
+    return first_line(written) or "has not come to its end: killed, or in another process"
 
 
 def first_line(text: str) -> str:
@@ -197,9 +205,11 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     folder, error_file = Path(cfg.run_dir), Path(cfg.run_dir) / ERROR_FILE
     job = Job([], cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # Where a run has several processes, the first one is at it for all of them.
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         # The system lets go of it however the process ends.
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=0) if first else nullcontext():
             if job.done:
                 print(f"Skipped, it has finished: {folder}", flush=True)
                 return job.objective
@@ -207,10 +217,10 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
             try:
                 work(cfg)
             except Exception as error:
-                error_file.write_text(traceback.format_exc())
+                reason = first_line(f"{type(error).__name__}: {error}")
+                error_file.write_text(f"{reason}\n\n{traceback.format_exc()}")
                 if not is_one_of_many():
                     raise
-                reason = first_line(f"{type(error).__name__}: {error}")
                 print(f"error: {folder}: {reason}; see {ERROR_FILE} there", file=sys.stderr, flush=True)
     except Timeout:
         print(f"Left to the process that is at it: {folder}", flush=True)
