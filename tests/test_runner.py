@@ -230,9 +230,9 @@ class TestErrors:
         status, _, err = cli(*ONE_STEP, "hydra.run.dir=here")
         assert status == 2
         assert "hydra.run.dir=here: holds a run already" in err
-        status, _, err = cli("-m", *ONE_STEP, "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
+        status, _, err = cli("-m", *ONE_STEP, "seed=1", "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
         assert status == 2
-        assert "hydra.sweep.dir=.: holds a run already" in err
+        assert re.search("hydra.sweep.dir=.*here: holds a run already, of other settings", err)
         assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
 
 
