@@ -29,6 +29,7 @@ def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel, caveat: str 
         "status": "running",
         "grammar": grammar.name,
         "label": grammar.label,
+        "rules": grammar.rules,
         "model": cfg.model.name,
         "backend": model.backend,
         "backend_reason": model.backend_reason,

@@ -73,7 +73,8 @@ class Protocol:
 AT_MINIMUM = Protocol(
     "at_minimum_validation_loss",
     "at minimum validation loss",
-    "loss on test words and accuracies over all completions, at the checkpoint of least validation loss",
+    "loss on test words and accuracies over all completions, at the checkpoint of least validation loss (of the loss "
+    "that is trained on: the linear model's leaves PAD out)",
     "test",
     "Test",
     finished=False,
@@ -81,8 +82,8 @@ AT_MINIMUM = Protocol(
 OVER_TRAINING = Protocol(
     "best_over_training",
     "best over training",
-    "as published: the minimum of Val/loss and each accuracy's maximum over all validations, each at a step of its own, "
-    "accuracies over finished completions",
+    "the published protocol: the minimum of Val/loss and each accuracy's maximum over all validations, each at a step "
+    "of its own, accuracies over finished completions",
     "over_training",
     "Val",
     finished=True,

@@ -44,8 +44,8 @@ PLACES = (
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
 )
-"""Keys, with all below them, that say where a run was or what of it is shown: runs that differ in these alone are of the
-same configuration. So are those that differ in seeds, all of which are named ``seed``."""
+"""Keys, with all below them, that say where a run was or what of it is shown: runs that differ in these alone are of
+the same configuration. So are those that differ in seeds, all of which are named ``seed``."""
 
 
 @dataclass
@@ -218,8 +218,8 @@ def read_completions(path: Path, most: int) -> str | None:
 def pack(columns: list[str], rows: list[list[str]], most: int) -> str:
     """The rows of completions.csv for the page, compressed: of each prompt set at most ``most``, evenly over the set.
 
-    Equal ones are one, with their number. It is base64 of zlib of JSON: {"verdicts": names, "sets": {set: {"of": rows in
-    the file, "rows": [[prompt, completion, verdicts as a string of 0 and 1, number], ...]}}}.
+    Equal ones are one, with their number. It is base64 of zlib of JSON: {"verdicts": names, "sets": {set: {"of": rows
+    in the file, "different": how many of them, "rows": [[prompt, completion, verdicts as 0s and 1s, number], ...]}}}.
     """
     sets: dict[str, list[list[str]]] = {}
     for row in rows:
