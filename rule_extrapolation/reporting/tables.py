@@ -22,6 +22,7 @@ from rule_extrapolation.reporting.measures import LOSS, MEASURES, OVER_TRAINING,
 from rule_extrapolation.reporting.published import SOURCE, paper_label, published
 
 NOT_A_MEAN = "n/a"
+OF_ALL, OF_FINISHED = "over all completions", "over finished completions"
 PUBLISHED_MAX_LENGTH = 256
 LABELS = {name: label for label, name in ALIASES.items()}
 
@@ -32,6 +33,7 @@ class Row:
     source: str
     """ours, published, chance or optimal."""
     protocol: str
+    """Its title; of a yardstick, which completions it is for, empty for any."""
     n: int | None
     cells: dict[str, Cell]
     """By the measures' keys."""
@@ -145,11 +147,10 @@ def yardstick_rows(
     rows = []
     for cells, owners in found.values():
         names = dict.fromkeys(group.name for group, _ in owners)
-        of_protocols = dict.fromkeys(protocol for _, protocol in owners)
-        marks = [", ".join(names)] if len(names) < len(groups) else []
-        finished = len(of_protocols) == 1 and next(iter(of_protocols)).finished
-        marks += ["of finished completions"] if finished else []
-        rows.append(Row(f"{source} ({'; '.join(marks)})" if marks else source, source, "", None, cells))
+        finished = {protocol.finished for _, protocol in owners}
+        name = source if len(names) == len({group.name for group in groups}) else f"{source} ({', '.join(names)})"
+        subset = "" if len(finished) > 1 else OF_FINISHED if finished.pop() else OF_ALL
+        rows.append(Row(name, source, subset, None, cells))
     return rows
 
 
@@ -201,6 +202,11 @@ def text(cell: Cell, measure: Measure, n: int | None, plus_minus: str = " ± ") 
 def as_texts(row: Row) -> list[str]:
     cells = [text(row.cells[measure.key], measure, row.n) for measure in MEASURES]
     return [row.architecture, row.figures, number(row), *cells]
+
+
+def means(row: Row) -> list[str]:
+    """Architecture, n and means alone."""
+    return [row.architecture, number(row), *(text(row.cells[measure.key], measure, None) for measure in MEASURES)]
 
 
 def number(row: Row) -> str:
