@@ -24,6 +24,7 @@ from rule_extrapolation.reporting.plotting import (
     optimum_handle,
     panels,
     row_handles,
+    say_missing,
     step_axis,
 )
 from rule_extrapolation.reporting.style import looks
@@ -86,6 +87,9 @@ def learning_curves(groups: list[Group]) -> Figure | None:
         loss_axes.set_ylabel("Val/loss")
         loss_axes.set_title(language_name(grammar, 60), loc="left")
         accuracy_axis(rule_axes, OOD_RULE_1.title)
+        if not rule_axes.lines:
+            rule_axes.set_xlim(loss_axes.get_xlim())
+            say_missing(rule_axes, sum(loss_axes.get_xlim()) / 2, AT_MINIMUM.missing(of[0].runs[0].results, OOD_RULE_1))
         for axes in (loss_axes, rule_axes):
             step_axis(axes)
     for axes in grid[-1]:

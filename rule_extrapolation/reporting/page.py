@@ -56,6 +56,11 @@ def render(
     )
 
 
+def language_in_words(grammar: str) -> str:
+    """Our label and the name."""
+    return " ".join(filter(None, [LABELS.get(grammar), grammar]))
+
+
 def count_in_words(runs: list[Run]) -> str:
     """Such as "21 runs: 19 finished, 2 diverged"."""
     fates = Counter("finished" if run.problem is None else run.problem.partition(":")[0] for run in runs)
@@ -75,7 +80,7 @@ def table_parts(table: LanguageTable) -> dict[str, Any]:
         row["first"] = before is None or before["model"] != row["model"]
     return {
         "grammar": table.grammar,
-        "short": " ".join(filter(None, [LABELS.get(table.grammar), table.grammar])),
+        "short": language_in_words(table.grammar),
         "title": table.title,
         "rules": table.rules,
         "rows": [row for row in rows if row["source"] in ("ours", "published")],
@@ -97,7 +102,7 @@ def run_parts(run: Run) -> dict[str, Any]:
         cells.append((text(Cell(value, missing=missing), measure, None), value))
     return {
         "source": run.source,
-        "language": run.grammar,
+        "language": language_in_words(run.grammar),
         "model": run.model,
         "seed": "unknown" if run.seed is None else run.seed,
         "problem": run.problem,
@@ -110,9 +115,8 @@ def as_json(runs: list[Run], tables: list[LanguageTable]) -> Markup:
     """What page.js reads."""
     rows = []
     for run in runs:
-        language = " ".join(filter(None, [LABELS.get(run.grammar), run.grammar]))
-        about = {"source": run.source, "grammar": run.grammar, "language": language, "model": run.model}
-        rows.append({**about, "seed": run.seed, "completions": run.completions})
+        about = {"source": run.source, "grammar": run.grammar, "language": language_in_words(run.grammar)}
+        rows.append({**about, "model": run.model, "seed": run.seed, "completions": run.completions})
     data = {"runs": rows, "rules": {table.grammar: table.rules for table in tables}}
     # Nothing in it can end the script element.
     return Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))

@@ -19,6 +19,7 @@ from rule_extrapolation.reporting.tables import LABELS
 
 WIDTH = 7.0
 """Inches: a page's text."""
+LEGEND_LETTERS = 125
 MOST_LINES = 60
 """Single runs' lines and marks in one figure, above which they are drawn as pixels in the PDF and SVG too."""
 
@@ -42,8 +43,10 @@ def language_name(grammar: str, width: int = 40) -> str:
 
 
 def legend_above(figure: Figure, handles: list) -> None:
-    columns = max(1, 116 // (max(len(handle.get_label()) for handle in handles) + 6))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), columnspacing=1.4)
+    """In as many columns as fit, by the number of letters."""
+    widths = [len(handle.get_label()) + 6 for handle in handles]
+    columns = len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)
 
 
 def marked(look: Look) -> dict[str, str]:
@@ -62,6 +65,11 @@ def accuracy_axis(axes: Axes, title: str) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_ylabel(title)
+
+
+def say_missing(axes: Axes, at: float, reason: str) -> None:
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axes.text(at, 0.5, reason, rotation=90, ha="center", va="center", fontsize=6, color="#555555", bbox=box)
 
 
 def step_axis(axes: Axes) -> None:

@@ -33,10 +33,14 @@ from rule_extrapolation.reporting.plotting import (
     optimum_handle,
     panels,
     row_handles,
+    say_missing,
 )
 from rule_extrapolation.reporting.published import published
 from rule_extrapolation.reporting.style import CHANCE, Look, looks
 from rule_extrapolation.reporting.tables import published_row
+
+BAND = 6
+"""Languages beside one another."""
 
 
 def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, beside: bool = False) -> Figure | None:
@@ -44,13 +48,13 @@ def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, beside: bool =
     languages = list(of_language(groups).items())
     if not languages:
         return None
-    bands = [languages[start : start + 6] for start in range(0, len(languages), 6)]
+    bands = [languages[start : start + BAND] for start in range(0, len(languages), BAND)]
     figure = Figure(figsize=(WIDTH, 0.5 + 3.7 * len(bands)), layout="constrained")
     axes = figure.subplots(2 * len(bands), 1, squeeze=False)[:, 0]
     everyone = looks(groups)
     for i, band in enumerate(bands):
         for j, measure in enumerate((OOD_RULE_1, OOD_RULE_2_COMPLETION)):
-            draw_band(axes[2 * i + j], band, measure, protocol, everyone, beside, names=j == 1)
+            draw_band(axes[2 * i + j], band, measure, protocol, everyone, beside, len(bands[0]), names=j == 1)
     handles = [*row_handles(groups), chance_handle()]
     if beside:
         handles.append(Line2D([], [], marker="_", ls="", color="black", ms=9, mew=1.6, label="published mean"))
@@ -65,6 +69,7 @@ def draw_band(
     protocol: Protocol,
     everyone: dict[str, Look],
     beside: bool,
+    slots: int,
     names: bool,
 ) -> None:
     for x, (grammar, groups) in enumerate(band):
@@ -75,12 +80,12 @@ def draw_band(
             axes.fill_between([x - 0.45, x + 0.45], low - 0.008, high + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=1)
         for i, group in enumerate(groups):
             at = x + (i - (len(groups) - 1) / 2) * width
-            draw_point(axes, at, group, measure, protocol, everyone[group.name], beside=min(0.25 * width, 0.06))
+            draw_point(axes, at, group, measure, protocol, everyone[group.name], beside=min(0.3 * width, 0.12))
             if beside:
                 draw_published(axes, at, grammar, group.model, measure)
         if x:
             axes.axvline(x - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
-    axes.set_xlim(-0.5, len(band) - 0.5)
+    axes.set_xlim(-0.5, slots - 0.5)
     axes.set_xticks(range(len(band)), [language_name(grammar, 17) if names else "" for grammar, _ in band])
     axes.tick_params(axis="x", length=0)
     accuracy_axis(axes, measure.title)
@@ -91,13 +96,11 @@ def draw_point(
 ) -> None:
     cell = average(group.runs, protocol, measure)
     if cell.mean is None:
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        axes.text(at, 0.5, cell.missing, rotation=90, ha="center", va="center", fontsize=6, color="#555555", bbox=box)
-        return
+        return say_missing(axes, at, cell.missing)
     axes.errorbar(at, cell.mean, cell.std, **marked(look), ms=5, capsize=2, lw=0.9)
     values = [value for run in group.runs if (value := protocol.value(run.results, measure)) is not None]
     dense = len(values) > MOST_LINES
-    axes.plot([at + beside] * len(values), values, ".", color=look.color, ms=3.5, alpha=0.5, mew=0, rasterized=dense)
+    axes.plot([at + beside] * len(values), values, ".", color=look.color, ms=4, alpha=0.7, mew=0, rasterized=dense)
 
 
 def draw_published(axes: Axes, at: float, grammar: str, model: str, measure: Measure) -> None:
