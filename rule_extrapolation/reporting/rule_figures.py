@@ -133,7 +133,8 @@ def loss_and_rules(groups: list[Group]) -> Figure | None:
             pairs = [[AT_MINIMUM.value(run.results, measure) for measure in (LOSS, OOD_RULE_1)] for run in group.runs]
             pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
             losses += [x for x, _ in pairs]
-            style = {**marked(everyone[group.name]), "ms": 4.5, "alpha": 0.8, "rasterized": dense}
+            size = {"ms": 3, "alpha": 0.4} if dense else {"ms": 4.5, "alpha": 0.8}
+            style = {**marked(everyone[group.name]), **size, "rasterized": dense}
             ax.plot([x for x, _ in pairs], [y for _, y in pairs], ls="", **style)
         for optimal in optima(of):
             ax.axvline(optimal, color="black", ls="--", lw=0.8, zorder=0)
