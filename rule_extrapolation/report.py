@@ -84,7 +84,8 @@ def read(arguments: Arguments, console: Console) -> list[Run]:
 
     from rule_extrapolation.reporting.runs import find_runs, read_runs
 
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True) as progress:
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         if arguments.wandb is not None:
             from rule_extrapolation.reporting.wandb_runs import read_wandb
 

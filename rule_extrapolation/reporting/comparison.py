@@ -132,13 +132,19 @@ def check_configurations(groups: list[Group]) -> None:
     found = differences(mixed[0].runs)
     listed = "; ".join(f"{key} is {values_in_words(values)}" for key, values in found.items())
     keys = dict.fromkeys(key for group in mixed for key in differences(group.runs))
-    others = f" (and so have {len(mixed) - 1} others)" if len(mixed) > 1 else ""
+    others = f" (as have those of {', '.join(names(mixed[1:]))})" if len(mixed) > 1 else ""
     raise ConfigError(
         "runs",
         f"{mixed[0].name} on {mixed[0].grammar}",
         f"its runs have different configurations{others}: {listed}; by={','.join(keys)} makes rows of them, "
         "mix=true averages over them",
     )
+
+
+def names(groups: list[Group]) -> list[str]:
+    """The first few's; how many there are besides."""
+    first = [f"{group.name} on {group.grammar}" for group in groups[:3]]
+    return first if len(groups) <= 3 else [*first, f"{len(groups) - 3} more"]
 
 
 def values_in_words(values: Counter) -> str:

@@ -45,7 +45,7 @@ PLACES = (
     "trainer.log_every_n_steps",
 )
 """Keys, with all below them, that say where a run was or what of it is shown: runs that differ in these alone are of
-the same configuration. So are those that differ in seeds, all of which are named ``seed``."""
+the same configuration. So are those that differ in a ``seed`` or a ``dirpath`` of any group."""
 
 
 @dataclass
@@ -86,7 +86,8 @@ class Run:
         return {
             key: value.replace(run_dir, "<run_dir>") if run_dir and isinstance(value, str) else value
             for key, value in flatten(self.config).items()
-            if key.rpartition(".")[2] != "seed" and not any(key == p or key.startswith(f"{p}.") for p in PLACES)
+            if key.rpartition(".")[2] not in ("seed", "dirpath")
+            and not any(key == p or key.startswith(f"{p}.") for p in PLACES)
         }
 
 
