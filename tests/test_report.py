@@ -1,7 +1,9 @@
 """The report on real, short runs: averages against plain Python, refusals, what is missing, figures, and the page."""
 
 import base64
+import contextlib
 import csv
+import io
 import json
 import re
 import shutil
@@ -17,12 +19,13 @@ from conftest import environment, read_results
 
 from rule_extrapolation import report
 from rule_extrapolation.reporting.comparison import average, differences, group_runs
-from rule_extrapolation.reporting.figures import KINDS, draw_all
+from rule_extrapolation.reporting.figures import KINDS, draw_all, save
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES, OVER_TRAINING
+from rule_extrapolation.reporting.page import render
 from rule_extrapolation.reporting.published import published
 from rule_extrapolation.reporting.runs import CURVE_POINTS, find_runs, read_run, read_runs, thinned
 from rule_extrapolation.reporting.style import looks
-from rule_extrapolation.reporting.tables import escaped, language_tables, latex
+from rule_extrapolation.reporting.tables import as_csv, csv_rows, escaped, language_tables, latex, markdown
 from rule_extrapolation.reporting.wandb_runs import run_from_wandb
 
 VALIDATED = [
@@ -66,22 +69,36 @@ def folders(real, tmp_path):
     return tmp_path / "runs"
 
 
-@pytest.fixture
-def reported(call, tmp_path, monkeypatch):
-    """Report in an empty folder; returns the report's folder and what was printed."""
+def make_report(out, *arguments):
+    """Run the command in this process; returns what it printed."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setenv("COLUMNS", "120")
+        patch.setattr(sys, "argv", ["report", f"out={out}", *map(str, arguments)])
+        report.main()
+    return printed.getvalue()
 
-    def reported(*arguments):
-        monkeypatch.setenv("COLUMNS", "120")
-        status, out, err = call(report.main, f"out={tmp_path / 'report'}", *arguments)
-        assert (status, err) == (0, "")
-        return tmp_path / "report", out
 
-    return reported
+@pytest.fixture(scope="session")
+def whole(real, tmp_path_factory):
+    """A report of all real runs, and what was printed."""
+    out = tmp_path_factory.mktemp("whole") / "report"
+    return out, make_report(out, f"runs={','.join(map(str, real.values()))}")
 
 
 def read_table(folder, name):
     with open(folder / "tables" / f"{name}.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def tables_of(*folders, by=(), mix=False):
+    """The languages' tables of run folders, without a report."""
+    groups = group_runs(read_runs(find_runs(map(str, folders)), 10), by, mix)
+    return {table.grammar: table for table in language_tables(groups, by)}
+
+
+def rows_of(table):
+    """As they are in its CSV file."""
+    return list(csv.DictReader(as_csv(csv_rows(table)).splitlines()))
 
 
 def row_of(rows, architecture, source, protocol=None):
@@ -93,17 +110,11 @@ def row_of(rows, architecture, source, protocol=None):
     return row
 
 
-@pytest.fixture(scope="session")
-def read(real):
-    return lambda: read_runs(list(real.values()), 10)
-
-
 class TestTables:
-    def test_means_are_those_of_plain_python(self, folders, reported):
-        out, _ = reported(f"runs={folders}")
-        rows = read_table(out, "aNbN")
+    def test_means_are_those_of_plain_python(self, real, whole):
+        rows = read_table(whole[0], "aNbN")
         for model in ("minlstm", "linear"):
-            results = [read_results(folders / f"{model}{seed}") for seed in (0, 1)]
+            results = [read_results(real[f"{model}{seed}"]) for seed in (0, 1)]
             row = row_of(rows, model, "ours", "at minimum validation loss")
             names = {"test_loss": "loss", "id_rule_1": "ID/rule_1_accuracy", "id_rule_2": "ID/rule_2_accuracy"}
             names |= {"ood_rule_1": "OOD/rule_1_accuracy", "ood_rule_2_completion": "OOD/rule_2_completion_accuracy"}
@@ -120,22 +131,20 @@ class TestTables:
             assert row["ood_rule_1_n"] == str(len(known))
             assert row["ood_rule_1_mean"] == "none finished" if not known else float(row["ood_rule_1_mean"])
 
-    def test_yardsticks_are_the_runs_own(self, folders, reported):
-        out, _ = reported(f"runs={folders}/minlstm*")
-        rows, results = read_table(out, "aNbN"), read_results(folders / "minlstm0")
+    def test_yardsticks_are_the_runs_own(self, real):
+        rows, results = rows_of(tables_of(real["minlstm0"])["aNbN"]), read_results(real["minlstm0"])
         [optimal] = [row for row in rows if row["source"] == "optimal"]
         assert float(optimal["test_loss_mean"]) == results["optimal_loss"]
         [chance] = [row for row in rows if row["source"] == "chance"]
         assert float(chance["ood_rule_1_mean"]) == pytest.approx(results["chance_levels"]["OOD/rule_1_accuracy"])
 
-    def test_another_budget_has_another_chance(self, folders, reported):
+    def test_another_budget_has_another_chance(self, whole):
         """The linear model's completions end at its window."""
-        out, _ = reported(f"runs={folders}/minlstm*,{folders}/linear*")
-        chance = [row["architecture"] for row in read_table(out, "aNbN") if row["source"] == "chance"]
+        chance = [row["architecture"] for row in read_table(whole[0], "aNbN") if row["source"] == "chance"]
         assert {"chance (minlstm)", "chance (linear)"} <= set(chance)
 
-    def test_published_figures_stand_beside_with_both_labels(self, folders, reported):
-        out, _ = reported(f"runs={folders}")
+    def test_published_figures_stand_beside_with_both_labels(self, whole):
+        out, _ = whole
         rows = read_table(out, "parentheses_and_brackets")
         row = row_of(rows, "lstm", "published", "best over training")
         theirs = published().loc["parentheses_and_brackets", "lstm"]
@@ -147,23 +156,22 @@ class TestTables:
         assert "parentheses_and_brackets (L5; L4 in the paper)" in text
         assert "arXiv 2409.13728" in text and "12 symbols in these runs, up to 256 in the published" in text
 
-    def test_no_cell_is_blank(self, folders, reported):
-        shutil.rmtree(folders / "minlstm1")
-        out, printed = reported(f"runs={folders}")
+    def test_no_cell_is_blank(self, real, whole):
+        out, printed = whole
         for path in (out / "tables").glob("*.csv"):
             for row in read_table(out, path.stem):
                 assert all(value.strip() for value in row.values()), (path.name, row)
         for path in (out / "tables").glob("*.md"):
             assert "|  |" not in path.read_text() and "nan" not in path.read_text()
-        row = row_of(read_table(out, "aNbN"), "minlstm", "ours", "at minimum validation loss")
+        row = row_of(rows_of(tables_of(real["minlstm0"])["aNbN"]), "minlstm", "ours", AT_MINIMUM.title)
         assert (row["n"], row["test_loss_std"]) == ("1", "one run")
-        [abn] = [row for row in read_table(out, "abN") if row["protocol"] == "at minimum validation loss"]
+        abn = row_of(read_table(out, "abN"), "minlstm", "ours", AT_MINIMUM.title)
         assert (abn["id_rule_2_mean"], abn["ood_rule_1_mean"]) == ("no rule 2", "no OOD prompts")
         assert (abn["label"], abn["paper_label"]) == ("none", "not in the paper")
         assert "no rule 2" in printed
 
-    def test_latex_is_balanced_and_escaped(self, read):
-        for table in language_tables(group_runs(read())):
+    def test_latex_is_balanced_and_escaped(self, real):
+        for table in tables_of(*real.values()).values():
             text = latex(table)
             body = text.split("\\toprule\n")[1].split("\\bottomrule")[0]
             lines = [line for line in body.splitlines() if line != "\\midrule"]
@@ -172,11 +180,9 @@ class TestTables:
             assert not re.search(r"(?<!\\)[_%#]", text.split("\\label")[0].split("\n", 1)[1])
         assert escaped("a_b & 50% ± ^") == r"a\_b \& 50\% $\pm$ \textasciicircum{}"
 
-    def test_published_mask_is_marked(self, trained, reported):
-        folder = trained("model=linear", "model.published_mask=true")
-        out, printed = reported(f"runs={folder}")
-        assert row_of(read_table(out, "aNbN"), "linear (published mask: sees the future)", "ours", AT_MINIMUM.title)
-        assert "sees the future" in printed.replace("\n", " ")
+    def test_published_mask_is_marked(self, trained):
+        rows = rows_of(tables_of(trained("model=linear", "model.published_mask=true"))["aNbN"])
+        assert row_of(rows, "linear (published mask: sees the future)", "ours", AT_MINIMUM.title)["n"] == "1"
 
     def test_the_oracle_has_not_been_validated(self, trained):
         [group] = group_runs([read_run(trained("model=oracle"), 10)])
@@ -185,12 +191,13 @@ class TestTables:
 
 
 class TestGroups:
-    def test_unfinished_failed_and_diverged_runs_are_named_and_not_averaged(self, folders, reported):
+    def test_unfinished_failed_and_diverged_runs_are_named_and_not_averaged(self, folders, tmp_path):
         edit(folders / "minlstm1", {"status": "diverged", "seed": 1})
         edit(folders / "linear0", {"status": "failed", "error": "RuntimeError: out of luck"})
         (folders / "linear1" / "results.json").unlink()
         (folders / "abN" / "results.json").write_text("{")
-        out, printed = reported(f"runs={folders}")
+        out = tmp_path / "report"
+        printed = make_report(out, f"runs={folders}")
         rows = read_table(out, "aNbN")
         assert row_of(rows, "minlstm", "ours", AT_MINIMUM.title)["n"] == "1"
         assert row_of(rows, "linear", "ours", AT_MINIMUM.title)["test_loss_mean"] == "no finished run"
@@ -213,15 +220,14 @@ class TestGroups:
         assert "by=" in err and "mix=true" in err
         assert not (tmp_path / "report").exists()
 
-    def test_by_makes_rows_and_mix_says_so(self, folders, reported):
+    def test_by_makes_rows_and_mix_says_so(self, folders):
         edit(folders / "minlstm1", config={"optimizer.lr": 0.5})
-        out, _ = reported(f"runs={folders}", "by=optimizer.lr")
-        rows = read_table(out, "aNbN")
+        rows = rows_of(tables_of(folders, by=["optimizer.lr"])["aNbN"])
         for value in ("0.002", "0.5"):
             assert row_of(rows, f"minlstm, optimizer.lr={value}", "ours", AT_MINIMUM.title)["n"] == "1"
-        out, _ = reported(f"runs={folders}", "mix=true")
-        assert row_of(read_table(out, "aNbN"), "minlstm", "ours", AT_MINIMUM.title)["n"] == "2"
-        assert "averages over 2 configurations" in (out / "tables" / "aNbN.md").read_text()
+        table = tables_of(folders, mix=True)["aNbN"]
+        assert row_of(rows_of(table), "minlstm", "ours", AT_MINIMUM.title)["n"] == "2"
+        assert "averages over 2 configurations" in markdown(table)
 
     def test_places_and_seeds_are_no_configuration(self, folders):
         runs = read_runs([folders / "minlstm0", folders / "minlstm1"], 10)
@@ -229,11 +235,10 @@ class TestGroups:
         assert runs[0].config["data"]["seed"] != runs[1].config["data"]["seed"]
         assert not differences(runs)
 
-    def test_settings_that_differ_between_rows_are_noted(self, folders, reported):
+    def test_settings_that_differ_between_rows_are_noted(self, folders):
         for seed in (0, 1):
             edit(folders / f"linear{seed}", config={"optimizer.lr": 0.5})
-        out, _ = reported(f"runs={folders}")
-        assert "Rows differ in optimizer.lr: 0.5 for linear; 0.002 for minlstm." in (out / "tables/aNbN.md").read_text()
+        assert "Rows differ in optimizer.lr: 0.5 for linear; 0.002 for minlstm." in tables_of(folders)["aNbN"].notes
 
     def test_of_one_configuration_and_seed_the_latest_counts(self, folders):
         again = folders / "again"
@@ -246,8 +251,8 @@ class TestGroups:
 
 
 class TestFigures:
-    def test_each_is_written_in_three_formats_or_named(self, folders, reported):
-        out, printed = reported(f"runs={folders}")
+    def test_each_is_written_in_three_formats_or_named(self, whole):
+        out, printed = whole
         names = {path.name for path in (out / "figures").iterdir()}
         drawn = ("summary", "summary_published", "loss_and_rules", "learning_curves", "dynamics")
         assert names == {f"{name}.{format}" for name in drawn for format in ("pdf", "svg", "png")}
@@ -282,12 +287,11 @@ class TestFigures:
         assert len({look.color for look in found.values()}) == len({look.marker for look in found.values()}) == 3
         assert found == looks(groups[::-1])
 
-    def test_the_same_runs_make_the_same_files(self, folders, reported):
-        out, _ = reported(f"runs={folders}/minlstm*")
-        first = {path: path.read_bytes() for path in (out / "figures").iterdir()}
-        assert first == {
-            path: path.read_bytes() for path in (reported(f"runs={folders}/minlstm*")[0] / "figures").iterdir()
-        }
+    def test_the_same_runs_make_the_same_files(self, real, whole, tmp_path):
+        figures, _ = draw_all(group_runs(read_runs(list(real.values()), 10)))
+        save(figures["summary"], tmp_path, "summary")
+        for path in tmp_path.glob("summary.*"):
+            assert path.read_bytes() == (whole[0] / "figures" / path.name).read_bytes()
 
 
 class TestCompletions:
@@ -333,28 +337,25 @@ setTimeout(() => {
 
 
 class TestPage:
-    def test_it_needs_nothing_from_elsewhere(self, folders, reported):
-        out, _ = reported(f"runs={folders}")
-        page = (out / "report.html").read_text()
+    def test_it_needs_nothing_from_elsewhere(self, whole):
+        page = (whole[0] / "report.html").read_text()
         assert not re.findall(r'(?:src|href)="(?!#|data:|figures/)[^"]*"', page.replace('href="data:,"', ""))
         assert page.count("<svg") == 5
         ids = re.findall(r'\bid="([^"]+)"', page)
         assert len(set(ids) - {"data"}) > 10
         assert "@import" not in page and "fetch(" not in page
 
-    def test_what_runs_say_is_text(self, folders, reported):
-        edit(folders / "minlstm0", {"status": "failed", "error": "Error: <script>alert(1)</script>"})
-        out, _ = reported(f"runs={folders}", "title=A<b>")
-        page = (out / "report.html").read_text()
+    def test_what_runs_say_is_text(self, real):
+        run = read_run(real["minlstm0"], 10)
+        run.problem = run.results["grammar"] = "</script><script>alert(1)</script>"
+        page = render("A<b>", [run], [], {}, {}, 10)
         assert "<script>alert" not in page and "A&lt;b&gt;" in page
 
     @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-    def test_in_a_browser_tables_sort_and_completions_open(self, folders, reported, tmp_path):
-        out, _ = reported(f"runs={folders}", "completions=1000")
+    def test_in_a_browser_tables_sort_and_completions_open(self, real, whole, tmp_path):
         page = tmp_path / "driven.html"
-        page.write_text((out / "report.html").read_text().replace("</body>", DRIVE + "</body>"))
-        chosen = [run.source for run in read_runs(find_runs([str(folders)]), 1)]
-        number = next(i for i, source in enumerate(chosen) if source.endswith("minlstm0"))
+        page.write_text((whole[0] / "report.html").read_text().replace("</body>", DRIVE + "</body>"))
+        number = list(real).index("minlstm0")
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
         command = [
             CHROMIUM,
@@ -369,7 +370,7 @@ class TestPage:
         numbers = [[float(text) for text in found[order].split()] for order in ("ascending", "descending")]
         assert numbers[0] == sorted(numbers[0]) == numbers[1][::-1]
         assert found["ascending"].strip() != ""
-        packed = json.loads(zlib.decompress(base64.b64decode(read_run(folders / "minlstm0", 1000).completions)))
+        packed = json.loads(zlib.decompress(base64.b64decode(read_run(real["minlstm0"], 64).completions)))
         place = packed["verdicts"].index("rule_1")
         kept = [row[2][place] for row in packed["sets"]["OOD"]["rows"]]
         assert (int(found["all"]), int(found["kept"])) == (len(kept), kept.count("1"))
@@ -443,20 +444,21 @@ class TestErrors:
             "try: main()\n"
             "finally: print('torch' in sys.modules, 'matplotlib' in sys.modules)"
         )
-        for words, expected in {("--help",): "False False", (f"runs={folders}",): "False True"}.items():
+        for words, expected in {("--help",): "False False", (f"runs={folders}/abN",): "False True"}.items():
             command = [sys.executable, "-c", script, *words]
             done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
             assert (done.returncode, done.stdout.splitlines()[-1]) == (0, expected), done.stderr
 
 
 @pytest.mark.slow
-def test_two_thousand_runs(folders, reported, tmp_path):
+def test_two_thousand_runs(folders, tmp_path):
     """All are read, and the page stays of a size that opens."""
     for i in range(2000):
         copy = tmp_path / "many" / str(i)
         shutil.copytree(folders / f"minlstm{i % 2}", copy)
         edit(copy, {"seed": i}, {"seed": i})
-    out, printed = reported(f"runs={tmp_path / 'many'}")
+    out = tmp_path / "report"
+    printed = make_report(out, f"runs={tmp_path / 'many'}")
     assert "2000 runs: 2000 finished" in printed
     assert row_of(read_table(out, "aNbN"), "minlstm", "ours", AT_MINIMUM.title)["n"] == "2000"
     assert (out / "report.html").stat().st_size < 8e6
