@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import statistics
@@ -379,10 +380,16 @@ class TestPage:
 
 class TestWandb:
     def test_a_run_logged_offline_reads_as_its_folder(self, train, monkeypatch, tmp_path):
+        import wandb
         from offline_wandb import read_run as read_offline
 
-        monkeypatch.setenv("WANDB_MODE", "offline")
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            monkeypatch.delenv(name)
+        for name, value in {"MODE": "offline", "SILENT": "true", "ERROR_REPORTING": "false"}.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        monkeypatch.setenv("HOME", str(tmp_path))
         folder = train("logger=wandb")
+        wandb.teardown()  # only then all that was logged is written
         [offline] = (folder / "wandb").glob("offline-run-*")
         logged = read_offline(offline)
         theirs = run_from_wandb(
