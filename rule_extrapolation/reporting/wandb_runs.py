@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -44,10 +44,10 @@ def run_from_wandb(
 
 
 def plain(mapping: Any) -> Any:
-    """Nested mappings of whatever class as dicts, without W&B's own keys."""
-    if not isinstance(mapping, Mapping) and not hasattr(mapping, "keys"):
+    """Nested mappings as dicts, without W&B's own keys."""
+    if not isinstance(mapping, Mapping):
         return mapping
-    return {str(key): plain(mapping[key]) for key in mapping.keys() if key != "_wandb"}  # noqa: SIM118, for wandb's summary
+    return {str(key): plain(value) for key, value in mapping.items() if key != "_wandb"}
 
 
 def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[Run]:
@@ -56,6 +56,7 @@ def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[Ru
     Raises:
         ConfigError: there is no key, no network or no such project.
     """
+    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb
 
@@ -67,17 +68,11 @@ def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[Ru
                 for name in ("Val/loss", "Val/OOD/rule_1_accuracy")
                 for row in found.history(samples=CURVE_POINTS, keys=[name, "trainer/global_step"], pandas=False)
             ]
-            summary = found.summary._json_dict
-            summary = {key: json.loads(value) if is_json(value) else value for key, value in summary.items()}
-            url = "/".join(found.path)
-            runs.append(run_from_wandb(url, found.config, summary, found.state, found.created_at, history))
+            about = (found.config, found.summary_metrics, found.state, found.created_at)
+            runs.append(run_from_wandb("/".join(found.path), *about, history))
             advance()
     except Exception as error:  # wandb raises errors of many kinds, and those of requests
         raise ConfigError("wandb", path, f"cannot be read: {' '.join(str(error).split()) or repr(error)}") from error
     if not runs:
         raise ConfigError("wandb", path, "holds no run")
     return runs
-
-
-def is_json(value: Any) -> bool:
-    return isinstance(value, str) and value[:1] == "{"
