@@ -114,7 +114,7 @@ def dynamics(groups: list[Group]) -> Figure | None:
         accuracy_axis(ax, "probability")
         step_axis(ax)
         ax.set_xlabel("steps")
-        ax.set_title(f"{group.name}\n{language_name(group.grammar, 34)}", loc="left")
+        ax.set_title(f"{group.name}\n{language_name(group.grammar)}", loc="left")
     legend_above(figure, list({handle.get_label(): handle for handle in used}.values()))
     return figure
 
@@ -140,7 +140,7 @@ def lengths(groups: list[Group]) -> Figure | None:
             draw_length_axis(axes, of)
             if column == "loss":
                 axes.set_ylabel(title)
-                axes.set_title(language_name(grammar, 34), loc="left")
+                axes.set_title(language_name(grammar), loc="left")
             else:
                 accuracy_axis(axes, title)
     for axes in grid[-1]:

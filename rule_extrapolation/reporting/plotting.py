@@ -21,7 +21,7 @@ WIDTH = 7.0
 """Inches: a page's text."""
 LEGEND_LETTERS = 125
 MOST_LINES = 60
-"""Single runs' lines and marks in one figure, above which they are drawn as pixels in the PDF and SVG too."""
+"""Single runs' lines in one figure, above which they are drawn as pixels in the PDF and SVG too."""
 
 
 def of_language(groups: list[Group]) -> dict[str, list[Group]]:
@@ -46,7 +46,14 @@ def legend_above(figure: Figure, handles: list) -> None:
     """In as many columns as fit, by the number of letters."""
     widths = [len(handle.get_label()) + 6 for handle in handles]
     columns = len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.1,
+        handletextpad=0.4,
+        handlelength=1.6,
+    )
 
 
 def marked(look: Look) -> dict[str, str]:
@@ -67,9 +74,9 @@ def accuracy_axis(axes: Axes, title: str) -> None:
     axes.set_ylabel(title)
 
 
-def say_missing(axes: Axes, at: float, reason: str) -> None:
+def say_missing(axes: Axes, at: float, reason: str, rotation: float = 90) -> None:
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    axes.text(at, 0.5, reason, rotation=90, ha="center", va="center", fontsize=6, color="#555555", bbox=box)
+    axes.text(at, 0.5, reason, rotation=rotation, ha="center", va="center", fontsize=6, color="#555555", bbox=box)
 
 
 def step_axis(axes: Axes) -> None:

@@ -18,7 +18,6 @@ from rule_extrapolation.reporting.measures import (
     Protocol,
 )
 from rule_extrapolation.reporting.plotting import (
-    MOST_LINES,
     WIDTH,
     accuracy_axis,
     chance_handle,
@@ -39,6 +38,8 @@ from rule_extrapolation.reporting.published import published
 from rule_extrapolation.reporting.style import CHANCE, Look, looks
 from rule_extrapolation.reporting.tables import published_row
 
+MOST_MARKS = 500
+"""Marks in one figure, above which they are smaller, and drawn as pixels in the PDF and SVG too."""
 BAND = 6
 """Languages beside one another."""
 
@@ -72,19 +73,24 @@ def draw_band(
     slots: int,
     names: bool,
 ) -> None:
+    for x in range(1, len(band)):
+        axes.axvline(x - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
     for x, (grammar, groups) in enumerate(band):
         width = 0.84 / max(1, len(groups))
         levels = chance_levels(groups, measure, protocol)
         if levels:
             low, high = min(levels), max(levels)
             axes.fill_between([x - 0.45, x + 0.45], low - 0.008, high + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=1)
+        missing = {average(group.runs, protocol, measure).missing for group in groups}
+        for_all = len(groups) > 1 and len(missing) == 1 and None not in missing
+        if for_all:
+            say_missing(axes, x, missing.pop(), rotation=0)
         for i, group in enumerate(groups):
             at = x + (i - (len(groups) - 1) / 2) * width
-            draw_point(axes, at, group, measure, protocol, everyone[group.name], beside=min(0.3 * width, 0.12))
+            if not for_all:
+                draw_point(axes, at, group, measure, protocol, everyone[group.name], beside=min(0.3 * width, 0.12))
             if beside:
                 draw_published(axes, at, grammar, group.model, measure)
-        if x:
-            axes.axvline(x - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
     axes.set_xlim(-0.5, slots - 0.5)
     axes.set_xticks(range(len(band)), [language_name(grammar, 17) if names else "" for grammar, _ in band])
     axes.tick_params(axis="x", length=0)
@@ -99,7 +105,7 @@ def draw_point(
         return say_missing(axes, at, cell.missing)
     axes.errorbar(at, cell.mean, cell.std, **marked(look), ms=5, capsize=2, lw=0.9)
     values = [value for run in group.runs if (value := protocol.value(run.results, measure)) is not None]
-    dense = len(values) > MOST_LINES
+    dense = len(values) > MOST_MARKS
     axes.plot([at + beside] * len(values), values, ".", color=look.color, ms=4, alpha=0.7, mew=0, rasterized=dense)
 
 
@@ -126,7 +132,7 @@ def loss_and_rules(groups: list[Group]) -> Figure | None:
         return None
     figure, axes = panels(2.2, len(languages), min(3, len(languages)))
     everyone = looks(groups)
-    dense = sum(len(group.runs) for group in groups) > MOST_LINES
+    dense = sum(len(group.runs) for group in groups) > MOST_MARKS
     for ax, (grammar, of) in zip(axes, languages.items()):
         losses = []
         for group in of:
@@ -141,7 +147,7 @@ def loss_and_rules(groups: list[Group]) -> Figure | None:
         draw_chance(ax, of, OOD_RULE_1, AT_MINIMUM)
         loss_axis(ax, [*losses, *optima(of)])
         accuracy_axis(ax, OOD_RULE_1.title)
-        ax.set_title(language_name(grammar, 30), loc="left")
+        ax.set_title(language_name(grammar), loc="left")
     legend_above(figure, [*row_handles(groups), chance_handle(), optimum_handle()])
     return figure
 

@@ -34,7 +34,7 @@ CHANCE = "#9A9A9A"
 RC = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
-    "axes.titlesize": 8,
+    "axes.titlesize": 6.5,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
