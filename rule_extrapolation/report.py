@@ -135,9 +135,9 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
 
     for table in tables:
         caption = f"means {AT_MINIMUM.title}, over all completions"
-        shown = Table(title=escape(table.title), caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        shown.add_column("architecture", overflow="fold", min_width=12)  # what still fits 80 columns
-        for title in ("n", *(measure.title for measure in MEASURES)):
+        shown = Table(title=escape(table.title), caption=caption, box=SIMPLE_HEAD, padding=0)
+        shown.add_column("architecture", overflow="fold")
+        for title in ("n", *(measure.title.replace("completion", "compl.") for measure in MEASURES)):
             shown.add_column(title, justify="right")
         ours = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
         yardsticks = [row for row in table.rows if row.source in ("chance", "optimal") and row.protocol != OF_FINISHED]

@@ -78,7 +78,13 @@ def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> li
         if key not in known:
             raise ConfigError("by", key, f"no run has such a key; {one_of(key, sorted(known))}")
     groups: dict[tuple, Group] = {}
-    for run in sorted(runs, key=lambda run: (rank(run.grammar, LANGUAGES), rank(run.model, ARCHITECTURES))):
+
+    def place(run: Run) -> tuple:
+        values = [run.settings.get(key, ABSENT) for key in by]
+        order = [(0, value, "") if isinstance(value, int | float) else (1, 0, str(value)) for value in values]
+        return rank(run.grammar, LANGUAGES), rank(run.model, ARCHITECTURES), order
+
+    for run in sorted(runs, key=place):
         values = [run.settings.get(key, ABSENT) for key in by]
         variant = ", ".join(f"{key}={written(value)}" for key, value in zip(by, values))
         group = groups.setdefault((run.grammar, run.model, variant), Group(run.grammar, run.model, variant))

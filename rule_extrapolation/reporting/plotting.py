@@ -45,7 +45,8 @@ def language_name(grammar: str, width: int = 40) -> str:
 def legend_above(figure: Figure, handles: list) -> None:
     """In as many columns as fit, by the number of letters."""
     widths = [len(handle.get_label()) + 6 for handle in handles]
-    columns = len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
+    letters = int(LEGEND_LETTERS * figure.get_figwidth() / WIDTH)
+    columns = len(handles) if sum(widths) <= letters else max(1, letters // max(widths))
     figure.legend(
         handles=handles,
         loc="outside upper center",

@@ -50,7 +50,8 @@ def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, beside: bool =
     if not languages:
         return None
     bands = [languages[start : start + BAND] for start in range(0, len(languages), BAND)]
-    figure = Figure(figsize=(WIDTH, 0.5 + 3.7 * len(bands)), layout="constrained")
+    width = min(WIDTH, max(3.4, 0.8 + 1.6 * len(bands[0])))
+    figure = Figure(figsize=(width, 0.5 + 3.7 * len(bands)), layout="constrained")
     axes = figure.subplots(2 * len(bands), 1, squeeze=False)[:, 0]
     everyone = looks(groups)
     for i, band in enumerate(bands):
@@ -85,10 +86,11 @@ def draw_band(
         for_all = len(groups) > 1 and len(missing) == 1 and None not in missing
         if for_all:
             say_missing(axes, x, missing.pop(), rotation=0)
+        offset = min(0.3 * width, 0.07 * slots / axes.figure.get_figwidth())
         for i, group in enumerate(groups):
             at = x + (i - (len(groups) - 1) / 2) * width
             if not for_all:
-                draw_point(axes, at, group, measure, protocol, everyone[group.name], beside=min(0.3 * width, 0.12))
+                draw_point(axes, at, group, measure, protocol, everyone[group.name], offset)
             if beside:
                 draw_published(axes, at, grammar, group.model, measure)
     axes.set_xlim(-0.5, slots - 0.5)

@@ -35,6 +35,9 @@ PLACES = (
     "resume",
     "logger",
     "hydra",
+    "sweep",
+    "threads",
+    "model.search",
     "callbacks.progress",
     "callbacks.learning_rate",
     "callbacks.dynamics",
@@ -43,6 +46,7 @@ PLACES = (
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
+    "trainer.plugins",
 )
 """Keys, with all below them, that say where a run was or what of it is shown: runs that differ in these alone are of
 the same configuration. So are those that differ in a ``seed`` or a ``dirpath`` of any group."""

@@ -239,25 +239,32 @@ def escaped(words: str) -> str:
 
 
 def latex(table: LanguageTable) -> str:
-    """A table environment; needs the package booktabs."""
+    """A table environment; needs the package booktabs. Protocols are (a) and (b), which the caption explains."""
+    letters = dict(zip((protocol.title for protocol in PROTOCOLS), "ab"))
+    meanings = [f"({letters[protocol.title]}) {protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
+    others = table.notes[len(PROTOCOLS) :]
+    caption = [f"{table.title}: mean ± standard deviation over n runs.", *meanings, *others, f"Published: {SOURCE}."]
     lines = [
         "% \\usepackage{booktabs}",
         "\\begin{table}",
         "\\centering",
-        "\\small",
-        f"\\caption{{{escaped(table.title)}: mean $\\pm$ standard deviation over $n$ runs. "
-        f"{' '.join(escaped(note) for note in table.notes)} Published: {escaped(SOURCE)}.}}",
+        "\\scriptsize",
+        "\\setlength{\\tabcolsep}{3pt}",
+        f"\\caption{{{escaped(' '.join(caption))}}}",
         f"\\label{{tab:{table.grammar}}}",
         f"\\begin{{tabular}}{{ll{'r' * (len(HEADER) - 2)}}}",
         "\\toprule",
-        " & ".join(escaped(title) for title in HEADER) + " \\\\",
+        " & ".join(escaped(title.replace("completion", "compl.")) for title in HEADER) + " \\\\",
     ]
     before = None
     for row in table.rows:
         if row.model != before:
             lines.append("\\midrule")
         before = row.model
-        lines.append(" & ".join(escaped(part) for part in as_texts(row)) + " \\\\")
+        name, figures, *cells = as_texts(row)
+        if row.protocol in letters:
+            figures = f"{row.source} ({letters[row.protocol]})"
+        lines.append(" & ".join(escaped(part) for part in (name, figures, *cells)) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
 
