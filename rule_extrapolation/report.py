@@ -136,9 +136,9 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
     for table in tables:
         caption = f"means {AT_MINIMUM.title}, over all completions"
         shown = Table(title=escape(table.title), caption=caption, box=SIMPLE_HEAD, padding=0)
-        shown.add_column("architecture", overflow="fold")
+        shown.add_column("architecture", overflow="fold", min_width=12)
         for title in ("n", *(measure.title.replace("completion", "compl.") for measure in MEASURES)):
-            shown.add_column(title, justify="right")
+            shown.add_column(title, justify="right", max_width=8)
         ours = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
         yardsticks = [row for row in table.rows if row.source in ("chance", "optimal") and row.protocol != OF_FINISHED]
         for i, row in enumerate(ours):
