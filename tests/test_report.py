@@ -197,6 +197,7 @@ class TestGroups:
         edit(folders / "linear0", {"status": "failed", "error": "RuntimeError: out of luck"})
         (folders / "linear1" / "results.json").unlink()
         (folders / "abN" / "results.json").write_text("{")
+        (folders / "abN" / "config.yaml").unlink()
         out = tmp_path / "report"
         printed = make_report(out, f"runs={folders}")
         rows = read_table(out, "aNbN")
@@ -207,6 +208,7 @@ class TestGroups:
             assert words in printed
         assert "cannot be read" in printed
         assert "linear: 2 of 2 runs not averaged" in (out / "tables" / "aNbN.md").read_text()
+        assert not (out / "tables" / "unknown.csv").exists() and not (out / "tables" / "abN.csv").exists()
         runs = read_table(out, "runs")
         assert [row["status"] for row in runs if row["run"].endswith("linear0")] == ["failed"]
         page = (out / "report.html").read_text()

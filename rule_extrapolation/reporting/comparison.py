@@ -11,7 +11,7 @@ from typing import Any
 from rule_extrapolation.errors import ConfigError, one_of
 from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
-from rule_extrapolation.reporting.runs import Run
+from rule_extrapolation.reporting.runs import UNKNOWN, Run
 
 ARCHITECTURES = ("transformer", "lstm", "linear", "mamba", "xlstm", "minlstm", "mingru", "oracle")
 ABSENT = "absent"
@@ -84,7 +84,7 @@ def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> li
         order = [(0, value, "") if isinstance(value, int | float) else (1, 0, str(value)) for value in values]
         return rank(run.grammar, LANGUAGES), rank(run.model, ARCHITECTURES), order
 
-    for run in sorted(runs, key=place):
+    for run in sorted((run for run in runs if UNKNOWN not in (run.grammar, run.model)), key=place):
         values = [run.settings.get(key, ABSENT) for key in by]
         variant = ", ".join(f"{key}={written(value)}" for key, value in zip(by, values))
         group = groups.setdefault((run.grammar, run.model, variant), Group(run.grammar, run.model, variant))

@@ -28,6 +28,9 @@ CURVES = ("Val/loss", "Val/OOD/rule_1_accuracy", "Dynamics/")
 CURVE_POINTS = 200
 """Of a longer curve, every so many."""
 
+UNKNOWN = "unknown"
+"""The language or model of a run that does not say."""
+
 PLACES = (
     "seed",
     "seeds",
@@ -97,7 +100,7 @@ class Run:
 
 def named(config: dict[str, Any], group: str) -> str:
     node = config.get(group)
-    return node.get("name", "unknown") if isinstance(node, dict) else "unknown"
+    return node.get("name", UNKNOWN) if isinstance(node, dict) else UNKNOWN
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
