@@ -169,7 +169,7 @@ class TestTables:
         abn = row_of(read_table(out, "abN"), "minlstm", "ours", AT_MINIMUM.title)
         assert (abn["id_rule_2_mean"], abn["ood_rule_1_mean"]) == ("no rule 2", "no OOD prompts")
         assert (abn["label"], abn["paper_label"]) == ("none", "not in the paper")
-        assert "no rule 2" in printed
+        assert "no rule" in printed
 
     def test_latex_is_balanced_and_escaped(self, real):
         for table in tables_of(*real.values()).values():
@@ -462,10 +462,12 @@ class TestErrors:
 @pytest.mark.slow
 def test_two_thousand_runs(folders, tmp_path):
     """All are read, and the page stays of a size that opens."""
+    config = (folders / "minlstm0" / "config.yaml").read_text()
     for i in range(2000):
         copy = tmp_path / "many" / str(i)
-        shutil.copytree(folders / f"minlstm{i % 2}", copy)
-        edit(copy, {"seed": i}, {"seed": i})
+        shutil.copytree(folders / "minlstm0", copy)
+        (copy / "config.yaml").write_text(re.sub(r"\bseed: 0", f"seed: {i}", config))
+        edit(copy, {"seed": i})
     out = tmp_path / "report"
     printed = make_report(out, f"runs={tmp_path / 'many'}")
     assert "2000 runs: 2000 finished" in printed
