@@ -1,6 +1,6 @@
 """``key=value`` arguments, for the commands that ask a trained model more; the runner's are Hydra's.
 
-A command declares its arguments as a dataclass of ints, floats, strings and lists of those, each annotated with what it
+A command declares its arguments as a dataclass of ints, floats, strings, bools and lists, each annotated with what it
 means. Values are taken as they are written: a prompt such as ``([`` is no YAML.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from rule_extrapolation.config import one_line
-from rule_extrapolation.errors import ConfigError, one_of
+from rule_extrapolation.errors import ConfigError, check_choice, one_of
 from rule_extrapolation.preflight import fail
 
 Arguments = TypeVar("Arguments")
@@ -46,6 +46,9 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
 
 def convert(key: str, text: str, hint: Any) -> Any:
     """Text as what ``hint`` asks for: a type, a list of it, or one of these or None."""
+    if hint is bool:
+        check_choice(("true", "false"), **{key: text})
+        return text == "true"
     if isinstance(hint, types.UnionType):
         [hint] = [option for option in typing.get_args(hint) if option is not type(None)]
     element = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
@@ -62,6 +65,7 @@ def meanings(cls: type) -> dict[str, str]:
 
 def help_text(cls: type, usage: str) -> str:
     defaults = ["" if field.default in (MISSING, None) else field.default for field in fields(cls)]
+    defaults = [str(default).lower() if isinstance(default, bool) else default for default in defaults]
     settings = [f"{key}={default}" for key, default in zip(meanings(cls), defaults)]
     width = max(map(len, settings))
     lines = [f"  {setting:{width}}  {meaning}" for setting, meaning in zip(settings, meanings(cls).values())]

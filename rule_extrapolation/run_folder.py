@@ -10,15 +10,16 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 import rule_extrapolation
-from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.training.metrics import judge_completions
+
+if TYPE_CHECKING:  # the report reads run folders without torch
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from rule_extrapolation.grammars.grammar import Grammar
+    from rule_extrapolation.models.language_model import LanguageModel
 
 PACKAGES = ("torch", "lightning", "hydra-core", "xlstm", "mamba-ssm")
 
@@ -29,6 +30,7 @@ def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel, caveat: str 
         "status": "running",
         "grammar": grammar.name,
         "label": grammar.label,
+        "rules": grammar.rules,
         "model": cfg.model.name,
         "backend": model.backend,
         "backend_reason": model.backend_reason,
@@ -97,6 +99,8 @@ def judged_rows(grammar: Grammar, completions: dict[str, Tensor]) -> list[dict[s
 
 def judged(grammar: Grammar, completions: Tensor, prompt_length: int) -> list[dict[str, Any]]:
     """(N, P + new) completions of prompts of P tokens, SOS included -> a row for each, without its prompt set."""
+    from rule_extrapolation.training.metrics import judge_completions
+
     columns = {
         "prompt": grammar.to_text(completions[:, 1:prompt_length]),
         "completion": grammar.to_text(completions[:, prompt_length:]),

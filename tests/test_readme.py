@@ -9,18 +9,19 @@ import shlex
 import pytest
 from conftest import ROOT, SHORT
 
-from rule_extrapolation import budget, complete, evaluate, runner
+from rule_extrapolation import budget, complete, evaluate, report, runner
 
 README = (ROOT / "README.md").read_text()
 COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"
 COMMANDS = re.findall(COMMAND, README, re.MULTILINE)
-MAINS = {"runner": runner.main, "evaluate": evaluate.main, "complete": complete.main, "budget": budget.main}
+MAINS = {"runner": runner.main, "evaluate": evaluate.main, "complete": complete.main}
+MAINS |= {"budget": budget.main, "report": report.main}
 # What each is shortened by comes after what it says itself, and so wins.
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 25
+    assert len(COMMANDS) == 27
     assert "@@" not in README
 
 
@@ -68,6 +69,8 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     trains = program == "runner" and not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
     if {"run=first", "ckpt=first"} & set(arguments):
         cli("hydra.run.dir=first", *TINY)
+    if "runs=sweep" in arguments:
+        cli("hydra.run.dir=sweep/0", *TINY)
     before = set(tmp_path.rglob("results.json"))
     monkeypatch.setattr("sys.stdin", io.StringIO("aab\n"))
     status, out, err = (

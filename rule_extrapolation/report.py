@@ -1,0 +1,185 @@
+"""Tables, figures and a page from run folders: python -m rule_extrapolation.report runs=<folders>"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rule_extrapolation.arguments import command
+from rule_extrapolation.errors import ConfigError, check_positive
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rule_extrapolation.reporting.runs import Run
+    from rule_extrapolation.reporting.tables import LanguageTable
+
+USAGE = """\
+Put runs side by side: the paper's tables, figures, and a page with every run's completions.
+
+  python -m rule_extrapolation.report runs=<folders or globs, with commas between them>
+  python -m rule_extrapolation.report runs=runs/multirun/2026-01-31_12-00-00 out=first
+  python -m rule_extrapolation.report runs=runs by=optimizer.lr,model.num_layers
+  python -m rule_extrapolation.report wandb=<entity/project>
+
+Runs that differ in their seed alone are averaged; other differences within a row are an error that names them."""
+
+TABLE_FORMATS = ("md", "tex", "csv")
+
+
+@dataclass
+class Arguments:
+    runs: Annotated[list[str] | None, "run folders, folders above them, or globs"] = None
+    wandb: Annotated[str | None, "entity/project on W&B, in place of runs"] = None
+    out: Annotated[str, "the folder to write to; an earlier report there is replaced"] = "report"
+    by: Annotated[list[str] | None, "keys of the configuration, such as optimizer.lr, that rows are set apart by"] = (
+        None
+    )
+    mix: Annotated[bool, "true: average over all configurations of an architecture on a language"] = False
+    completions: Annotated[int, "completions of each prompt set and run on the page, at most"] = 64
+    title: Annotated[str, "of the page"] = "Rule extrapolation"
+
+
+def check(arguments: Arguments) -> None:
+    """All that can be refused before anything is read."""
+    if (arguments.runs is None) == (arguments.wandb is None):
+        raise ConfigError("runs", None, "give runs=<folders> or wandb=<entity/project>, one of the two")
+    if arguments.wandb is not None and arguments.wandb.count("/") != 1:
+        raise ConfigError("wandb", arguments.wandb, "must be entity/project")
+    check_positive(completions=arguments.completions)
+    out = Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError("out", arguments.out, "is a file; name a folder")
+    if out.is_dir() and {path.name for path in out.iterdir()} - {"report.html", "tables", "figures"}:
+        raise ConfigError("out", arguments.out, "holds other files than a report; name another folder")
+
+
+def report(arguments: Arguments) -> None:
+    check(arguments)
+
+    from rich.console import Console
+
+    from rule_extrapolation.reporting.comparison import group_runs
+    from rule_extrapolation.reporting.figures import draw_all
+    from rule_extrapolation.reporting.page import render
+    from rule_extrapolation.reporting.tables import language_tables
+
+    console = Console()
+    runs = read(arguments, Console(stderr=True))
+    groups = group_runs(runs, arguments.by or (), arguments.mix)
+    tables = language_tables(groups, arguments.by or ())
+    with Console(stderr=True).status("Drawing"):
+        figures, left_out = draw_all(groups)
+        svgs = write(Path(arguments.out), runs, tables, figures)
+        page = render(arguments.title, runs, tables, svgs, left_out, arguments.completions)
+        (Path(arguments.out) / "report.html").write_text(page)
+    print_tables(console, tables)
+    print_end(console, runs, left_out, Path(arguments.out), tables, list(figures))
+
+
+def read(arguments: Arguments, console: Console) -> list[Run]:
+    """The runs, with a progress bar where there is a terminal."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from rule_extrapolation.reporting.runs import find_runs, read_runs
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        if arguments.wandb is not None:
+            from rule_extrapolation.reporting.wandb_runs import read_wandb
+
+            task = progress.add_task("Asking W&B", total=None)
+            return read_wandb(arguments.wandb, lambda: progress.advance(task))
+        task = progress.add_task("Looking for runs", total=None)
+        folders = find_runs(arguments.runs or [])
+        progress.update(task, description="Reading runs", total=len(folders))
+        return read_runs(folders, arguments.completions, lambda: progress.advance(task))
+
+
+def write(out: Path, runs: list[Run], tables: list[LanguageTable], figures: dict) -> dict[str, str]:
+    """Write tables and figures, in place of an earlier report's. Returns the figures' SVGs."""
+    from rule_extrapolation.reporting import tables as texts
+    from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
+    from rule_extrapolation.reporting.runs import frame
+
+    try:
+        for name in ("tables", "figures"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("out", out, f"cannot be made: {error.strerror}") from error
+    earlier = [out / "figures" / f"{name}.{format}" for name in KINDS for format in FORMATS]
+    for path in [*earlier, *(path for format in TABLE_FORMATS for path in (out / "tables").glob(f"*.{format}"))]:
+        path.unlink(missing_ok=True)
+    for table in tables:
+        rows = texts.csv_rows(table)
+        contents = {"md": texts.markdown(table), "tex": texts.latex(table), "csv": texts.as_csv(rows)}
+        for format, content in contents.items():
+            (out / "tables" / f"{table.grammar}.{format}").write_text(content)
+    every_row = [row for table in tables for row in texts.csv_rows(table)]
+    (out / "tables" / "all.csv").write_text(texts.as_csv(every_row))
+    frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
+    for name, figure in figures.items():
+        save(figure, out / "figures", name)
+    return {name: (out / "figures" / f"{name}.svg").read_text() for name in figures}
+
+
+def print_tables(console: Console, tables: list[LanguageTable]) -> None:
+    """The tables in short: our means at minimum validation loss, and the yardsticks."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
+    from rule_extrapolation.reporting.tables import OF_FINISHED, means
+
+    for table in tables:
+        caption = f"means {AT_MINIMUM.title}, over all completions"
+        shown = Table(title=escape(table.title), caption=caption, box=SIMPLE_HEAD, padding=0)
+        shown.add_column("architecture", overflow="fold", min_width=12)
+        for title in ("n", *(measure.title.replace("completion", "compl.") for measure in MEASURES)):
+            shown.add_column(title, justify="right", max_width=8)
+        ours = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
+        yardsticks = [row for row in table.rows if row.source in ("chance", "optimal") and row.protocol != OF_FINISHED]
+        for i, row in enumerate(ours):
+            shown.add_row(*map(escape, means(row)), end_section=i == len(ours) - 1)
+        for row in yardsticks:
+            shown.add_row(*map(escape, means(row)), style="dim")
+        console.print(shown)
+
+
+def print_end(
+    console: Console,
+    runs: list[Run],
+    left_out: dict[str, str],
+    out: Path,
+    tables: list[LanguageTable],
+    figures: list[str],
+) -> None:
+    """How many runs there were, which are not averaged, and what has been written."""
+    from rule_extrapolation.reporting.figures import KINDS
+    from rule_extrapolation.reporting.page import count_in_words
+
+    options = {"soft_wrap": True, "highlight": False, "markup": False}
+    console.print(count_in_words(runs), **options)
+    lost = [run for run in runs if run.problem is not None]
+    for run in lost[:10]:
+        console.print(f"not averaged: {run.source}: {run.problem}", style="yellow", **options)
+    if len(lost) > 10:
+        console.print(
+            f"not averaged: {len(lost) - 10} more, see the page or tables/runs.csv", style="yellow", **options
+        )
+    for name, reason in left_out.items():
+        console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)
+    names = ", ".join(table.grammar for table in tables)
+    console.print(f"Tables: {out}/tables/ (.md, .tex and .csv of {names}; all.csv, runs.csv)", **options)
+    console.print(f"Figures: {out}/figures/ (.pdf, .svg and .png of {', '.join(figures) or 'none'})", **options)
+    console.print(f"Page: {out}/report.html", **options)
+
+
+def main() -> None:
+    command(report, Arguments, USAGE)
+
+
+if __name__ == "__main__":
+    main()

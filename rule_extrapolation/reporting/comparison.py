@@ -1,0 +1,171 @@
+"""Which runs are averaged: those of one language, one architecture and one configuration, that have finished."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rule_extrapolation.errors import ConfigError, one_of
+from rule_extrapolation.grammars import LANGUAGES
+from rule_extrapolation.reporting.measures import Measure, Protocol
+from rule_extrapolation.reporting.runs import UNKNOWN, Run
+
+ARCHITECTURES = ("transformer", "lstm", "linear", "mamba", "xlstm", "minlstm", "mingru", "oracle")
+ABSENT = "absent"
+"""What a key is that a configuration has not got."""
+
+
+@dataclass
+class Group:
+    """The finished runs of one row, and those that should be in it."""
+
+    grammar: str
+    model: str
+    variant: str
+    """What sets it apart from the model's other rows: "optimizer.lr=0.001"; empty where it has one row."""
+    runs: list[Run] = field(default_factory=list)
+    lost: list[Run] = field(default_factory=list)
+    """Not averaged: unfinished, failed or diverged, or run again since."""
+    configurations: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, {self.variant}" if self.variant else self.model
+
+    @property
+    def caveat(self) -> str | None:
+        return "; ".join(dict.fromkeys(run.results["caveat"] for run in self.runs if run.results.get("caveat"))) or None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure over runs. ``missing`` says why there is none."""
+
+    mean: float | None = None
+    std: float | None = None
+    n: int = 0
+    missing: str | None = None
+
+
+def average(runs: list[Run], protocol: Protocol, measure: Measure) -> Cell:
+    """Mean, sample standard deviation (None for one run) and number of the runs that have the figure."""
+    values = [protocol.value(run.results, measure) for run in runs]
+    known = [value for value in values if value is not None]
+    if not known:
+        reasons = Counter(protocol.missing(run.results, measure) for run in runs)
+        return Cell(missing=reasons.most_common(1)[0][0] if reasons else "no finished run")
+    return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> list[Group]:
+    """The rows, languages and architectures in their usual order.
+
+    Of runs that have the configuration and the seed in common the latest counts.
+
+    Args:
+        by: keys of the configuration that rows differ in.
+        mix: average over configurations that differ otherwise.
+
+    Raises:
+        ConfigError: configurations differ in other keys, or no configuration has a key of ``by``.
+    """
+    by = list(by)
+    known = {key for run in runs for key in run.settings}
+    for key in by:
+        if key not in known:
+            raise ConfigError("by", key, f"no run has such a key; {one_of(key, sorted(known))}")
+    groups: dict[tuple, Group] = {}
+
+    def place(run: Run) -> tuple:
+        values = [run.settings.get(key, ABSENT) for key in by]
+        order = [(0, value, "") if isinstance(value, int | float) else (1, 0, str(value)) for value in values]
+        return rank(run.grammar, LANGUAGES), rank(run.model, ARCHITECTURES), order
+
+    for run in sorted((run for run in runs if UNKNOWN not in (run.grammar, run.model)), key=place):
+        values = [run.settings.get(key, ABSENT) for key in by]
+        variant = ", ".join(f"{key}={written(value)}" for key, value in zip(by, values))
+        group = groups.setdefault((run.grammar, run.model, variant), Group(run.grammar, run.model, variant))
+        (group.lost if run.problem else group.runs).append(run)
+    rows = list(groups.values())
+    for group in rows:
+        keep_latest(group)
+        group.configurations = len({configuration(run) for run in group.runs})
+    if not mix:
+        check_configurations(rows)
+    return rows
+
+
+def rank(name: str, usual: Iterable[str]) -> tuple[int, str]:
+    order = list(usual)
+    return (order.index(name) if name in order else len(order), name)
+
+
+def written(value: Any) -> str:
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def configuration(run: Run) -> tuple:
+    return tuple(sorted((key, str(value)) for key, value in run.settings.items()))
+
+
+def keep_latest(group: Group) -> None:
+    latest: dict[tuple, Run] = {}
+    for run in sorted(group.runs, key=lambda run: run.time):
+        key = (configuration(run), run.seed)
+        if key in latest:
+            latest[key].problem = f"the same configuration and seed again: {run.source} is later"
+            group.lost.append(latest[key])
+        latest[key] = run
+    group.runs = [run for run in group.runs if run.problem is None]
+
+
+def differences(runs: list[Run]) -> dict[str, Counter]:
+    """The keys that differ between the runs' configurations, with how many runs have each value."""
+    settings = [run.settings for run in runs]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    counts = {key: Counter(written(each.get(key, ABSENT)) for each in settings) for key in keys}
+    return {key: values for key, values in counts.items() if len(values) > 1}
+
+
+def check_configurations(groups: list[Group]) -> None:
+    """Raise a ConfigError, naming keys and values, where a row holds runs of several configurations."""
+    mixed = [group for group in groups if group.configurations > 1]
+    if not mixed:
+        return
+    found = differences(mixed[0].runs)
+    listed = "; ".join(f"{key} is {values_in_words(values)}" for key, values in found.items())
+    keys = dict.fromkeys(key for group in mixed for key in differences(group.runs))
+    others = f" (as have those of {', '.join(names(mixed[1:]))})" if len(mixed) > 1 else ""
+    raise ConfigError(
+        "runs",
+        f"{mixed[0].name} on {mixed[0].grammar}",
+        f"its runs have different configurations{others}: {listed}; by={','.join(keys)} makes rows of them, "
+        "mix=true averages over them",
+    )
+
+
+def names(groups: list[Group]) -> list[str]:
+    """The first few's; how many there are besides."""
+    first = [f"{group.name} on {group.grammar}" for group in groups[:3]]
+    return first if len(groups) <= 3 else [*first, f"{len(groups) - 3} more"]
+
+
+def values_in_words(values: Counter) -> str:
+    return " or ".join(f"{value} ({n} run{'s' * (n > 1)})" for value, n in values.items())
+
+
+def differing_settings(groups: list[Group]) -> dict[str, dict[str, list[str]]]:
+    """What the rows of a language differ in besides the model: {key: {value: names of rows}}.
+
+    Only between rows that have the key: each optimizer and scheduler has settings of its own.
+    """
+    seen: dict[str, dict[str, list[str]]] = {}
+    for group in groups:
+        for run in group.runs[:1]:
+            for key, value in run.settings.items():
+                if key.partition(".")[0] not in ("model", "grammar"):
+                    seen.setdefault(key, {}).setdefault(written(value), []).append(group.name)
+    return {key: values for key, values in seen.items() if len(values) > 1}

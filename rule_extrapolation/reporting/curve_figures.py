@@ -1,0 +1,163 @@
+"""Figures of curves: against steps while training, and against the length of words."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rule_extrapolation.reporting.comparison import Group
+from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_RULE_1
+from rule_extrapolation.reporting.plotting import (
+    MOST_LINES,
+    WIDTH,
+    accuracy_axis,
+    chance_handle,
+    draw_chance,
+    language_name,
+    legend_above,
+    logarithmic,
+    marked,
+    of_language,
+    optima,
+    optimum_handle,
+    panels,
+    row_handles,
+    say_missing,
+    step_axis,
+)
+from rule_extrapolation.reporting.style import looks
+
+Curve = tuple[list[int], list[float]]
+"""Steps or lengths, which increase, and values."""
+MASSES = {
+    "Dynamics/rules_1_and_2": ("R1 and R2", "#00204D", "-"),
+    "Dynamics/rule_1_only": ("R1 only", "#31688E", "--"),
+    "Dynamics/rule_2_only": ("R2 only", "#B5651D", "-."),
+    "Dynamics/neither": ("neither", "#6B6B6B", (0, (4, 1, 1, 1, 1, 1))),
+    "Dynamics/longer": ("longer strings", "#A8A8A8", ":"),
+}
+
+
+def curves_of(group: Group, name: str) -> list[Curve]:
+    return [run.curves[name] for run in group.runs if name in run.curves]
+
+
+def mean_curve(curves: list[Curve]) -> Curve:
+    """At the steps that any of them has, between the last of their beginnings and the first of their ends."""
+    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    steps = sorted({step for steps, _ in curves for step in steps if first <= step <= last})
+    return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
+
+
+def draw_curves(axes: Axes, curves: list[Curve], dense: bool, **style: object) -> None:
+    if len(curves) > 1:
+        for steps, values in curves:
+            axes.plot(steps, values, **{**style, "lw": 0.5, "alpha": 0.45, "marker": ""}, rasterized=dense)
+    steps, values = mean_curve(curves)
+    axes.plot(steps, values, ms=3.5, markevery=max(1, len(steps) // 6), **style)
+
+
+def learning_curves(groups: list[Group]) -> Figure | None:
+    """Val/loss and OOD R1 against steps, by language: a thin line for each run, a thick one for the mean."""
+    names = ("Val/loss", "Val/OOD/rule_1_accuracy")
+    languages = {
+        grammar: of for grammar, of in of_language(groups).items() if any(curves_of(group, names[0]) for group in of)
+    }
+    if not languages:
+        return None
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * len(languages)), layout="constrained")
+    grid = figure.subplots(len(languages), 2, squeeze=False)
+    everyone, dense = looks(groups), sum(len(group.runs) for group in groups) > MOST_LINES
+    for (loss_axes, rule_axes), (grammar, of) in zip(grid, languages.items()):
+        losses = []
+        for group in of:
+            look = everyone[group.name]
+            for axes, name in zip((loss_axes, rule_axes), names):
+                if curves := curves_of(group, name):
+                    draw_curves(axes, curves, dense, **marked(look), ls=look.line)
+                    losses += [value for _, values in curves for value in values] if axes is loss_axes else []
+        for optimal in optima(of):
+            loss_axes.axhline(optimal, color="black", ls="--", lw=0.8, zorder=0)
+        positive = [loss for loss in [*losses, *optima(of)] if loss > 0]
+        if positive and max(positive) > 6 * min(positive):
+            logarithmic(loss_axes.set_yscale, loss_axes.yaxis, min(positive), max(positive))
+        draw_chance(rule_axes, of, OOD_RULE_1, AT_MINIMUM)
+        loss_axes.set_ylabel("Val/loss")
+        loss_axes.set_title(language_name(grammar, 60), loc="left")
+        accuracy_axis(rule_axes, OOD_RULE_1.title)
+        if not rule_axes.lines:
+            rule_axes.set_xlim(loss_axes.get_xlim())
+            say_missing(rule_axes, sum(loss_axes.get_xlim()) / 2, AT_MINIMUM.missing(of[0].runs[0].results, OOD_RULE_1))
+        for axes in (loss_axes, rule_axes):
+            step_axis(axes)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps")
+    legend_above(figure, [*row_handles(groups, lines=True), chance_handle(), optimum_handle()])
+    return figure
+
+
+def dynamics(groups: list[Group]) -> Figure | None:
+    """The probability mass of short strings by the rules they keep, against steps: a panel for each row."""
+    shown = [group for group in groups if any(name in run.curves for run in group.runs for name in MASSES)]
+    if not shown:
+        return None
+    figure, axes = panels(1.9, len(shown), min(3, len(shown)))
+    dense = sum(len(group.runs) for group in shown) * len(MASSES) > MOST_LINES
+    used = []
+    for ax, group in zip(axes, shown):
+        for name, (label, color, line) in MASSES.items():
+            if curves := curves_of(group, name):
+                draw_curves(ax, curves, dense, color=color, ls=line)
+                used.append(Line2D([], [], color=color, ls=line, label=label))
+        accuracy_axis(ax, "probability")
+        step_axis(ax)
+        ax.set_xlabel("steps")
+        ax.set_title(f"{group.name}\n{language_name(group.grammar)}", loc="left")
+    legend_above(figure, list({handle.get_label(): handle for handle in used}.values()))
+    return figure
+
+
+def lengths(groups: list[Group]) -> Figure | None:
+    """Loss and rules against the length of words, from the latest evaluation of each run."""
+    shown = [group for group in groups if any(run.lengths for run in group.runs)]
+    if not shown:
+        return None
+    languages = of_language(shown)
+    columns = {"loss": "loss per symbol", "rule_1_accuracy": "R1", "grammatical_accuracy": "grammatical"}
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
+    grid = figure.subplots(len(languages), len(columns), squeeze=False)
+    everyone = looks(groups)
+    for row, (grammar, of) in zip(grid, languages.items()):
+        for axes, (column, title) in zip(row, columns.items()):
+            for group in of:
+                curves = [length_curve(run.lengths, column) for run in group.runs if run.lengths]
+                curves = [curve for curve in curves if curve[0]]
+                look = everyone[group.name]
+                if curves:
+                    axes.plot(*mean_curve(curves), **marked(look), ls=look.line, ms=3.5)
+            draw_length_axis(axes, of)
+            if column == "loss":
+                axes.set_ylabel(title)
+                axes.set_title(language_name(grammar), loc="left")
+            else:
+                accuracy_axis(axes, title)
+    for axes in grid[-1]:
+        axes.set_xlabel("symbols")
+    trained = Line2D([], [], color="black", ls=":", lw=0.8, label="longest word in training")
+    legend_above(figure, [*row_handles(shown, lines=True), trained])
+    return figure
+
+
+def length_curve(rows: list[dict[str, float]], column: str) -> Curve:
+    known = [(int(row["length"]), row[column]) for row in rows if column in row]
+    return [length for length, _ in known], [value for _, value in known]
+
+
+def draw_length_axis(axes: Axes, groups: list[Group]) -> None:
+    present = sorted({int(row["length"]) for group in groups for run in group.runs for row in run.lengths})
+    logarithmic(axes.set_xscale, axes.xaxis, present[0], present[-1])
+    axes.set_xticks([length for length in present if present[-1] / length in (1, 2, 4, 8, 16, 32, 64)])
+    for length in {run.settings.get("data.max_length") for group in groups for run in group.runs} - {None}:
+        axes.axvline(length, color="black", ls=":", lw=0.8, zorder=0)

@@ -1,0 +1,91 @@
+"""What a table has of a run: the paper's five figures and how many completions finished, under both protocols."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the tables.
+
+    ``key`` is what published_results.csv calls it, ``prompts`` and ``metric`` are its name's parts in results.json:
+    ``{Val,Test}/{prompts}[/finished]/{metric}_accuracy``; no prompts: the loss.
+    """
+
+    key: str
+    title: str
+    prompts: str | None = None
+    metric: str | None = None
+
+    def name(self, finished: bool = False) -> str:
+        """Such as ``OOD/finished/rule_1_accuracy``, without Val/ or Test/."""
+        if self.prompts is None:
+            return "loss"
+        path = f"{self.prompts}/finished" if finished and self.metric != "finished" else self.prompts
+        return f"{path}/{self.metric}_accuracy"
+
+
+LOSS = Measure("test_loss", "test loss")
+OOD_RULE_1 = Measure("ood_rule_1", "OOD R1", "OOD", "rule_1")
+OOD_RULE_2_COMPLETION = Measure("ood_rule_2_completion", "OOD R2 completion", "OOD", "rule_2_completion")
+MEASURES = (
+    LOSS,
+    Measure("id_rule_1", "ID R1", "ID", "rule_1"),
+    Measure("id_rule_2", "ID R2", "ID", "rule_2"),
+    OOD_RULE_1,
+    OOD_RULE_2_COMPLETION,
+    Measure("ood_finished", "OOD finished", "OOD", "finished"),
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which of a run's figures are reported: a section of results.json, and whether finished completions alone."""
+
+    key: str
+    title: str
+    meaning: str
+    section: str
+    prefix: str
+    finished: bool
+
+    def value(self, results: dict[str, Any], measure: Measure) -> float | None:
+        return results.get(self.section, {}).get(f"{self.prefix}/{measure.name(self.finished)}")
+
+    def missing(self, results: dict[str, Any], measure: Measure) -> str:
+        """Why a run has no such figure, in a few words."""
+        figures = results.get(self.section, {})
+        name = f"{self.prefix}/{measure.name(self.finished)}"
+        if not figures:
+            return "no validation" if self.section == "over_training" else "not tested"
+        if name in figures:
+            return "not finite"
+        # Every language has SOS prompts: what they have no figure of, it has no rule for.
+        if measure.metric is not None and f"{self.prefix}/SOS/{measure.metric}_accuracy" not in figures:
+            return f"no rule {measure.metric.split('_')[1]}" if measure.metric.startswith("rule_") else "not logged"
+        if measure.prompts is not None and f"{self.prefix}/{measure.prompts}/finished_accuracy" not in figures:
+            return f"no {measure.prompts} prompts"
+        return "none finished" if self.finished else "not logged"
+
+
+AT_MINIMUM = Protocol(
+    "at_minimum_validation_loss",
+    "at minimum validation loss",
+    "loss on test words and accuracies over all completions, at the checkpoint of least validation loss (of the loss "
+    "that is trained on: the linear model's leaves PAD out)",
+    "test",
+    "Test",
+    finished=False,
+)
+OVER_TRAINING = Protocol(
+    "best_over_training",
+    "best over training",
+    "the published protocol: the minimum of Val/loss and each accuracy's maximum over all validations, each at a step "
+    "of its own, accuracies over finished completions",
+    "over_training",
+    "Val",
+    finished=True,
+)
+PROTOCOLS = (AT_MINIMUM, OVER_TRAINING)

@@ -1,0 +1,122 @@
+"""One page with the figures, the tables and the completions, that opens from a disk without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rule_extrapolation.reporting.figures import KINDS
+from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
+from rule_extrapolation.reporting.published import SOURCE
+from rule_extrapolation.reporting.runs import Run
+from rule_extrapolation.reporting.tables import HEADER, LABELS, Cell, LanguageTable, Row, as_texts, text
+
+PARTS = Path(__file__).with_name("page")
+
+
+def render(
+    title: str, runs: list[Run], tables: list[LanguageTable], svgs: dict[str, str], left_out: dict[str, str], most: int
+) -> str:
+    """The page as HTML.
+
+    Args:
+        svgs: figures as SVG files' texts, by name.
+        left_out: why other figures are not there, by name.
+        most: how many completions of a prompt set each run has at most.
+    """
+    # What the templates insert is text, and escaped; the parts of the page itself are marked as HTML.
+    environment = Environment(loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("report.html.jinja").render(
+        title=title,
+        counts=count_in_words(runs),
+        made=datetime.now().strftime("%Y-%m-%d"),
+        css=Markup((PARTS / "page.css").read_text()),
+        js=Markup((PARTS / "page.js").read_text()),
+        figures=[
+            {"name": name, "title": KINDS[name].title, "caption": KINDS[name].caption, "svg": inline(svg, name)}
+            for name, svg in svgs.items()
+        ],
+        left_out={KINDS[name].title: reason for name, reason in left_out.items()},
+        header=HEADER,
+        tables=[table_parts(table) for table in tables],
+        source=SOURCE,
+        protocol=f"{AT_MINIMUM.title}, over all completions",
+        measures=[measure.title for measure in MEASURES],
+        runs=[run_parts(run) for run in runs],
+        not_averaged=sum(run.problem is not None for run in runs),
+        most=most,
+        data=as_json(runs, tables),
+    )
+
+
+def language_in_words(grammar: str) -> str:
+    """Our label and the name."""
+    return " ".join(filter(None, [LABELS.get(grammar), grammar]))
+
+
+def count_in_words(runs: list[Run]) -> str:
+    """Such as "21 runs: 19 finished, 2 diverged"."""
+    fates = Counter("finished" if run.problem is None else run.problem.partition(":")[0] for run in runs)
+    listed = ", ".join(f"{n} {fate}" for fate, n in fates.most_common())
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}: {listed}"
+
+
+def inline(svg: str, name: str) -> Markup:
+    """An SVG file as an element of a page: without its prolog, and with ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg))
+
+
+def table_parts(table: LanguageTable) -> dict[str, Any]:
+    rows = [row_parts(row) for row in table.rows]
+    for before, row in zip([None, *rows], rows):
+        row["first"] = before is None or before["model"] != row["model"]
+    return {
+        "grammar": table.grammar,
+        "short": language_in_words(table.grammar),
+        "title": table.title,
+        "rules": table.rules,
+        "rows": [row for row in rows if row["source"] in ("ours", "published")],
+        "yardsticks": [row for row in rows if row["source"] not in ("ours", "published")],
+        "notes": table.notes,
+    }
+
+
+def row_parts(row: Row) -> dict[str, Any]:
+    numbers = [row.n, *(row.cells[measure.key].mean for measure in MEASURES)]
+    return {"source": row.source, "model": row.model, "texts": as_texts(row), "numbers": numbers}
+
+
+def run_parts(run: Run) -> dict[str, Any]:
+    cells = []
+    for measure in MEASURES:
+        value = AT_MINIMUM.value(run.results, measure)
+        missing = None if value is not None else AT_MINIMUM.missing(run.results, measure)
+        cells.append((text(Cell(value, missing=missing), measure, None), value))
+    return {
+        "source": run.source,
+        "language": language_in_words(run.grammar),
+        "model": run.model,
+        "seed": "unknown" if run.seed is None else run.seed,
+        "problem": run.problem,
+        "cells": cells,
+        "has_completions": run.completions is not None,
+    }
+
+
+def as_json(runs: list[Run], tables: list[LanguageTable]) -> Markup:
+    """What page.js reads."""
+    rows = []
+    for run in runs:
+        about = {"source": run.source, "grammar": run.grammar, "language": language_in_words(run.grammar)}
+        rows.append({**about, "model": run.model, "seed": run.seed, "completions": run.completions})
+    data = {"runs": rows, "rules": {table.grammar: table.rules for table in tables}}
+    # Nothing in it can end the script element.
+    return Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))

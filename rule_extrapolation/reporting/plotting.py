@@ -1,0 +1,131 @@
+"""What the figures have in common: axes, legends, the yardsticks that are drawn behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from rule_extrapolation.reporting.comparison import Group
+from rule_extrapolation.reporting.measures import Measure, Protocol
+from rule_extrapolation.reporting.style import CHANCE, Look, looks
+from rule_extrapolation.reporting.tables import LABELS
+
+WIDTH = 7.0
+"""Inches: a page's text."""
+LEGEND_LETTERS = 125
+MOST_LINES = 60
+"""Single runs' lines in one figure, above which they are drawn as pixels in the PDF and SVG too."""
+
+
+def of_language(groups: list[Group]) -> dict[str, list[Group]]:
+    names = dict.fromkeys(group.grammar for group in groups)
+    return {name: [group for group in groups if group.grammar == name] for name in names}
+
+
+def language_name(grammar: str, width: int = 40) -> str:
+    """Label and name, broken at underscores into lines of that width."""
+    lines, line = [], LABELS.get(grammar, "")
+    line += " " if line else ""
+    for part in grammar.split("_"):
+        part += "_"
+        if len(line) + len(part) > width and line.strip():
+            lines.append(line)
+            line = ""
+        line += part
+    return "\n".join([*lines, line]).rstrip("_")
+
+
+def legend_above(figure: Figure, handles: list) -> None:
+    """In as many columns as fit, by the number of letters."""
+    widths = [len(handle.get_label()) + 6 for handle in handles]
+    letters = int(LEGEND_LETTERS * figure.get_figwidth() / WIDTH)
+    columns = len(handles) if sum(widths) <= letters else max(1, letters // max(widths))
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        columnspacing=1.1,
+        handletextpad=0.4,
+        handlelength=1.6,
+    )
+
+
+def marked(look: Look) -> dict[str, str]:
+    return {"color": look.color, "marker": look.marker, "fillstyle": look.fill}
+
+
+def row_handles(groups: list[Group], lines: bool = False) -> list[Line2D]:
+    return [
+        Line2D([], [], **marked(look), ls=look.line if lines else "", ms=5, label=name)
+        for name, look in looks(groups).items()
+    ]
+
+
+def accuracy_axis(axes: Axes, title: str) -> None:
+    axes.set_ylim(-0.04, 1.04)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylabel(title)
+
+
+def say_missing(axes: Axes, at: float, reason: str, rotation: float = 90) -> None:
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axes.text(at, 0.5, reason, rotation=rotation, ha="center", va="center", fontsize=6, color="#555555", bbox=box)
+
+
+def step_axis(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}")
+    )
+
+
+def chance_levels(groups: list[Group], measure: Measure, protocol: Protocol) -> list[float]:
+    levels = [
+        (group.runs[0].results.get("chance_levels") or {}).get(measure.name(protocol.finished)) for group in groups
+    ]
+    return [level for level in levels if level is not None]
+
+
+def chance_handle() -> Patch:
+    return Patch(color=CHANCE, alpha=0.6, label="chance")
+
+
+def optimum_handle() -> Line2D:
+    return Line2D([], [], color="black", ls="--", lw=0.8, label="optimal loss")
+
+
+def draw_chance(axes: Axes, groups: list[Group], measure: Measure, protocol: Protocol) -> None:
+    levels = chance_levels(groups, measure, protocol)
+    if levels:
+        axes.axhspan(min(levels) - 0.008, max(levels) + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=0)
+
+
+def optima(groups: list[Group]) -> set[float]:
+    return {run.results["optimal_loss"] for group in groups for run in group.runs if run.results.get("optimal_loss")}
+
+
+def panels(figure_height: float, n: int, columns: int) -> tuple[Figure, list[Axes]]:
+    rows = math.ceil(n / columns)
+    figure = Figure(figsize=(WIDTH, 0.5 + figure_height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for empty in axes[n:]:
+        empty.set_axis_off()
+    return figure, axes[:n]
+
+
+def logarithmic(set_scale: Callable, axis: Axis, low: float, high: float) -> None:
+    """A logarithmic axis with a few plainly written ticks."""
+    set_scale("log")
+    ticks = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
+    inside = [tick for tick in ticks if low * 0.85 <= tick <= high * 1.15]
+    axis.set_ticks(inside[:: math.ceil(len(inside) / 5)] if inside else [])
+    axis.set_ticks([], minor=True)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

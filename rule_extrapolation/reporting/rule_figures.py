@@ -1,0 +1,163 @@
+"""Figures of the final accuracies: by language and architecture, and against the loss."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from rule_extrapolation.reporting.comparison import Group, average
+from rule_extrapolation.reporting.measures import (
+    AT_MINIMUM,
+    LOSS,
+    OOD_RULE_1,
+    OOD_RULE_2_COMPLETION,
+    OVER_TRAINING,
+    Measure,
+    Protocol,
+)
+from rule_extrapolation.reporting.plotting import (
+    WIDTH,
+    accuracy_axis,
+    chance_handle,
+    chance_levels,
+    draw_chance,
+    language_name,
+    legend_above,
+    logarithmic,
+    marked,
+    of_language,
+    optima,
+    optimum_handle,
+    panels,
+    row_handles,
+    say_missing,
+)
+from rule_extrapolation.reporting.published import published
+from rule_extrapolation.reporting.style import CHANCE, Look, looks
+from rule_extrapolation.reporting.tables import published_row
+
+MOST_MARKS = 500
+"""Marks in one figure, above which they are smaller, and drawn as pixels in the PDF and SVG too."""
+BAND = 6
+"""Languages beside one another."""
+
+
+def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, beside: bool = False) -> Figure | None:
+    """Both OOD accuracies by language and row: mean, standard deviation, each run; and the published means beside."""
+    languages = list(of_language(groups).items())
+    if not languages:
+        return None
+    bands = [languages[start : start + BAND] for start in range(0, len(languages), BAND)]
+    width = min(WIDTH, max(3.4, 0.8 + 1.6 * len(bands[0])))
+    figure = Figure(figsize=(width, 0.5 + 3.7 * len(bands)), layout="constrained")
+    axes = figure.subplots(2 * len(bands), 1, squeeze=False)[:, 0]
+    everyone = looks(groups)
+    for i, band in enumerate(bands):
+        for j, measure in enumerate((OOD_RULE_1, OOD_RULE_2_COMPLETION)):
+            draw_band(axes[2 * i + j], band, measure, protocol, everyone, beside, len(bands[0]), names=j == 1)
+    handles = [*row_handles(groups), chance_handle()]
+    if beside:
+        handles.append(Line2D([], [], marker="_", ls="", color="black", ms=9, mew=1.6, label="published mean"))
+    legend_above(figure, handles)
+    return figure
+
+
+def draw_band(
+    axes: Axes,
+    band: list[tuple[str, list[Group]]],
+    measure: Measure,
+    protocol: Protocol,
+    everyone: dict[str, Look],
+    beside: bool,
+    slots: int,
+    names: bool,
+) -> None:
+    for x in range(1, len(band)):
+        axes.axvline(x - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
+    for x, (grammar, groups) in enumerate(band):
+        width = 0.84 / max(1, len(groups))
+        levels = chance_levels(groups, measure, protocol)
+        if levels:
+            low, high = min(levels), max(levels)
+            axes.fill_between([x - 0.45, x + 0.45], low - 0.008, high + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=1)
+        missing = {average(group.runs, protocol, measure).missing for group in groups}
+        for_all = len(groups) > 1 and len(missing) == 1 and None not in missing
+        if for_all:
+            say_missing(axes, x, missing.pop(), rotation=0)
+        offset = min(0.3 * width, 0.07 * slots / axes.figure.get_figwidth())
+        for i, group in enumerate(groups):
+            at = x + (i - (len(groups) - 1) / 2) * width
+            if not for_all:
+                draw_point(axes, at, group, measure, protocol, everyone[group.name], offset)
+            if beside:
+                draw_published(axes, at, grammar, group.model, measure)
+    axes.set_xlim(-0.5, slots - 0.5)
+    axes.set_xticks(range(len(band)), [language_name(grammar, 17) if names else "" for grammar, _ in band])
+    axes.tick_params(axis="x", length=0)
+    accuracy_axis(axes, measure.title)
+
+
+def draw_point(
+    axes: Axes, at: float, group: Group, measure: Measure, protocol: Protocol, look: Look, beside: float
+) -> None:
+    cell = average(group.runs, protocol, measure)
+    if cell.mean is None:
+        return say_missing(axes, at, cell.missing)
+    axes.errorbar(at, cell.mean, cell.std, **marked(look), ms=5, capsize=2, lw=0.9)
+    values = [value for run in group.runs if (value := protocol.value(run.results, measure)) is not None]
+    dense = len(values) > MOST_MARKS
+    axes.plot([at + beside] * len(values), values, ".", color=look.color, ms=4, alpha=0.7, mew=0, rasterized=dense)
+
+
+def draw_published(axes: Axes, at: float, grammar: str, model: str, measure: Measure) -> None:
+    if (grammar, model) in published().index:
+        cell = published_row(model, published().loc[grammar]).cells[measure.key]
+        if cell.mean is not None:
+            axes.plot(at, cell.mean, "_", color="black", ms=9, mew=1.6, zorder=4)
+
+
+def summary_beside_published(groups: list[Group]) -> Figure | None:
+    known = [group for group in groups if group.grammar in published().index]
+    return summary(known, OVER_TRAINING, beside=True)
+
+
+def loss_and_rules(groups: list[Group]) -> Figure | None:
+    """Each run's test loss against its OOD R1."""
+    languages = {
+        grammar: of
+        for grammar, of in of_language(groups).items()
+        if any(AT_MINIMUM.value(run.results, OOD_RULE_1) is not None for group in of for run in group.runs)
+    }
+    if not languages:
+        return None
+    figure, axes = panels(2.2, len(languages), min(3, len(languages)))
+    everyone = looks(groups)
+    dense = sum(len(group.runs) for group in groups) > MOST_MARKS
+    for ax, (grammar, of) in zip(axes, languages.items()):
+        losses = []
+        for group in of:
+            pairs = [[AT_MINIMUM.value(run.results, measure) for measure in (LOSS, OOD_RULE_1)] for run in group.runs]
+            pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
+            losses += [x for x, _ in pairs]
+            size = {"ms": 3, "alpha": 0.4} if dense else {"ms": 4.5, "alpha": 0.8}
+            style = {**marked(everyone[group.name]), **size, "rasterized": dense}
+            ax.plot([x for x, _ in pairs], [y for _, y in pairs], ls="", **style)
+        for optimal in optima(of):
+            ax.axvline(optimal, color="black", ls="--", lw=0.8, zorder=0)
+        draw_chance(ax, of, OOD_RULE_1, AT_MINIMUM)
+        loss_axis(ax, [*losses, *optima(of)])
+        accuracy_axis(ax, OOD_RULE_1.title)
+        ax.set_title(language_name(grammar), loc="left")
+    legend_above(figure, [*row_handles(groups), chance_handle(), optimum_handle()])
+    return figure
+
+
+def loss_axis(axes: Axes, losses: list[float]) -> None:
+    axes.set_xlabel("test loss")
+    positive = [loss for loss in losses if loss > 0]
+    if positive and max(positive) > 6 * min(positive):
+        logarithmic(axes.set_xscale, axes.xaxis, min(positive), max(positive))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -1,0 +1,298 @@
+"""The paper's table of each language: ours under both protocols, the published figures, chance and the optimum."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rule_extrapolation.grammars import ALIASES
+from rule_extrapolation.reporting.comparison import (
+    ARCHITECTURES,
+    Cell,
+    Group,
+    average,
+    differing_settings,
+    rank,
+)
+from rule_extrapolation.reporting.measures import LOSS, MEASURES, OVER_TRAINING, PROTOCOLS, Measure, Protocol
+from rule_extrapolation.reporting.published import SOURCE, paper_label, published
+
+NOT_A_MEAN = "n/a"
+OF_ALL, OF_FINISHED = "over all completions", "over finished completions"
+PUBLISHED_MAX_LENGTH = 256
+LABELS = {name: label for label, name in ALIASES.items()}
+
+
+@dataclass
+class Row:
+    architecture: str
+    source: str
+    """ours, published, chance or optimal."""
+    protocol: str
+    """Its title; of a yardstick, which completions it is for, empty for any."""
+    n: int | None
+    cells: dict[str, Cell]
+    """By the measures' keys."""
+    model: str = ""
+    """The architecture's own name, without what marks it."""
+
+    @property
+    def figures(self) -> str:
+        """Whose figures, and under which protocol."""
+        return f"{self.source}, {self.protocol}" if self.protocol else self.source
+
+
+@dataclass
+class LanguageTable:
+    grammar: str
+    rows: list[Row]
+    notes: list[str]
+    rules: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Such as "parentheses_and_brackets (L5; L4 in the paper)"."""
+        label, paper = LABELS.get(self.grammar), paper_label(self.grammar)
+        labels = "; ".join(filter(None, [label, paper and f"{paper} in the paper"]))
+        return f"{self.grammar} ({labels})" if labels else self.grammar
+
+    def published_label(self) -> str:
+        return paper_label(self.grammar) or "not in the paper"
+
+
+def language_tables(groups: list[Group], by: Iterable[str] = ()) -> list[LanguageTable]:
+    grammars = dict.fromkeys(group.grammar for group in groups)
+    return [language_table([group for group in groups if group.grammar == name], list(by)) for name in grammars]
+
+
+def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
+    """The table of the one language that the groups are of."""
+    grammar = groups[0].grammar
+    theirs = published().loc[grammar] if grammar in published().index else published().iloc[:0]
+    models = sorted({group.model for group in groups} | set(theirs.index), key=lambda name: rank(name, ARCHITECTURES))
+    rows = []
+    for model in models:
+        ours = [group for group in groups if group.model == model]
+        for group in ours:
+            name = f"{group.name} ({group.caveat})" if group.caveat else group.name
+            for protocol in PROTOCOLS:
+                cells = {measure.key: average(group.runs, protocol, measure) for measure in MEASURES}
+                rows.append(Row(name, "ours", protocol.title, len(group.runs), cells, model))
+        if not ours:
+            rows.append(Row(model, "ours", "both protocols", 0, named_cells("not run"), model))
+        rows.append(published_row(model, theirs))
+    averaged = [group for group in groups if group.runs]
+    rows += [
+        *yardstick_rows("chance", chance_cells, averaged),
+        *yardstick_rows("optimal", optimal_cells, averaged),
+    ]
+    rules = next((run.results["rules"] for group in averaged for run in group.runs if run.results.get("rules")), {})
+    return LanguageTable(grammar, rows, table_notes(groups, by), rules)
+
+
+def named_cells(missing: str) -> dict[str, Cell]:
+    return {measure.key: Cell(missing=missing) for measure in MEASURES}
+
+
+def published_row(model: str, theirs: Any) -> Row:
+    if model not in theirs.index:
+        return Row(model, "published", "", 0, named_cells("not published"), model)
+    line = theirs.loc[model]
+    n = int(line["n_runs"])
+    cells = {}
+    for measure in MEASURES:
+        mean, std = line[f"{measure.key}_mean"], line[f"{measure.key}_std"]
+        known = mean == mean  # an empty field is read as nan
+        cells[measure.key] = (
+            Cell(float(mean), float(std) if std == std else None, n) if known else Cell(missing="not published")
+        )
+    return Row(model, "published", OVER_TRAINING.title, n, cells, model)
+
+
+# Yardsticks
+
+
+def chance_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
+    levels = group.runs[0].results.get("chance_levels") or {}
+    cells = {LOSS.key: Cell(missing="not defined")}
+    for measure in MEASURES[1:]:
+        level = levels.get(measure.name(protocol.finished))
+        missing = protocol.missing(group.runs[0].results, measure)
+        cells[measure.key] = (
+            Cell(missing="not known" if missing == "not logged" else missing) if level is None else Cell(level)
+        )
+    return cells
+
+
+def optimal_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
+    optimal = group.runs[0].results.get("optimal_loss")
+    loss = Cell(missing="not known") if optimal is None else Cell(optimal)
+    return named_cells("see oracle") | {LOSS.key: loss}
+
+
+def yardstick_rows(
+    source: str, cells_of: Callable[[Group, Protocol], dict[str, Cell]], groups: list[Group]
+) -> list[Row]:
+    """One row if it is the same for all, else one for each value, with whom it is for."""
+    found: dict[tuple, tuple[dict[str, Cell], list[tuple[Group, Protocol]]]] = {}
+    for protocol in PROTOCOLS:
+        for group in groups:
+            cells = cells_of(group, protocol)
+            key = tuple(None if cell.mean is None else round(cell.mean, 3) for cell in cells.values())
+            found.setdefault(key, (cells, []))[1].append((group, protocol))
+    rows = []
+    for cells, owners in found.values():
+        names = dict.fromkeys(group.name for group, _ in owners)
+        finished = {protocol.finished for _, protocol in owners}
+        name = source if len(names) == len({group.name for group in groups}) else f"{source} ({', '.join(names)})"
+        subset = "" if len(finished) > 1 else OF_FINISHED if finished.pop() else OF_ALL
+        rows.append(Row(name, source, subset, None, cells))
+    return rows
+
+
+# Notes
+
+
+def table_notes(groups: list[Group], by: list[str]) -> list[str]:
+    notes = [f"{protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
+    for group in groups:
+        if group.lost:
+            whole = len(group.lost) + len(group.runs)
+            reasons = Counter(run.problem.partition(":")[0] for run in group.lost)
+            listed = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+            notes.append(f"{group.name}: {len(group.lost)} of {whole} runs not averaged: {listed}.")
+        if group.configurations > 1:
+            notes.append(f"{group.name}: averages over {group.configurations} configurations (mix=true).")
+    lengths = {run.settings.get("data.max_length") for group in groups for run in group.runs} - {PUBLISHED_MAX_LENGTH}
+    if lengths and paper_label(groups[0].grammar):
+        ours = ", ".join(map(str, sorted(lengths, key=str)))
+        notes.append(
+            f"Words have up to {ours} symbols in these runs, up to {PUBLISHED_MAX_LENGTH} in the published ones."
+        )
+    for key, values in differing_settings(groups).items():
+        if key not in by:
+            listed = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
+            notes.append(f"Rows differ in {key}: {listed}.")
+    return notes
+
+
+# As text
+
+
+def text(cell: Cell, measure: Measure, n: int | None, plus_minus: str = " ± ") -> str:
+    if cell.mean is None:
+        return str(cell.missing)
+    digits = 4 if measure is LOSS else 3
+    words = f"{cell.mean:.{digits}f}"
+    if n is None:
+        return words
+    if cell.std is not None:
+        words += f"{plus_minus}{cell.std:.{digits}f}"
+    if cell.n < n:
+        words += f" ({cell.n} of {n})"
+    elif cell.std is None:
+        words += " (one run)"
+    return words
+
+
+def as_texts(row: Row) -> list[str]:
+    cells = [text(row.cells[measure.key], measure, row.n) for measure in MEASURES]
+    return [row.architecture, row.figures, number(row), *cells]
+
+
+def means(row: Row) -> list[str]:
+    """Architecture, n and means alone."""
+    return [row.architecture, number(row), *(text(row.cells[measure.key], measure, None) for measure in MEASURES)]
+
+
+def number(row: Row) -> str:
+    return NOT_A_MEAN if row.n is None else str(row.n)
+
+
+HEADER = ["architecture", "figures", "n", *(measure.title for measure in MEASURES)]
+
+
+def markdown(table: LanguageTable) -> str:
+    lines = [f"## {table.title}", "", *rules_line(table)]
+    lines += ["| " + " | ".join(HEADER) + " |", "| --- | --- |" + " ---: |" * (len(HEADER) - 2)]
+    lines += ["| " + " | ".join(part.replace("|", "\\|") for part in as_texts(row)) + " |" for row in table.rows]
+    lines += ["", f"Mean ± standard deviation over n runs. Published: {SOURCE}.", ""]
+    lines += [f"- {note}" for note in table.notes]
+    return "\n".join(lines) + "\n"
+
+
+def rules_line(table: LanguageTable) -> list[str]:
+    words = ", ".join(f"R{rule[-1]}: {meaning}" for rule, meaning in table.rules.items())
+    return [words, ""] if words else []
+
+
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": r"$<$", ">": r"$>$"}
+
+
+def escaped(words: str) -> str:
+    return "".join(LATEX.get(character, character) for character in words)
+
+
+def latex(table: LanguageTable) -> str:
+    """A table environment; needs the package booktabs. Protocols are (a) and (b), which the caption explains."""
+    letters = dict(zip((protocol.title for protocol in PROTOCOLS), "ab"))
+    meanings = [f"({letters[protocol.title]}) {protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
+    others = table.notes[len(PROTOCOLS) :]
+    caption = [f"{table.title}: mean ± standard deviation over n runs.", *meanings, *others, f"Published: {SOURCE}."]
+    lines = [
+        "% \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        "\\scriptsize",
+        "\\setlength{\\tabcolsep}{3pt}",
+        f"\\caption{{{escaped(' '.join(caption))}}}",
+        f"\\label{{tab:{table.grammar}}}",
+        f"\\begin{{tabular}}{{ll{'r' * (len(HEADER) - 2)}}}",
+        "\\toprule",
+        " & ".join(escaped(title.replace("completion", "compl.")) for title in HEADER) + " \\\\",
+    ]
+    before = None
+    for row in table.rows:
+        if row.model != before:
+            lines.append("\\midrule")
+        before = row.model
+        name, figures, *cells = as_texts(row)
+        if row.protocol in letters:
+            figures = f"{row.source} ({letters[row.protocol]})"
+        lines.append(" & ".join(escaped(part) for part in (name, figures, *cells)) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+
+
+def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
+    rows = []
+    for row in table.rows:
+        line: dict[str, Any] = {
+            "grammar": table.grammar,
+            "label": LABELS.get(table.grammar, "none"),
+            "paper_label": table.published_label(),
+            "architecture": row.architecture,
+            "source": row.source,
+            "protocol": row.protocol or "none",
+            "n": number(row),
+        }
+        for measure in MEASURES:
+            cell = row.cells[measure.key]
+            single = NOT_A_MEAN if row.n is None else "one run"
+            line[f"{measure.key}_mean"] = cell.missing if cell.mean is None else cell.mean
+            line[f"{measure.key}_std"] = cell.missing if cell.mean is None else single if cell.std is None else cell.std
+            line[f"{measure.key}_n"] = NOT_A_MEAN if row.n is None else cell.n
+        rows.append(line)
+    return rows
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
