@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError, check_positive, check_seed
 from rule_extrapolation.grammars.grammar import EOS, PAD
-from rule_extrapolation.models.language_model import LanguageModel, State
+from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.seeding import generator
 from rule_extrapolation.threads import limited, multiply_adds, threads_for
@@ -53,16 +53,13 @@ class Decoder(ABC):
             return prompts
         keep_freed_memory()
         generator = generator or self.make_generator()
-        with limited(threads_for(multiply_adds(model, prompts.numel()))):
-            logits, state = model.prefill(prompts)
+        # Of a prompt's tokens too there may be one at a time: xlstm's step is its only way to a state.
         with limited(threads_for(multiply_adds(model, len(prompts)))):
-            tokens = self.go_on(model, prompts, logits, state, generator)
-        return torch.cat([prompts, torch.stack(tokens, 1)], 1)
+            return torch.cat([prompts, self.complete(model, prompts, generator)], 1)
 
-    def go_on(
-        self, model: LanguageModel, prompts: Tensor, logits: Tensor, state: State, generator: torch.Generator | None
-    ) -> list[Tensor]:
-        """The (B,) tokens behind prompts, from what the model's ``prefill`` gave."""
+    def complete(self, model: LanguageModel, prompts: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B, new): what the model adds."""
+        logits, state = model.prefill(prompts)
         tokens = []
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
         for remaining in reversed(range(self.budget(model, prompts.shape[1]))):
@@ -72,7 +69,7 @@ class Decoder(ABC):
             if finished.all() or not remaining:
                 break
             logits, state = model.step(token, state)
-        return tokens
+        return torch.stack(tokens, 1)
 
 
 class Greedy(Decoder):
