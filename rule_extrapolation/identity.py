@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 PLACES = ("hydra", "run_dir", "sweep", "logger", "threads")
 WITHOUT_EFFECT = {
-    "trainer": ("accelerator", "enable_progress_bar", "enable_model_summary", "plugins"),
+    "trainer": ("accelerator", "enable_progress_bar", "enable_model_summary", "plugins", "profiler"),
     "callbacks": ("progress",),
     "model": ("search",),
 }

@@ -50,6 +50,7 @@ PLACES = (
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
     "trainer.plugins",
+    "trainer.profiler",
 )
 """Keys, with all below them, that say where a run was or what of it is shown: runs that differ in these alone are of
 the same configuration. So are those that differ in a ``seed`` or a ``dirpath`` of any group."""
