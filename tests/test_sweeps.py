@@ -106,12 +106,12 @@ def test_a_killed_sweep_is_continued_by_the_same_command(cli, tmp_path):
     ("hook", "step"),
     [
         ("on_train_batch_end", 2),  # before there is a checkpoint
-        ("on_train_batch_start", 9),
+        pytest.param("on_train_batch_start", 9, marks=pytest.mark.slow),
         ("on_train_batch_end", 12),  # with a validation due
-        ("on_validation_start", 12),
-        ("on_validation_epoch_end", 18),
-        ("on_train_batch_end", 20),
-        ("on_train_end", 20),
+        pytest.param("on_validation_start", 12, marks=pytest.mark.slow),
+        pytest.param("on_validation_epoch_end", 18, marks=pytest.mark.slow),
+        pytest.param("on_train_batch_end", 20, marks=pytest.mark.slow),
+        pytest.param("on_train_end", 20, marks=pytest.mark.slow),
         ("on_test_epoch_end", 20),
     ],
 )
