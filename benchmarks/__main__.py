@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.comparison import Comparison
 from benchmarks.table import Table
+from rule_extrapolation.ops.allocator import keep_freed_memory
 
 SCRIPTS = (
     "recurrence",
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("scripts", nargs="*", choices=[*SCRIPTS, "memory", []], help="only these")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
     chosen = parser.parse_args(arguments)
+    keep_freed_memory()  # as runs do; for the peers too
     with chosen.markdown.open("w") if chosen.markdown else nullcontext() as file:
         table = Table(file, above=machine())
         scripts = [script for script in SCRIPTS if script in (chosen.scripts or SCRIPTS)]

@@ -28,6 +28,7 @@ from rule_extrapolation.config import build, build_offering, check_settings, nam
 from rule_extrapolation.data.grammar_data import TEST, TRAIN
 from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive
 from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
 from rule_extrapolation.theory.likelihood import memorised_loss
@@ -248,6 +249,7 @@ def fit(run: Run, trainer: Trainer) -> None:
         if best.is_file():
             checkpoints.mkdir()
             shutil.copy(best, checkpoints)
+    keep_freed_memory()
     beginning = time.perf_counter()
     with limited(training_threads(experiment)):
         trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)

@@ -25,6 +25,7 @@ from rule_extrapolation.config import build
 from rule_extrapolation.errors import RunsFailed
 from rule_extrapolation.experiment import Experiment, Run, assemble, started, test, training_threads
 from rule_extrapolation.launching import cores, threads_of
+from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.run_folder import read_results
 from rule_extrapolation.sweep import DONE, status
@@ -98,6 +99,7 @@ def run_stacked(configs: list[DictConfig]) -> None:
         trainer = build(
             configs[0], "trainer", logger=MemberLoggers(members), callbacks=[MemberCallbacks(members), *bars]
         )
+        keep_freed_memory()
         beginning = time.perf_counter()
         with limited(training_threads(runs[0].experiment, len(runs))):
             trainer.fit(Stack(members, [run.experiment.data for run in runs]))

@@ -15,8 +15,8 @@ LARGEST = 1 << 25
 def keep_freed_memory() -> bool:
     """Let glibc keep up to a gibibyte of freed memory for this process, in pieces of up to 32 MiB.
 
-    It would give pieces of that size back to the system, which clears each page again when it is next asked for: a
-    model that makes a new state for every token spends a third of its time on that.
+    It would give pieces of that size back to the system, which clears each page again when it is next asked for: up to
+    a third of the time of a model that makes a new state for every token, or activations at every step.
 
     Returns:
         Whether it does: other C libraries have other ways.
