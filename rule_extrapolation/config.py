@@ -22,6 +22,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from rule_extrapolation.distributed import is_distributed
 from rule_extrapolation.errors import ConfigError, check_positive, check_seed, one_of
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, target
 
@@ -158,6 +159,8 @@ def check_settings(cfg: DictConfig) -> None:
         check_seed(seeds=cfg.seed + cfg.seeds - 1)
         if cfg.resume is not None:
             raise ConfigError("seeds", cfg.seeds, "resume= goes on with one run; leave seeds out, and set its seed")
+        if is_distributed(cfg.trainer):
+            raise ConfigError("seeds", cfg.seeds, "several processes take one run at a time; use -m seed=0,1,...")
     limits = {key: value for key, value in cfg.trainer.items() if key.startswith(("max_", "limit_")) and value != -1}
     names = ("val_check_interval", "check_val_every_n_epoch", "gradient_clip_val", "accumulate_grad_batches")
     numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class History(Callback):
@@ -70,13 +71,17 @@ class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the batch under way is complete.
 
     Lightning logs and validates behind the hooks that stop it: the log of that one step, and a validation under way or
-    due, are left out. A second Ctrl-C stops at once and leaves the file as it was.
+    due, are left out. A second Ctrl-C stops at once and leaves the file as it was. Of several processes, all stop where
+    the first one that it reaches does.
     """
 
     def __init__(self, dirpath: str):
         self.path = Path(dirpath) / "last.ckpt"
         self.interrupted = False
         self.previous_handler: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.path = trainer.strategy.broadcast(self.path)
 
     def save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path)
@@ -88,27 +93,34 @@ class LastCheckpoint(Checkpoint):
     def on_sigint(self, signum: int, frame: Any) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nStopping after this batch; Ctrl-C again stops at once.", flush=True)
+        rank_zero_only(print)("\nStopping after this batch; Ctrl-C again stops at once.", flush=True)
+
+    def stops(self, trainer: Trainer) -> bool:
+        if trainer.world_size > 1:
+            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+        return self.interrupted
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.estimated_stepping_batches
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Not on_train_end: by then Lightning has counted an epoch that max_steps cut short as complete.
-        if self.interrupted or trainer.global_step == self.last_step:
+        stops = self.stops(trainer)
+        if stops or trainer.global_step == self.last_step:
             self.save(trainer)
-        if self.interrupted:
+        if stops:
             raise KeyboardInterrupt
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.interrupted:
+        if self.stops(trainer):
             self.save(trainer)
             raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
+            stops = self.stops(trainer)
             self.save(trainer)
-            if self.interrupted:
+            if stops:
                 raise KeyboardInterrupt
 
     def teardown(self, *_: Any, **__: Any) -> None:
