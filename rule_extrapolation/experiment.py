@@ -235,13 +235,11 @@ def yardsticks(experiment: Experiment) -> dict[str, Any]:
 def fit(run: Run, trainer: Trainer) -> None:
     """Train."""
     experiment, checkpoints = run.experiment, run.folder / "checkpoints"
-    if (
-        run.leads
-        and experiment.checkpoint is not None
-        and (best := experiment.checkpoint.with_name("best.ckpt")).is_file()
-    ):
-        checkpoints.mkdir()
-        shutil.copy(best, checkpoints)
+    if run.leads and experiment.checkpoint is not None:
+        best = experiment.checkpoint.with_name("best.ckpt")
+        if best.is_file():
+            checkpoints.mkdir()
+            shutil.copy(best, checkpoints)
     beginning = time.perf_counter()
     trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
