@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import pydoc
 import types
 import typing
@@ -159,6 +160,8 @@ def check_settings(cfg: DictConfig) -> None:
         check_seed(seeds=cfg.seed + cfg.seeds - 1)
         if cfg.resume is not None:
             raise ConfigError("seeds", cfg.seeds, "resume= goes on with one run; leave seeds out, and set its seed")
+        if "WANDB_SWEEP_ID" in os.environ:
+            raise ConfigError("seeds", cfg.seeds, "W&B's agent takes one run at a time; sweep over seed instead")
         if is_distributed(cfg.trainer):
             raise ConfigError("seeds", cfg.seeds, "several processes take one run at a time; use -m seed=0,1,...")
     limits = {key: value for key, value in cfg.trainer.items() if key.startswith(("max_", "limit_")) and value != -1}

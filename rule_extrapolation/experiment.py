@@ -123,7 +123,9 @@ def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logge
     loggers: list[Logger] = [CSVLogger(str(folder), name="", version="")]
     if "_target_" in cfg.logger:
         name = f"{grammar.name}-{cfg.model.name}-seed{cfg.seed}"
-        config = OmegaConf.to_container(cfg, resolve=True)
+        # What dashboards group by, under names that no sweep over model= and grammar= takes.
+        about = {"architecture": cfg.model.name, "language": grammar.name}
+        config = {**OmegaConf.to_container(cfg, resolve=True), **about}
         loggers.append(build(cfg, "logger", save_dir=str(folder), name=name, config=config))
     return loggers
 

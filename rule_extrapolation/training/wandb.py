@@ -55,6 +55,9 @@ def wandb_logger(
 ) -> WandbRun:
     """Start a new W&B run with the nested `config`, its files in `save_dir`/wandb, and print one line on where it logs.
 
+    Under `wandb agent` it is the agent's run, whose project, id and settings of the sweep are the agent's to say; the
+    rest of `config` has dotted keys then, as the sweep's settings have, and the default group is the sweep.
+
     It logs offline if `offline` or WANDB_MODE says so, if there is no API key, and if the server is unreachable or
     turns the run down (a revoked key, say); `wandb sync` uploads it later. WANDB_MODE=disabled logs nothing.
     Raises ConfigError if wandb is not installed or a setting is not valid.
@@ -86,7 +89,7 @@ def _start(offline: bool, save_dir: str, about: dict[str, Any]) -> tuple[wandb.R
     settings = wandb.setup().settings
     if settings.mode == "disabled":
         return _init("disabled", save_dir, about), "disabled by WANDB_MODE"
-    problem = "offline=true" if offline else _problem(settings)
+    problem = "offline=true" if offline else why_offline(settings)
     if problem is None:
         try:
             run = _init("online", save_dir, about)
@@ -103,9 +106,12 @@ def _init(mode: str, save_dir: str, about: dict[str, Any]) -> wandb.Run:
     settings = wandb.Settings(
         console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True
     )
-    run_id = uuid.uuid4().hex[:8]
+    # A run of its own even where another one is open, or WANDB_RUN_ID is set; unless an agent has set it.
+    agent = wandb.setup().settings
+    run_id = (agent.sweep_id and agent.run_id) or uuid.uuid4().hex[:8]
+    if agent.sweep_id:
+        about = {**about, "config": _dotted(about["config"]), "group": about["group"] or agent.sweep_id}
     try:
-        # A run of its own even where another one is open, or WANDB_RUN_ID is set.
         return wandb.init(**about, dir=save_dir, id=run_id, mode=mode, reinit="create_new", settings=settings)
     except Exception:
         # `wandb sync --sync-all` would upload what is left of it as an empty run.
@@ -114,7 +120,16 @@ def _init(mode: str, save_dir: str, about: dict[str, Any]) -> wandb.Run:
         raise
 
 
-def _problem(settings: wandb.Settings) -> str | None:
+def _dotted(config: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with keys such as optimizer.lr. A sweep's `model: lstm` would otherwise replace all of ours."""
+    flat = {}
+    for key, value in config.items():
+        inner = _dotted(value) if isinstance(value, dict) else {}
+        flat |= {f"{key}.{name}": item for name, item in inner.items()} if inner else {key: value}
+    return flat
+
+
+def why_offline(settings: wandb.Settings) -> str | None:
     """Why a run cannot log online, or None if it may."""
     import wandb
 
