@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
 """What Lightning and this module set."""
 GRACE = 30.0
-"""Seconds from the failure of one process to the end of the others; those behind the end of a run are as many."""
+"""Seconds that the first process has to notice that another one has failed."""
+WAIT = 5.0
+"""Seconds that the others have behind its end."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,9 @@ def processes(world: World, config: Path) -> Iterator[None]:
         threading.Thread(target=watch, args=(children, ended), daemon=True).start()
     try:
         yield
-        for child in children:
-            child.wait(GRACE)
     finally:
         ended.set()
-        for child in children:
-            child.kill()
-            child.wait()
-            child.stdin.close()
+        end(children)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         torch.set_num_threads(threads)
@@ -121,6 +118,17 @@ def start(config: Path, local_rank: int) -> subprocess.Popen:
     environment = {**os.environ, "LOCAL_RANK": str(local_rank), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "rule_extrapolation.distributed", str(config)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def end(children: list[subprocess.Popen]) -> None:
+    """Wait for them, to say what they failed of too, and end those that go on."""
+    last = time.monotonic() + WAIT
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, last - time.monotonic()))
+        child.kill()
+        child.wait()
+        child.stdin.close()
 
 
 def watch(children: list[subprocess.Popen], ended: threading.Event) -> None:

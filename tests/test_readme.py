@@ -9,18 +9,18 @@ import shlex
 import pytest
 from conftest import ROOT, SHORT
 
-from rule_extrapolation import complete, evaluate, runner
+from rule_extrapolation import complete, dashboard, evaluate, runner
 
 README = (ROOT / "README.md").read_text()
 COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"
 COMMANDS = re.findall(COMMAND, README, re.MULTILINE)
-MAINS = {"runner": runner.main, "evaluate": evaluate.main, "complete": complete.main}
+MAINS = {"runner": runner.main, "evaluate": evaluate.main, "complete": complete.main, "dashboard": dashboard.main}
 # What each is shortened by comes after what it says itself, and so wins.
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 18
+    assert len(COMMANDS) == 19
     assert "@@" not in README
 
 
@@ -52,6 +52,7 @@ def test_the_sweep_runs_in_full(cli, tmp_path):
     assert len(list(tmp_path.rglob("results.json"))) == 7 * 6
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic V1:DeprecationWarning")  # wandb-workspaces' own
 @pytest.mark.parametrize(("program", "command"), COMMANDS)
 def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     arguments = shlex.split(command)
@@ -60,6 +61,12 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     trains = program == "runner" and not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
     if {"run=first", "ckpt=first"} & set(arguments):
         cli("hydra.run.dir=first", *TINY)
+    if program == "dashboard":
+        import wandb
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        wandb.teardown()
     before = set(tmp_path.rglob("results.json"))
     monkeypatch.setattr("sys.stdin", io.StringIO("aab\n"))
     status, out, err = (

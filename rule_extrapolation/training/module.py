@@ -114,7 +114,7 @@ class RuleExtrapolation(LightningModule):
             losses["ood_loss"] = self.ood_loss(self.ood.next_batch().to(self.device))
             objective = objective + self.ood.weight * losses["ood_loss"]
         if logs_this_step(self.trainer):
-            self.log_dict({f"Train/{name}": loss for name, loss in losses.items()}, sync_dist=shard.size > 1)
+            self.log_dict({f"Train/{name}": loss for name, loss in losses.items()}, sync_dist=True)
         return objective
 
     def weight(self, name: str, own: Tensor, batch: Tensor) -> Tensor | float:
@@ -144,7 +144,7 @@ class RuleExtrapolation(LightningModule):
             if shard.size > 1:
                 # The same count in each process: Lightning cuts the mean of counts that differ to an integer.
                 value, count = value * self.weight(name, own, batch), int(self.count(name, batch[:, 1:]))
-            self.log(f"{stage}/{name}", value, batch_size=count, sync_dist=shard.size > 1)
+            self.log(f"{stage}/{name}", value, batch_size=count, sync_dist=True)
 
     def evaluate_batch(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """(B, num_tokens, T) logits and (B, T) targets -> means, each with how many it is taken over."""
@@ -160,11 +160,11 @@ class RuleExtrapolation(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.complete_prompts("Val")
-        self.log_dict(self.prompt_accuracies, sync_dist=self.shard.size > 1)
+        self.log_dict(self.prompt_accuracies, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         self.completions = self.complete_prompts("Test")
-        self.log_dict(self.prompt_accuracies, sync_dist=self.shard.size > 1)
+        self.log_dict(self.prompt_accuracies, sync_dist=True)
 
     def complete_prompts(self, stage: str) -> dict[str, Tensor]:
         """Complete every prompt set, and find what holds: ``prompt_accuracies``. Returns the completions by set."""
@@ -205,7 +205,7 @@ class RuleExtrapolation(LightningModule):
         rank = self.shard.rank
         states = () if self.rng_state is None else torch.atleast_2d(self.rng_state.cpu())
         if rank < len(states):
-            torch.set_rng_state(states[rank])
+            torch.set_rng_state(states[rank].clone())  # torch reads a row of it from the start of all
         elif rank:
             torch.manual_seed(generator(torch.initial_seed(), rank).initial_seed())
 
