@@ -6,6 +6,7 @@ import atexit
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,9 @@ def failing_in_one_line() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
-    if not is_follower():  # the first process says the same
+    if is_follower():
+        time.sleep(3)  # the first process says the same: whoever ends before it may end it too, as torchrun has it
+    else:
         print(f"error: {message}", file=sys.stderr)
     # Hydra swallows exceptions from callbacks, but not an exit.
     raise SystemExit(2)

@@ -75,7 +75,7 @@ def test_two_processes_leave_what_one_leaves(cli, tmp_path):
         ["model=linear", "model.embedding_dim=3", "grammar=L2"],  # PAD is left out of its loss
         ["training=oracle", "training.batch_size=7", "grammar=L3", "data.batch_size=5"],
         ["decoding=sample", "trainer.devices=3", "+trainer.accumulate_grad_batches=2"],
-        ["callbacks=dynamics", "callbacks.early_stopping.patience=1", "optimizer.lr=0.3"],
+        ["callbacks=dynamics", "callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=0.1"],
         ["model=oracle"],
     ],
     ids=["ignore_pad", "ood", "sample", "stops", "oracle"],
