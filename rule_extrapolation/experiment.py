@@ -195,6 +195,8 @@ def started(cfg: DictConfig) -> Iterator[Run]:
     module = experiment.module
     run = Run(cfg, experiment, run_folder.header(cfg, module.grammar, module.model, module.caveat))
     if not run.leads:
+        if experiment.world.to_start:  # on another machine, in a folder that is thrown away
+            OmegaConf.save(cfg, run.folder / "config.yaml", resolve=True)
         yield run
         return
     try:

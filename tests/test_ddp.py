@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import CtrlC, environment, read_metrics, read_results
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch import Callback
 from torch.testing import assert_close
 
@@ -156,6 +157,22 @@ def test_torchrun(tmp_path):
     assert len(list(tmp_path.rglob(".hydra"))) == len(list(results.parent.parent.iterdir())) == 1
     assert read_results(results.parent)["status"] == "finished"
     assert torchrun("model.hidden=3").stderr.count("error: model.hidden=3") == 1
+
+
+@pytest.mark.slow
+def test_two_machines(cli, tmp_path):
+    """The same command on each, which start their processes themselves."""
+    command = [sys.executable, "-m", "rule_extrapolation.runner", *CSV, *DDP, "trainer.num_nodes=2"]
+    found = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
+    options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    nodes = [subprocess.Popen(command, env={**os.environ, **found, "NODE_RANK": rank}, **options) for rank in "01"]
+    outputs = [node.communicate(timeout=120)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert "Run folder: " in outputs[0] and not outputs[1]
+    [results] = tmp_path.rglob("results.json")
+    assert len(list(results.parent.parent.iterdir())) == 1
+    assert cli("hydra.run.dir=one", *CSV)[0] == 0
+    assert read_results(results.parent)["test"] == pytest.approx(read_results(tmp_path / "one")["test"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ class RuleExtrapolation(LightningModule):
         if shard.size == 1 or not len(prompts):
             return self.decoder(self.model, prompts)
         own = self.decoder(self.model, prompts, rows=shard.rows)
-        width = int(shard.gather(torch.tensor(own.shape[1], device=self.device)).max())
+        width = int(shard.gather(torch.tensor([own.shape[1]], device=self.device)).max())
         height = -(-len(prompts) // shard.size)
         padded = F.pad(own, (0, width - own.shape[1], 0, height - len(own)), value=PAD)
         return shard.gather(padded).transpose(0, 1).flatten(0, 1)[: len(prompts)]
