@@ -1,6 +1,7 @@
 """trainer=ddp: several processes do what one does, and leave what it leaves."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -96,9 +97,14 @@ def test_only_the_first_process_has_a_wandb_run(cli, tmp_path):
 class Interrupted(CtrlC):
     """Ctrl-C for one of the processes."""
 
-    def __init__(self, rank: int, n: int):
+    def __init__(self, rank: int, n: int, number: int = signal.SIGINT):
         super().__init__("train", n)
-        self.rank = rank
+        self.rank, self.number = rank, number
+
+    def count(self, stage: str) -> None:
+        self.left -= stage == self.stage
+        if stage == self.stage and self.left == 0:
+            os.kill(os.getpid(), self.number)
 
     def on_train_batch_start(self, trainer, *_) -> None:
         if trainer.global_rank == self.rank:
@@ -127,6 +133,14 @@ def test_ctrl_c_stops_all_at_one_step_and_the_run_can_go_on(cli, tmp_path, rank)
     assert_close(weights(tmp_path / "rest"), weights(tmp_path / "whole"), rtol=0, atol=0)
     # And in as many processes as one likes.
     assert cli("hydra.run.dir=alone", f"resume={cut}", *overrides, "trainer.devices=1")[0] == 0
+
+
+@pytest.mark.slow
+def test_sigterm_stops_all(cli, tmp_path):
+    term = ["+callbacks.term._target_=test_ddp.Interrupted", "+callbacks.term.rank=0", "+callbacks.term.n=13"]
+    assert cli("hydra.run.dir=cut", *CSV, *DDP, *term, f"+callbacks.term.number={int(signal.SIGTERM)}")[0] == 130
+    checkpoint = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 13
 
 
 class FailsInOne(Callback):

@@ -72,7 +72,7 @@ class LastCheckpoint(Checkpoint):
 
     Lightning logs and validates behind the hooks that stop it: the log of that one step, and a validation under way or
     due, are left out. A second Ctrl-C stops at once and leaves the file as it was. Of several processes, all stop where
-    the first one that it reaches does.
+    the first one that it reaches does, and so they do on SIGTERM.
     """
 
     def __init__(self, dirpath: str):
@@ -102,6 +102,16 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.estimated_stepping_batches
+        if trainer.world_size > 1:
+            # Lightning's handler would wait for the other processes there and then, and they for this one.
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+
+    def on_sigterm(self, signum: int, frame: Any) -> None:
+        self.interrupted = True
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # Not on_train_end: by then Lightning has counted an epoch that max_steps cut short as complete.
