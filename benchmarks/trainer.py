@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
 
 from benchmarks.comparison import REPEATS, Comparison
 from benchmarks.table import run
 from rule_extrapolation.config import CONF_DIR, build, register
-from rule_extrapolation.experiment import Experiment, assemble, start_loggers
+from rule_extrapolation.experiment import Experiment, assemble, start_loggers, training_threads
+from rule_extrapolation.threads import limited
 
 
 def bare_loop(experiment: Experiment, steps: int) -> None:
@@ -31,26 +34,37 @@ def bare_loop(experiment: Experiment, steps: int) -> None:
                 break
 
 
+def with_trainer(cfg: DictConfig) -> tuple[Trainer, Experiment]:
+    experiment = assemble(cfg)
+    loggers = start_loggers(cfg, Path(cfg.run_dir), experiment.module.grammar)
+    # Validations are left out: they are the same work either way.
+    trainer = build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks, limit_val_batches=0)
+    return trainer, experiment
+
+
 def comparisons(steps: int = 500, repeats: int = REPEATS) -> Iterator[Comparison]:
     register()
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", [f"trainer.max_steps={steps}", f"run_dir={folder}", "logger=csv"])
-        # Callbacks and counters are for one fit each; two calls warm up.
-        fits, bare = (iter([assemble(cfg) for _ in range(repeats + 2)]) for _ in range(2))
+        # Callbacks and counters are for one fit each; some calls warm up.
+        number = repeats + 3
+        fits, bare = iter([with_trainer(cfg) for _ in range(number)]), iter([assemble(cfg) for _ in range(number)])
 
         def fit() -> None:
-            experiment = next(fits)
-            loggers = start_loggers(cfg, Path(folder), experiment.module.grammar)
-            # Validations are left out: they are the same work either way.
-            build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks, limit_val_batches=0).fit(
-                experiment.module, experiment.data
-            )
+            trainer, experiment = next(fits)
+            with limited(training_threads(experiment)):
+                trainer.fit(experiment.module, experiment.data)
+
+        def loop() -> None:
+            experiment = next(bare)
+            with limited(training_threads(experiment)):
+                bare_loop(experiment, steps)
 
         yield Comparison(
             name=f"trainer.fit on the default run, {steps} steps",
             ours=fit,
-            peer=lambda: bare_loop(next(bare), steps),
+            peer=loop,
             peer_name="bare loop: forward, backward, step",
             at_least=1 / 1.3,
             repeats=repeats,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -45,7 +46,8 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
 
 def convert(key: str, text: str, hint: Any) -> Any:
     """Text as what ``hint`` asks for: a type, a list of it, or one of these or None."""
-    [hint] = [option for option in typing.get_args(hint) if option is not type(None)] or [hint]
+    if isinstance(hint, types.UnionType):
+        [hint] = [option for option in typing.get_args(hint) if option is not type(None)]
     element = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
     try:
         return hint(text) if element is None else [element(part) for part in text.split(",")]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.errors import ConfigError
@@ -14,27 +16,73 @@ from rule_extrapolation.run_folder import read_results
 from rule_extrapolation.training.module import RuleExtrapolation
 
 
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's, for a file that is never there in part.
+
+    Lightning writes to the system's folder for temporary files, and moves it; from one disk to another that is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+        super().save_checkpoint(checkpoint, temporary, storage_options)
+        os.replace(temporary, path)
+
+
 def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
-    """The file that ``resume`` names, if it does: a .ckpt, or a run folder's last one.
+    """Where training goes on from: what the run itself has left, in a sweep; else the file that ``resume`` names, if it
+    does, a .ckpt or a run folder's last one.
 
     Raises:
         ConfigError: there is none, it belongs to a run of another model, language, data or optimization, or that run
             has had all its steps.
     """
+    if cfg.sweep is not None and (own := own_checkpoint(cfg, module)):
+        check_same_settings(cfg, module.model, own.parent.parent)
+        return own
     if cfg.resume is None:
         return None
     path, checkpoint = read_checkpoint(cfg, "resume", "last.ckpt", "meta")
-    steps, epochs = checkpoint["global_step"], checkpoint["epoch"]
-    epochs += checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
     check_same_settings(cfg, module.model, path.parent.parent)
     if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
         raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
     if ("ood" in checkpoint) != (module.ood is not None):
         raise ConfigError("training.name", cfg.training.get("name"), "the run to resume has another; set that")
-    for key, done in {"max_steps": steps, "max_epochs": epochs}.items():
+    for key, done in had(checkpoint).items():
         if 0 < (cfg.trainer.get(key) or -1) <= done:
             raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"the run to resume has had {done}; set more")
     return path
+
+
+def own_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
+    """The last checkpoint in the run's own folder, if there is one that loads and fits."""
+    path = last_checkpoint(Path(cfg.run_dir))
+    try:
+        fits = shapes(load(path, "meta")["state_dict"]) == shapes(module.state_dict())
+    except Exception:  # whatever is wrong with it, the run can begin anew
+        return None
+    return path if fits else None
+
+
+def last_checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def had(checkpoint: dict[str, Any]) -> dict[str, int]:
+    """The steps and complete epochs that a checkpoint is behind."""
+    epochs = checkpoint["epoch"] + checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
+
+
+def has_ended(cfg: DictConfig, path: Path) -> bool:
+    """Whether a checkpoint is of the end of the training, or of where it was stopped early."""
+    checkpoint = load(path, "meta")
+    stopped = any(state.get("stopped") for state in checkpoint["callbacks"].values())
+    return stopped or any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in had(checkpoint).items())
+
+
+def logged_rows(path: Path) -> int:
+    """How many rows metrics.csv had when a checkpoint was written."""
+    return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
 
 
 def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None) -> None:
@@ -67,12 +115,16 @@ def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[
     if not path.is_file():
         raise ConfigError(key, cfg[key], f"there is no {path}; name a run folder or a .ckpt file")
     try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-        if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
-            raise KeyError(*missing)
+        return path, load(path, device)
     except Exception as error:
         raise ConfigError(key, cfg[key], f"{path} is no checkpoint of a run") from error
-    return path, checkpoint
+
+
+def load(path: Path, device: str) -> dict[str, Any]:
+    checkpoint = torch.load(path, map_location=device, weights_only=True)
+    if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
+        raise KeyError(*missing)
+    return checkpoint
 
 
 def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
@@ -81,9 +133,8 @@ def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 def read_config(folder: Path) -> DictConfig:
     """A run's config.yaml; with what older runs could not set."""
-    return OmegaConf.merge(
-        {"training": {"name": "standard"}, "ckpt": None, "seeds": None}, OmegaConf.load(folder / "config.yaml")
-    )
+    could_not_be_set = {"training": {"name": "standard"}, "ckpt": None, "seeds": None, "sweep": None, "threads": None}
+    return OmegaConf.merge(could_not_be_set, OmegaConf.load(folder / "config.yaml"))
 
 
 def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:

@@ -26,10 +26,23 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from rule_extrapolation.distributed import is_distributed
 from rule_extrapolation.errors import ConfigError, check_positive, check_seed, one_of
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, target
+from rule_extrapolation.identity import identity
 
 PACKAGE = Path(__file__).parent
 # Installed, the configuration lies inside the package; in a checkout, beside it.
 CONF_DIR = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+
+NO_ARGUMENTS = ("_target_", "name", "search")
+"""Keys that no constructor takes: the name is there for people and dashboards to filter by, ``search`` for sweepers."""
+
+PLUGINS = {
+    ("hydra/launcher", "joblib"): "-c constraints.txt hydra-joblib-launcher",
+    ("hydra/launcher", "submitit_local"): "-c constraints.txt hydra-submitit-launcher",
+    ("hydra/launcher", "submitit_slurm"): "-c constraints.txt hydra-submitit-launcher",
+    ("hydra/launcher", "ray"): "hydra-ray-launcher",
+    ("hydra/sweeper", "optuna"): "-c constraints.txt hydra-optuna-sweeper",
+}
+"""What pip has to install for Hydra to know these names."""
 
 
 @dataclass
@@ -50,6 +63,8 @@ class Settings:
     seeds: int | None
     resume: str | None
     ckpt: str | None
+    sweep: str | None
+    threads: int | None
     run_dir: str
 
 
@@ -63,13 +78,23 @@ def register() -> None:
     OmegaConf.register_new_resolver("least", least, replace=True)
     OmegaConf.register_new_resolver("total", total, replace=True)
     OmegaConf.register_new_resolver("span", span, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", lambda name: name or "default", replace=True)
+    OmegaConf.register_new_resolver("identity", lambda *, _root_: identity(_root_), replace=True)
 
 
 def groups() -> dict[str, list[str]]:
     """The choices of each configuration group."""
-    choices = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONF_DIR.iterdir()}
+    choices = {folder.name: sorted(map(str, chosen(folder))) for folder in CONF_DIR.iterdir()}
     choices["grammar"] = sorted([*ALIASES, *LANGUAGES])
     return {group: choices[group] for group in sorted(choices) if choices[group]}
+
+
+def chosen(folder: Path) -> Iterator[Path]:
+    """What may be chosen of a group, without .yaml: its files, and those of its folders that set more than the group.
+    Other folders hold parts of a choice."""
+    for file in folder.rglob("*.yaml"):
+        if file.parent == folder or file.read_text().startswith("# @package _global_"):
+            yield file.relative_to(folder).with_suffix("")
 
 
 def least(*numbers: int | float) -> int | float:
@@ -120,8 +145,7 @@ def recipe(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.parti
     name = node.get("name", "")
     if not isinstance(name, str) or "/" in name:
         raise ConfigError(f"{group}.name", name, "must be a word: run folders are named by it")
-    # The name is there for people and dashboards to filter by.
-    arguments = {key: node[key] for key in node if key not in ("_target_", "name")}
+    arguments = {key: node[key] for key in node if key not in NO_ARGUMENTS}
     check_arguments(make, arguments, group, given)
     return functools.partial(make, **instantiate(arguments, _convert_="all"))
 
@@ -155,6 +179,8 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_arguments(Settings, dict(cfg), "")
     check_seed(seed=cfg.seed)
+    if cfg.threads is not None:
+        check_positive(threads=cfg.threads)
     if cfg.seeds is not None:
         check_positive(seeds=cfg.seeds)
         check_seed(seeds=cfg.seed + cfg.seeds - 1)
@@ -222,8 +248,11 @@ def describe(hint: Any) -> str:
 
 def one_line(error: Exception) -> str:
     """Hydra's and OmegaConf's errors as one line with the key, its value and what would work."""
-    if isinstance(error, MissingConfigException) and error.options:
+    if isinstance(error, MissingConfigException):
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if package := PLUGINS.get((group, choice)):
+            return f"{group}={choice}: needs a package: pip install {package}"
+    if isinstance(error, MissingConfigException) and error.options:
         return f"{group}={choice}: {one_of(choice, error.options)}"
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):

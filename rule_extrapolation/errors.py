@@ -18,6 +18,10 @@ class ConfigError(ValueError):
         self.field, self.value, self.fix = field, value, fix
 
 
+class RunsFailed(RuntimeError):
+    """Some of several runs have failed; the others have come to their end."""
+
+
 def check_positive(**fields: float) -> None:
     """Raise a ConfigError for the first field that is not above zero, or not finite."""
     for field, value in fields.items():

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rule_extrapolation import run_folder
-from rule_extrapolation.checkpoints import find_checkpoint, load_weights
+from rule_extrapolation.checkpoints import find_checkpoint, has_ended, last_checkpoint, load, load_weights, logged_rows
 from rule_extrapolation.config import build, build_offering, check_settings, naming_keys, recipe
 from rule_extrapolation.data.grammar_data import TEST, TRAIN
 from rule_extrapolation.distributed import World, is_follower, processes, world_of
@@ -31,8 +33,10 @@ from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
 from rule_extrapolation.theory.likelihood import memorised_loss
+from rule_extrapolation.threads import limited, multiply_adds, threads_for
+from rule_extrapolation.training import metrics_file
 from rule_extrapolation.training.callbacks import History, LastCheckpoint
-from rule_extrapolation.training.module import RuleExtrapolation
+from rule_extrapolation.training.module import RuleExtrapolation, end_of_training
 from rule_extrapolation.training.wandb import close_run
 
 
@@ -100,7 +104,7 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     with naming_keys(cfg, "scheduler"):
         scheduler(built)
     if set(cfg.logger) != {"name"}:  # csv has nothing to set
-        recipe(cfg, "logger", given=["save_dir", "name", "config"])
+        recipe(cfg, "logger", given=["save_dir", "name", "config", "subjects"])
     trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning's own checks
     world = world_of(trainer, cfg)
     nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
@@ -120,14 +124,27 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
 
 def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logger]:
     """metrics.csv, and what ``logger`` names besides."""
-    loggers: list[Logger] = [CSVLogger(str(folder), name="", version="")]
+    loggers: list[Logger] = [metrics_file.MetricsFile(str(folder))]
     if "_target_" in cfg.logger:
-        name = f"{grammar.name}-{cfg.model.name}-seed{cfg.seed}"
-        # What dashboards group by, under names that no sweep over model= and grammar= takes.
-        about = {"architecture": cfg.model.name, "language": grammar.name}
-        config = {**OmegaConf.to_container(cfg, resolve=True), **about}
-        loggers.append(build(cfg, "logger", save_dir=str(folder), name=name, config=config))
+        about = {
+            "save_dir": str(folder),
+            "name": f"{grammar.name}-{cfg.model.name}-seed{cfg.seed}",
+            # What dashboards group by, under names that no sweep over model= and grammar= takes.
+            "config": {
+                **OmegaConf.to_container(cfg, resolve=True),
+                "architecture": cfg.model.name,
+                "language": grammar.name,
+            },
+            "subjects": subjects(cfg, grammar),
+        }
+        loggers.append(build_offering(cfg, "logger", **about))
     return loggers
+
+
+def subjects(cfg: DictConfig, grammar: Grammar) -> list[str]:
+    """What one would look for a run by: its language, that one's label, the architecture, the experiment."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return [name for name in (grammar.name, grammar.label, cfg.model.name, choices.get("experiment")) if name]
 
 
 @dataclass
@@ -188,7 +205,7 @@ def started(cfg: DictConfig) -> Iterator[Run]:
 
     The folder is written by the first of its processes only.
     """
-    if not is_follower():
+    if cfg.sweep is None and not is_follower():
         check_free(cfg.run_dir, "run_dir")
     seed_everything(cfg.seed, verbose=False)
     experiment = assemble(cfg)
@@ -203,7 +220,9 @@ def started(cfg: DictConfig) -> Iterator[Run]:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("run_dir", run.folder, f"cannot be made: {error.strerror}") from error
-    OmegaConf.save(cfg, run.folder / "config.yaml", resolve=True)
+    if cfg.sweep is not None:
+        clear(cfg, experiment.checkpoint)
+    run_folder.replace_text(run.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     results, beginning = run.results, time.perf_counter()
     try:
         yield run
@@ -220,6 +239,19 @@ def started(cfg: DictConfig) -> Iterator[Run]:
         run_folder.write_results(run.folder, results)
         for logger in run.loggers[1:]:
             close_run(logger, results, run.rows)
+
+
+@rank_zero_only
+def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
+    """Take out of a run's folder what an attempt has left that came to no end, and that this one does again."""
+    folder = Path(cfg.run_dir)
+    (folder / "results.json").unlink(missing_ok=True)
+    (folder / "completions.csv").unlink(missing_ok=True)
+    if checkpoint == last_checkpoint(folder):
+        metrics_file.cut(folder / "metrics.csv", None if has_ended(cfg, checkpoint) else logged_rows(checkpoint))
+    else:
+        (folder / "metrics.csv").unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def yardsticks(experiment: Experiment) -> dict[str, Any]:
@@ -239,14 +271,23 @@ def yardsticks(experiment: Experiment) -> dict[str, Any]:
 def fit(run: Run, trainer: Trainer) -> None:
     """Train."""
     experiment, checkpoints = run.experiment, run.folder / "checkpoints"
-    if run.leads and experiment.checkpoint is not None:
+    if run.leads and experiment.checkpoint not in (None, last_checkpoint(run.folder)):
         best = experiment.checkpoint.with_name("best.ckpt")
         if best.is_file():
             checkpoints.mkdir()
             shutil.copy(best, checkpoints)
     beginning = time.perf_counter()
-    trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
+    with limited(training_threads(experiment)):
+        trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
+    if experiment.checkpoint is not None and has_ended(run.cfg, experiment.checkpoint):
+        epoch = load(experiment.checkpoint, "meta")["epoch"]
+        trainer.fit_loop.load_state_dict(end_of_training(trainer, epoch))
+
+
+def training_threads(experiment: Experiment, seeds: int = 1) -> int:
+    """Threads that a training step is worth, with so many seeds' weights at once."""
+    return threads_for(seeds * multiply_adds(experiment.module.model, experiment.data.tokens_at_once))
 
 
 def test(run: Run, trainer: Trainer) -> None:

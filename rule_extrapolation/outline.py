@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation import errors
-from rule_extrapolation.config import check_arguments, check_settings, naming_keys
+from rule_extrapolation.config import NO_ARGUMENTS, check_arguments, check_settings, naming_keys
 from rule_extrapolation.errors import ConfigError
 
 CLASS_NAME = re.compile("[A-Z][A-Za-z]*[a-z][A-Za-z]*")
@@ -44,7 +44,7 @@ def check_outlines(cfg: DictConfig) -> None:
         if make is None:
             continue
         arguments = OmegaConf.to_container(node, resolve=True)
-        arguments = {key: value for key, value in arguments.items() if key not in ("_target_", "name")}
+        arguments = {key: value for key, value in arguments.items() if key not in NO_ARGUMENTS}
         parameters = inspect.signature(make).parameters.values()
         required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
         given = [name for name in required if name not in arguments]  # by the program, for all that is known here

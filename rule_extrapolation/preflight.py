@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import atexit
+import re
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
-from rule_extrapolation.config import one_line
+from rule_extrapolation.config import one_line, register
 from rule_extrapolation.distributed import is_follower
-from rule_extrapolation.errors import check_free
+from rule_extrapolation.errors import ConfigError, check_free
 from rule_extrapolation.outline import check_outlines
+from rule_extrapolation.sweep import Sweep, begin, check_same_run, compose
+
+# Launchers bring this callback to their processes, and with it what the configuration asks for.
+register()
 
 if TYPE_CHECKING:
     from rule_extrapolation.experiment import Experiment
@@ -34,6 +39,8 @@ class Preflight(Callback):
             [experiment] = check([config])
             if experiment.world.rank:
                 return self.use_no_folder(config)
+            if config.sweep is not None:
+                return check_same_run(Path(config.hydra.run.dir), config, "hydra.run.dir")
             check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 
     def use_no_folder(self, config: DictConfig) -> None:
@@ -45,18 +52,27 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
-            self.check_jobs(config)
+            if config.sweep is None:
+                name = Path(config.hydra.sweep.dir).name
+                with read_write(config.hydra):
+                    plain = re.fullmatch(r"[A-Za-z_][\w.-]*", name)
+                    config.hydra.overrides.task.append(f"sweep={name}" if plain else f"sweep='{name}'")
+            check_jobs(begin(config))
 
-    def check_jobs(self, config: DictConfig) -> None:
-        overrides = list(config.hydra.overrides.task)
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            # Other sweepers choose as they go; what they leave alone can be checked.
-            jobs = [[o.input_line for o in parsed if not o.is_sweep_override()]]
-        else:
-            [jobs] = BasicSweeper.split_arguments(parsed, None)
-        check([compose(config.hydra.job.config_name, overrides=[*job]) for job in jobs])
-        check_free(config.hydra.sweep.dir, "hydra.sweep.dir", "*/results.json")
+
+def check_jobs(sweep: Sweep) -> None:
+    params = [f"{key}={value}" for key, value in (sweep.config.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*params, *sweep.config.hydra.overrides.task])
+    if not sweep.config.hydra.sweeper._target_.endswith("BasicSweeper"):
+        # Other sweepers choose as they go; what they leave alone can be checked.
+        if not any(override.is_sweep_override() for override in parsed):
+            raise ConfigError("model.search", None, "is what to search over; or give ranges: optimizer.lr=1e-3,1e-2")
+        alone = [override.input_line for override in parsed if not override.is_sweep_override()]
+        check([compose(sweep.config, alone, 0).cfg])
+        return
+    [jobs] = BasicSweeper.split_arguments(parsed, None)
+    check([sweep.job(job, number).cfg for number, job in enumerate(jobs)])
+    sweep.say_skipped()
 
 
 def check(configs: list[DictConfig]) -> list[Experiment]:

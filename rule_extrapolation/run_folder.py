@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -66,7 +67,14 @@ def commit() -> str | None:
 
 def write_results(folder: Path, results: dict[str, Any], name: str = "results.json") -> None:
     """Write results.json. Numbers that are not finite, which JSON has not, become null."""
-    (folder / name).write_text(json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
+    replace_text(folder / name, json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that it is never there in part, whenever the process is killed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, newline="")
+    os.replace(temporary, path)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -20,10 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
+from rule_extrapolation.checkpoints import last_checkpoint
 from rule_extrapolation.config import build
-from rule_extrapolation.experiment import Experiment, Run, assemble, started, test
+from rule_extrapolation.errors import RunsFailed
+from rule_extrapolation.experiment import Experiment, Run, assemble, started, test, training_threads
+from rule_extrapolation.launching import cores, threads_of
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.run_folder import read_results
+from rule_extrapolation.sweep import DONE, status
+from rule_extrapolation.threads import limited
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
 INTERRUPTED = 130
@@ -40,17 +45,20 @@ def run_seeds(cfg: DictConfig) -> None:
     in a process of its own.
 
     Raises:
-        SystemExit: runs in processes of their own failed; the others have come to their end.
+        RunsFailed: runs in processes of their own failed; the others have come to their end.
     """
     folder, seeds = Path(cfg.run_dir), range(cfg.seed, cfg.seed + cfg.seeds)
     configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
     experiment = assemble(configs[0], device="meta")
     grammar, reason = experiment.module.grammar, why_apart(cfg, experiment)
+    left = [config for config in configs if cfg.sweep is None or status(Path(config.run_dir)) not in DONE]
+    if reason is None and any(last_checkpoint(Path(config.run_dir)).is_file() for config in left):
+        reason = "each goes on from its own checkpoint"
     if reason is None:
-        run_stacked(configs)
+        run_stacked(left)
     else:
         print(f"Seeds {seeds[0]} to {seeds[-1]} side by side, in processes of their own: {reason}", flush=True)
-        run_apart(configs)
+        run_apart(left)
     results = [read_results(Path(config.run_dir)) for config in configs]
     print_seeds(Console(), grammar, results, folder)
 
@@ -91,7 +99,8 @@ def run_stacked(configs: list[DictConfig]) -> None:
             configs[0], "trainer", logger=MemberLoggers(members), callbacks=[MemberCallbacks(members), *bars]
         )
         beginning = time.perf_counter()
-        trainer.fit(Stack(members, [run.experiment.data for run in runs]))
+        with limited(training_threads(runs[0].experiment, len(runs))):
+            trainer.fit(Stack(members, [run.experiment.data for run in runs]))
         for run in runs:
             run.results["seconds"]["fit"] = time.perf_counter() - beginning
         for run, member in zip(runs, members):
@@ -103,7 +112,7 @@ def run_stacked(configs: list[DictConfig]) -> None:
 def write_hydra(config: DictConfig) -> None:
     """The .hydra folder that the run alone would have."""
     folder = Path(config.run_dir) / ".hydra"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     OmegaConf.set_readonly(hydra.hydra, False)
     task = own_overrides(config)
@@ -119,15 +128,15 @@ def write_hydra(config: DictConfig) -> None:
 def own_overrides(config: DictConfig) -> list[str]:
     """The command line that makes this one run, but for its folder."""
     given = HydraConfig.get().overrides.task
-    others = [o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds", "run_dir")]
+    others = [o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds", "run_dir", "threads")]
     return [*others, f"seed={config.seed}"]
 
 
 def run_apart(configs: list[DictConfig]) -> None:
-    """Run each in a process, as many at a time as there are cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = min(cores, len(configs))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // at_once)), "PYTHONUNBUFFERED": "1"}
+    """Run each in a process, as many at a time as there are cores, or threads for all of them."""
+    threads = configs[0].threads or threads_of(HydraConfig.get().launcher) or cores()
+    at_once = min(threads, len(configs))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // at_once)), "PYTHONUNBUFFERED": "1"}
     sources = HydraConfig.get().runtime.config_sources
     flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     flags += [f"--config-name={HydraConfig.get().job.config_name}"]
@@ -144,7 +153,7 @@ def run_apart(configs: list[DictConfig]) -> None:
         if interrupted.is_set():
             return INTERRUPTED
         command = [sys.executable, "-m", "rule_extrapolation.runner", *flags, *own_overrides(config)]
-        command += [f"hydra.run.dir={config.run_dir}"]
+        command += ["hydra.mode=RUN", f"hydra.run.dir={config.run_dir}"]
         # In a session of its own, Ctrl-C reaches it through us alone: twice would stop it without a checkpoint.
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
         latest: deque[str] = deque(maxlen=ERROR_LINES)
@@ -158,7 +167,8 @@ def run_apart(configs: list[DictConfig]) -> None:
             print("".join(f"seed {config.seed}  {line}" for line in latest), end="", file=sys.stderr, flush=True)
         return process.returncode
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, interrupt) for number in handled}
     try:
         with ThreadPoolExecutor(at_once) as pool:
             codes = list(pool.map(run_one, configs))
@@ -168,4 +178,4 @@ def run_apart(configs: list[DictConfig]) -> None:
     if interrupted.is_set():
         raise KeyboardInterrupt
     if failed := [str(config.seed) for config, code in zip(configs, codes) if code]:
-        sys.exit(f"error: the runs of these seeds failed: {', '.join(failed)}; see their run folders' results.json")
+        raise RunsFailed(f"the runs of these seeds failed: {', '.join(failed)}; see their run folders' results.json")

@@ -139,14 +139,15 @@ CALLS = {
     "linear_recurrence": lambda: recurrence_inputs(2, 5, 3),
     "linear_recurrence_backward": lambda: [t.detach() for t in (*recurrence_inputs(2, 5, 3), torch.ones(2, 5, 3))],
     "gated_recurrence": lambda: [*gated_inputs(2, 2, 5, 3), 2, True],
-    "selective_scan": lambda: scan_inputs(2, 18, 3, 4, torch.float32),
+    "selective_scan": lambda: [*scan_inputs(2, 18, 3, 4, torch.float32), True],
+    "selective_scan_without_gradient": lambda: [*(t.detach() for t in scan_inputs(2, 18, 3, 4, torch.float32)), False],
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_operators_keep_torchs_rules(name):
     """Schema, fake tensors, autograd, and ahead-of-time tracing."""
-    torch.library.opcheck(getattr(OPS, name).default, CALLS[name]())
+    torch.library.opcheck(getattr(OPS, name.removesuffix("_without_gradient")).default, CALLS[name]())
 
 
 @pytest.mark.parametrize("fused", [gated_recurrence.mingru, gated_recurrence.minlstm])

@@ -104,12 +104,14 @@ class TestConfigurations:
     def test_every_option_runs(self, train, group, option):
         assert read_results(train(f"{group}={option}", "trainer.max_steps=1"))["status"] == "finished"
 
-    @pytest.mark.parametrize("option", yaml_options("experiment"))
+    # What is in folders: tests/test_paper.py; mini, which sweeps: tests/test_budget.py
+    @pytest.mark.parametrize("option", [option for option in yaml_options("experiment") if option != "mini"])
     def test_every_experiments_own_command_runs(self, cli, tmp_path, option):
         header = (CONF_DIR / "experiment" / f"{option}.yaml").read_text()
         [command] = re.findall(r"^# +python -m rule_extrapolation\.runner (.*)$", header, re.MULTILINE)
         short = ["logger=csv", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "data.num_train=128"]
-        assert cli(*command.split(), *short, "data.num_val=32", "data.num_test=32")[0] == 0
+        short += ["data.num_val=32", "data.num_test=32", "decoding.max_new_tokens=32"]
+        assert cli(*command.split(), *short)[0] == 0
         assert read_results(runs(tmp_path)[0])["status"] == "finished"
 
     @pytest.mark.parametrize("model", MODELS)
@@ -228,9 +230,9 @@ class TestErrors:
         status, _, err = cli(*ONE_STEP, "hydra.run.dir=here")
         assert status == 2
         assert "hydra.run.dir=here: holds a run already" in err
-        status, _, err = cli("-m", *ONE_STEP, "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
+        status, _, err = cli("-m", *ONE_STEP, "seed=1", "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
         assert status == 2
-        assert "hydra.sweep.dir=.: holds a run already" in err
+        assert re.search("hydra.sweep.dir=.*here: holds a run already, of other settings", err)
         assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
 
 

@@ -98,6 +98,7 @@ def test_a_run_of_it_is_the_agents(name, cli, tmp_path, monkeypatch):
     [folder] = tmp_path.glob("run/wandb/offline-run-*")
     run = read_run(folder)
     assert (run.info["id"], run.info["project"], run.info["group"]) == ("run12345", "the agents", "sweep678")
+    assert run.info["tags"][:3] == ["baN", "L1", "minlstm"]
     assert run.config.items() >= values.items()
     assert run.config["model.name"] == run.config["architecture"] == "minlstm"
     assert run.config["language"] == "baN"

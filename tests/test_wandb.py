@@ -8,6 +8,7 @@ import runpy
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_two_runs_in_one_process(tmp_path: Path) -> None:
 
 def test_a_multirun_logs_a_whole_run_for_each_job(cli, tmp_path: Path) -> None:
     overrides = [override for override in SHORT if override != "logger=csv"]
-    status, out, _ = cli("-m", "seed=0,1", "model.hidden_dim=8", *overrides)
+    status, out, _ = cli("-m", "seed=0,1", "model.hidden_dim=8", "sweep=widths", "logger.tags=[mine]", *overrides)
     end_session()
     assert status == 0
     assert out.count("W&B: no API key, logging offline") == 2
@@ -128,11 +129,30 @@ def test_a_multirun_logs_a_whole_run_for_each_job(cli, tmp_path: Path) -> None:
         assert run.config["model"]["hidden_dim"] == 8
         assert run.config["grammar"]["name"] == "aNbN"
         assert run.info["name"] == f"aNbN-minlstm-seed{seed}"
+        assert run.info["group"] == "widths"
+        assert set(run.info["tags"]) == {"aNbN", "L3", "minlstm", "mine"}
         results = read_results(folder)
         assert run.summary["Test/loss"] == pytest.approx(results["test"]["Test/loss"])
         assert run.summary["optimal_loss"] == pytest.approx(results["optimal_loss"])
         for name in ("ID", "OOD", "SOS"):
             assert run.summary[f"completions/{name}"]["_type"] == "table-file"
+
+
+def test_what_goes_on_in_a_folder_goes_on_in_its_run(tmp_path: Path) -> None:
+    first = start(tmp_path / "one", group="a sweep")
+    first.log_metrics({"loss": 1.0}, step=1)
+    first.close(exit_code=1)
+    end_session()
+    time.sleep(1)  # W&B names folders by the second
+    second, other = start(tmp_path / "one", group="a sweep"), start(tmp_path / "two", group="a sweep")
+    second.log_metrics({"loss": 0.5}, step=2)
+    for logger in (second, other):
+        logger.close()
+    assert second.version == first.version != other.version
+    end_session()
+    runs = [read_run(folder) for folder in sorted((tmp_path / "one").glob("wandb/offline-run-*"))]
+    assert [run.info["id"] for run in runs] == [first.version] * 2
+    assert [column(run, "loss") for run in runs] == [[(1, 1.0)], [(2, 0.5)]]
 
 
 def test_a_history_longer_than_a_block_of_the_file(tmp_path: Path) -> None:

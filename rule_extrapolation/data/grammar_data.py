@@ -84,6 +84,11 @@ class GrammarDataModule(LightningDataModule):
             self.drawn[split] = self.grammar.dataset(self.sizes[split], generator(self.seed, split))
         return self.drawn[split]
 
+    @property
+    def tokens_at_once(self) -> int:
+        """How many tokens a model reads in a batch of training."""
+        return min(self.batch_size, len(self.words(TRAIN))) * (self.grammar.max_length + 1)
+
     def train_dataloader(self) -> TensorBatches:
         return TensorBatches(self.words(TRAIN), self.batch_size, shuffle_seed=self.seed)
 

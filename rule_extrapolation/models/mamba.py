@@ -22,7 +22,7 @@ Scan = Callable[..., tuple[Tensor, Tensor]]
 """A function with the arguments and values of ``selective_scan``."""
 
 MixerState = tuple[Tensor, Tensor | None]
-"""The last inputs of the convolution, (B, d_inner, d_conv - 1), and the SSM state, (B, d_inner, d_state); the latter is
+"""The last inputs of the convolution, (B, d_conv - 1, d_inner), and the SSM state, (B, d_inner, d_state); the latter is
 None before the first token."""
 
 
@@ -51,14 +51,21 @@ class MambaMixer(nn.Module):
         """(B, T, d_model) -> the same shape."""
         inputs, h = state
         x, z = self.in_proj(x).chunk(2, -1)
-        window = torch.cat([inputs, x.mT], 2)
-        x = F.silu(F.conv1d(window, self.conv1d.weight, self.conv1d.bias, groups=len(self.D))).mT
+        window = torch.cat([inputs, x], 1)
+        x = F.silu(self.convolve(window))
         dt, B, C = self.x_proj(x).split(self.widths, -1)
         A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         y, h = scan(x, F.softplus(self.dt_proj(dt)), A, B, C, h)
         y = (y + self.D * x) * F.silu(z)
-        # A copy, since a slice would keep the whole window in memory.
-        return self.out_proj(y), (window[:, :, window.shape[2] - inputs.shape[2] :].clone(), h)
+        inputs = window[:, window.shape[1] - inputs.shape[1] :]
+        # A long window is not kept in memory for the sake of its end.
+        return self.out_proj(y), (inputs if y.shape[1] == 1 else inputs.clone(), h)
+
+    def convolve(self, window: Tensor) -> Tensor:
+        """(B, d_conv - 1 + T, d_inner) -> (B, T, d_inner)"""
+        if window.shape[1] == self.conv1d.kernel_size[0]:  # one token: torch's convolution takes thrice as long
+            return (window * self.conv1d.weight.squeeze(1).mT).sum(1, keepdim=True) + self.conv1d.bias
+        return F.conv1d(window.mT, self.conv1d.weight, self.conv1d.bias, groups=len(self.D)).mT
 
 
 class MambaLM(LanguageModel):
@@ -120,7 +127,7 @@ class MambaLM(LanguageModel):
 
     def init_state(self, batch_size: int) -> tuple[MixerState, ...]:
         d_inner, _, d_conv = self.backbone.layers[0].mixer.conv1d.weight.shape
-        return ((self.lm_head.weight.new_zeros(batch_size, d_inner, d_conv - 1), None),) * len(self.backbone.layers)
+        return ((self.lm_head.weight.new_zeros(batch_size, d_conv - 1, d_inner), None),) * len(self.backbone.layers)
 
     def advance(self, tokens: Tensor, state: tuple[MixerState, ...]) -> tuple[Tensor, tuple[MixerState, ...]]:
         x = self.backbone.embedding(tokens)

@@ -41,17 +41,22 @@ def selective_scan(
     dtype = torch.promote_types(A.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         tensors = [tensor.to(dtype) for tensor in (x, dt, A, B, C, h0)]
-        y, h, *_ = forward(*tensors) if compiled.handles(*tensors) else SelectiveScan.apply(*tensors)
+        if compiled.handles(*tensors):
+            y, h, _ = forward(*tensors, torch.is_grad_enabled())
+        else:
+            y, h = SelectiveScan.apply(*tensors)
     return y.to(x.dtype), h
 
 
 @torch.library.custom_op("rule_extrapolation::selective_scan", mutates_args=(), device_types="cpu")
-def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the state behind the last step, and the states before each stretch, which the backward pass starts from."""
+def forward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the state behind the last step, and the states before each stretch, which the backward pass starts from: only
+    with ``keep``."""
     check_shapes(x, dt, A, B, C, h0)
-    y, h, kept = forward_fake(x, dt, A, B, C, h0)
-    h.copy_(h0)
-    launch(0, (x, dt, A.mT, B, C), (h.mT, kept, y))
+    y, h, kept = forward_fake(x, dt, A, B, C, h0, keep)
+    launch(0, (x, dt, A.mT, B, C, h0.mT), (h.mT, kept, y))
     return y, h, kept
 
 
@@ -88,9 +93,11 @@ def stretch_of(time: int) -> int:
 
 
 @forward.register_fake
-def forward_fake(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def forward_fake(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     (batch, time, channels), states = x.shape, A.shape[1]
-    kept = x.new_empty(batch, -(-time // stretch_of(time)), states, channels)
+    kept = x.new_empty(batch, -(-time // stretch_of(time)) if keep else 0, states, channels)
     return x.new_empty(x.shape), x.new_empty(batch, states, channels).mT, kept
 
 
@@ -102,12 +109,12 @@ def backward_fake(
     return *dense, dh.new_empty(dh.mT.shape).mT
 
 
-def save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:5], output[2])
 
 
-def differentiate(ctx: Any, dy: Tensor, dh: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-    return backward(*ctx.saved_tensors, dy, dh)
+def differentiate(ctx: Any, dy: Tensor, dh: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *backward(*ctx.saved_tensors, dy, dh), None
 
 
 forward.register_autograd(differentiate, setup_context=save)

@@ -59,15 +59,15 @@ def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh):
 def kernels(dtype: type) -> tuple[Any, Any]:
     """(forward, backward), of jobs [0, tasks, time, channels, states, stretch, addresses].
 
-    The addresses are those of x, dt, A, B, C, h, kept, y, and of x, dt, A, B, C, kept, dy, dx, d_dt, dA, dB, dC, dh.
-    States are (batch, N, D) and A is (N, D); h is the state before the first step, and then behind the last. ``kept``
-    is (batch, stretches, N, D), the states before each stretch. dA is (batch, N, D), and dB and dC are
-    (batch, parts, T, N), to be summed over the first and over the second dimension.
+    The addresses are those of x, dt, A, B, C, h0, h, kept, y, and of x, dt, A, B, C, kept, dy, dx, d_dt, dA, dB, dC,
+    dh. States are (batch, N, D) and A is (N, D); h is the state behind the last step. ``kept`` is
+    (batch, stretches, N, D), the states before each stretch, or its address is 0. dA is (batch, N, D), and dB and dC
+    are (batch, parts, T, N), to be summed over the first and over the second dimension.
     """
 
     @kernel
     def forward(job):
-        tasks, time, channels, states, stretch, x, dt, A, B, C, h, kept, y = fields(job, 14)
+        tasks, time, channels, states, stretch, x, dt, A, B, C, h0, h, kept, y = fields(job, 15)
         parts, stretches = (channels + WIDTH - 1) // WIDTH, (time + stretch - 1) // stretch
         u = np.empty(WIDTH, dtype)
         task = claim(job)
@@ -82,8 +82,11 @@ def kernels(dtype: type) -> tuple[Any, Any]:
                 ys[:] = 0
                 Bs, Cs = row(B, (i * time + t) * states, states, dtype), row(C, (i * time + t) * states, states, dtype)
                 for s in range(states):
-                    hs = row(h, (i * states + s) * channels + start, n, dtype)
-                    if t % stretch == 0:
+                    state = (i * states + s) * channels + start
+                    hs = row(h, state, n, dtype)
+                    if t == 0:
+                        hs[:] = row(h0, state, n, dtype)
+                    if kept != 0 and t % stretch == 0:
                         row(kept, ((i * stretches + t // stretch) * states + s) * channels + start, n, dtype)[:] = hs
                     step(dts, row(A, s * channels + start, n, dtype), us, Bs[s], Cs[s], hs, ys)
             task = claim(job)

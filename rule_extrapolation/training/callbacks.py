@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -9,9 +10,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+
+from rule_extrapolation.training.metrics_file import MetricsFile
 
 
 class History(Callback):
@@ -47,10 +51,31 @@ class History(Callback):
         return {"at_best_validation": self.at_best.copy(), "over_training": self.over_training.copy()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"over_training": self.over_training, "at_best": self.at_best}
+        return {"over_training": self.over_training, "at_best": self.at_best, "diverged": self.diverged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.over_training, self.at_best = state_dict["over_training"], state_dict["at_best"]
+        self.diverged = state_dict.get("diverged", False)
+
+
+class EarlyStopping(LightningEarlyStopping):
+    """Lightning's, which also stops a run that goes on from where it has been stopped before."""
+
+    stopped = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self.stopped = self.stopped or trainer.should_stop
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.stopped = state_dict.get("stopped", False)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -70,6 +95,7 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the batch under way is complete.
 
+    With it goes how many rows metrics.csv had: what comes behind them is logged again by a run that goes on from it.
     Lightning logs and validates behind the hooks that stop it: the log of that one step, and a validation under way or
     due, are left out. A second Ctrl-C stops at once and leaves the file as it was. Of several processes, all stop where
     the first one that it reaches does, and so they do on SIGTERM.
@@ -77,14 +103,24 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str):
         self.path = Path(dirpath) / "last.ckpt"
+        self.end = self.path.with_name("end.ckpt")
         self.interrupted = False
+        self.rows = 0
         self.previous_handler: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.path = trainer.strategy.broadcast(self.path)
+        self.end = self.path.with_name("end.ckpt")
 
-    def save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path)
+    def save(self, trainer: Trainer, path: Path | None = None) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+            if isinstance(logger, MetricsFile):
+                self.rows = logger.experiment.rows
+        trainer.save_checkpoint(path or self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -114,12 +150,13 @@ class LastCheckpoint(Checkpoint):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        # Not on_train_end: by then Lightning has counted an epoch that max_steps cut short as complete.
-        stops = self.stops(trainer)
-        if stops or trainer.global_step == self.last_step:
+        if self.stops(trainer):
             self.save(trainer)
-        if stops:
             raise KeyboardInterrupt
+        # Not on_train_end: by then Lightning has counted an epoch that max_steps cut short as complete. But under a
+        # name of its own: a run that is killed in the validation that may be due has to go on from the one before.
+        if trainer.global_step == self.last_step:
+            self.save(trainer, self.end)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self.stops(trainer):
@@ -130,8 +167,14 @@ class LastCheckpoint(Checkpoint):
         if trainer.state.fn == TrainerFn.FITTING:
             stops = self.stops(trainer)
             self.save(trainer)
+            if trainer.is_global_zero:
+                self.end.unlink(missing_ok=True)
             if stops:
                 raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self.end.is_file():
+            os.replace(self.end, self.path)
 
     def teardown(self, *_: Any, **__: Any) -> None:
         if self.previous_handler is not None:

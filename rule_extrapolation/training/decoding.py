@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from rule_extrapolation.errors import ConfigError, check_positive, check_seed
 from rule_extrapolation.grammars.grammar import EOS, PAD
-from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.models.language_model import LanguageModel, State
+from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.seeding import generator
+from rule_extrapolation.threads import limited, multiply_adds, threads_for
 
 
 class Decoder(ABC):
@@ -58,24 +61,37 @@ class Decoder(ABC):
         prompts = prompts if rows is None else prompts[rows]
         if len(prompts) == 0:
             return prompts
+        keep_freed_memory()
         generator = generator or self.make_generator()
-        logits, state = model.prefill(prompts)
+
+        def pick(logits: Tensor) -> Tensor:
+            if rows is None:
+                return self.pick(logits, generator)
+            # Among the others, so that a row's draws are the same whoever completes those.
+            everyone = logits.new_zeros(total, logits.shape[1])
+            everyone[rows] = logits
+            return self.pick(everyone, generator)[rows]
+
+        with limited(threads_for(multiply_adds(model, prompts.numel()))):
+            logits, state = model.prefill(prompts)
+        with limited(threads_for(multiply_adds(model, len(prompts)))):
+            tokens = self.go_on(model, prompts, logits, state, pick)
+        return torch.cat([prompts, torch.stack(tokens, 1)], 1)
+
+    def go_on(
+        self, model: LanguageModel, prompts: Tensor, logits: Tensor, state: State, pick: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """The (B,) tokens behind prompts, from what the model's ``prefill`` gave."""
         tokens = []
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
         for remaining in reversed(range(self.budget(model, prompts.shape[1]))):
-            if rows is None:
-                token = self.pick(logits, generator)
-            else:  # so that a row's draws are the same whoever completes the others
-                everyone = logits.new_zeros(total, logits.shape[1])
-                everyone[rows] = logits
-                token = self.pick(everyone, generator)[rows]
-            token = token.masked_fill(finished, PAD)
+            token = pick(logits).masked_fill(finished, PAD)
             tokens.append(token)
             finished |= token == EOS
             if finished.all() or not remaining:
                 break
             logits, state = model.step(token, state)
-        return torch.cat([prompts, torch.stack(tokens, 1)], 1)
+        return tokens
 
 
 class Greedy(Decoder):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -64,6 +65,14 @@ class RuleExtrapolation(LightningModule):
                 grammar.max_length,
                 f"words or prompts take {longest} tokens, and the model reads {model.max_context}; change one",
             )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes each hook's name here, some fifty times a step, and nn.Module would search weights and buffers
+        # for each.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     @property
     def caveat(self) -> str | None:
@@ -218,3 +227,14 @@ def logs_this_step(trainer: Trainer) -> bool:
     """
     every = trainer.log_every_n_steps
     return every > 0 and ((trainer.global_step + 1) % every == 0 or trainer.should_stop)
+
+
+def end_of_training(trainer: Trainer, epoch: int) -> dict[str, Any]:
+    """The state of Lightning's fit loop as it is when a training ends within an epoch, or with it.
+
+    Lightning counts the epoch that a run stops in as complete, and a step back while it validates.
+    """
+    progress = deepcopy(trainer.fit_loop.state_dict())
+    progress["epoch_progress"]["current"]["completed"] = epoch + 1
+    progress["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+    return progress

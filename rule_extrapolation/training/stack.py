@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from rule_extrapolation.data.grammar_data import TensorBatches
 from rule_extrapolation.training.callbacks import LastCheckpoint
-from rule_extrapolation.training.module import RuleExtrapolation, logs_this_step
+from rule_extrapolation.training.module import RuleExtrapolation, end_of_training, logs_this_step
 
 
 class Member:
@@ -252,10 +252,7 @@ class MemberCallbacks(Checkpoint):
             for hook in ("on_train_epoch_end", "on_train_end"):
                 for callback in member.callbacks:
                     getattr(callback, hook)(member, member.module)
-            member.progress = deepcopy(trainer.fit_loop.state_dict())
-            # Lightning counts the epoch that a run stops in as complete, and a step back while it validates.
-            member.progress["epoch_progress"]["current"]["completed"] = trainer.current_epoch + 1
-            member.progress["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+            member.progress = end_of_training(trainer, trainer.current_epoch)
         self.training = [member for member in self.training if not member.should_stop]
         if leaving and self.training:
             trainer.lightning_module.drop(leaving)

@@ -1,0 +1,135 @@
+"""The published settings: experiment=paper/<language>, held against the paper value by value."""
+
+import csv
+import math
+import re
+
+import pytest
+from conftest import read_results
+from hydra import compose, initialize_config_dir
+
+from rule_extrapolation.config import CONF_DIR, PACKAGE
+from rule_extrapolation.experiment import assemble
+
+with open(PACKAGE / "reporting" / "published_results.csv") as file:
+    PUBLISHED = list(csv.DictReader(file))
+LANGUAGES = list(dict.fromkeys(row["grammar"] for row in PUBLISHED))
+FIGURES = ("test_loss", "id_rule_1", "id_rule_2", "ood_rule_1", "ood_rule_2_completion")
+
+# arXiv 2409.13728, appendix; linear's bias and lstm's embedding from the authors' code
+SIZES = {
+    "transformer": {
+        "dim_model": 10,
+        "num_heads": 5,
+        "num_decoder_layers": 7,
+        "dim_feedforward": 1024,
+        "dropout_p": 0.1,
+        "layer_norm_eps": 6e-3,
+        "norm_first": False,
+        "relu_rescale": 1.0,
+    },
+    "lstm": {"embedding_dim": 10, "hidden_dim": 64, "num_layers": 5, "dropout": 0.4},
+    "mamba": {"d_model": 32, "d_state": 16, "d_conv": 8, "n_layers": 10},
+    "xlstm": {"num_blocks": 6, "embedding_dim": 64, "slstm_at": [1]},
+    "linear": {"embedding_dim": 10, "bias": True, "max_data_length": 256},
+}
+SETTINGS = {
+    "data.max_length": 256,
+    "data.batch_size": 128,
+    "optimizer._target_": "torch.optim.AdamW",
+    "optimizer.lr": 2e-3,
+    "optimizer.weight_decay": 0.01,  # torch's default
+    "scheduler._target_": "rule_extrapolation.training.schedules.inverse_sqrt",
+    "scheduler.warmup": 1000,
+    "scheduler.interval": "epoch",
+    "trainer.max_epochs": 50_000,
+    "trainer.max_steps": -1,
+    "trainer.check_val_every_n_epoch": 250,
+    "trainer.val_check_interval": 1.0,
+    "callbacks.early_stopping.monitor": "Val/loss",
+    "callbacks.early_stopping.patience": 25,
+    "decoding._target_": "rule_extrapolation.training.decoding.Greedy",
+    "decoding.max_new_tokens": 300,
+}
+TRAINING_WORDS = {"baN": 15_000, "bbaN": 15_000, "aNbN": 128, "aNbNcN": 85}  # of the latter two, all there are
+
+
+def header(language):
+    return (CONF_DIR / "experiment" / "paper" / f"{language}.yaml").read_text()
+
+
+def commands(language):
+    return [c.split() for c in re.findall(r"^# +python -m rule_extrapolation\.runner (.*)$", header(language), re.M)]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose("config", [*overrides, "run_dir=''"])
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row['grammar']}-{row['model']}")
+def test_each_published_figure_has_one_command_with_the_published_settings(row):
+    [command] = [c for c in commands(row["grammar"]) if f"model={row['model']}" in c]
+    assert command[0] == f"experiment=paper/{row['grammar']}"
+    cfg = composed(*command)
+    assert (cfg.grammar.name, cfg.model.name, cfg.seed) == (row["grammar"], row["model"], 0)
+    sizes = {**SIZES[row["model"]], **({"published_mask": True} if row["model"] == "linear" else {})}
+    assert {key: cfg.model[key] for key in sizes} == sizes
+    values = {key: cfg[key.split(".")[0]] for key in SETTINGS}
+    for key in SETTINGS:
+        for part in key.split(".")[1:]:
+            values[key] = values[key][part]
+    assert values == SETTINGS
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_training_words_and_budgets(language):
+    for model, budget in {"lstm": 300, "linear": 257 + 1}.items():
+        experiment = assemble(composed(f"experiment=paper/{language}", f"model={model}"), device="meta")
+        prompt = experiment.module.grammar.prompts["ID"].shape[1]
+        expected = budget if model == "lstm" else budget - prompt  # to the end of its window
+        assert experiment.module.decoder.budget(experiment.module.model, prompt) == expected
+        [[_, scheduler]] = [[*experiment.module.configure_optimizers().values()]]
+        assert scheduler["interval"] == "epoch"
+    assert len(experiment.data.train_dataloader().rows) == TRAINING_WORDS.get(language, 512)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_headers_hold_the_published_figures(language):
+    text = header(language)
+    for row in (row for row in PUBLISHED if row["grammar"] == language):
+        assert f"The paper calls it {row['paper_label']}" in text
+        figures = [f"{float(row[f'{name}_mean']):.4f} ± {float(row[f'{name}_std']):.4f}" for name in FIGURES]
+        assert re.search(rf"^#   {row['model']} +{row['n_runs']} +{'  '.join(figures)}$", text, re.M)
+
+
+SHORT = ["logger=csv", "data.max_length=12", "data.num_train=32", "data.num_val=8", "data.num_test=8"]
+SHORT += ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "decoding.max_new_tokens=2"]
+ALL = [command for language in LANGUAGES for command in commands(language)]
+# Each language and each model once.
+SOME = [commands(language)[i % 5] for i, language in enumerate(LANGUAGES)]
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=[] if c in SOME else pytest.mark.slow, id=" ".join(c[:2])) for c in ALL]
+)
+def test_each_published_figures_command_runs(cli, tmp_path, command):
+    assert cli(*command, *SHORT)[0] == 0
+    [results] = [read_results(path.parent) for path in tmp_path.rglob("results.json")]
+    assert results["status"] == "finished"
+    assert math.isfinite(results["over_training"]["Val/loss"])
+    assert results["caveat"] == ("published mask: sees the future" if "model.published_mask=true" in command else None)
+
+
+@pytest.mark.parametrize("model", ["minlstm", "mingru"])
+def test_what_the_paper_has_not_got_runs_with_its_settings(model):
+    cfg = composed("experiment=paper/baN", f"model={model}")
+    assert cfg.model.num_layers == SIZES["lstm"]["num_layers"]
+    assert assemble(cfg, device="meta").module.model.num_parameters > 0
+
+
+def test_sizes_come_from_the_command_line_first_and_only_for_the_chosen_model():
+    assert composed("experiment=paper/baN", "model=lstm", "model.hidden_dim=3").model.hidden_dim == 3
+    assert composed("sizes=paper", "model=mamba").model.n_layers == SIZES["mamba"]["n_layers"]
+    assert composed("experiment=paper", "model=oracle").model.name == "oracle"  # which has no sizes
+    assert composed("model=lstm").model.hidden_dim == 256
