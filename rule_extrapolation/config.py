@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import pydoc
 import types
 import typing
@@ -22,6 +23,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from rule_extrapolation.distributed import is_distributed
 from rule_extrapolation.errors import ConfigError, check_positive, check_seed, one_of
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, target
 from rule_extrapolation.identity import identity
@@ -184,6 +186,10 @@ def check_settings(cfg: DictConfig) -> None:
         check_seed(seeds=cfg.seed + cfg.seeds - 1)
         if cfg.resume is not None:
             raise ConfigError("seeds", cfg.seeds, "resume= goes on with one run; leave seeds out, and set its seed")
+        if "WANDB_SWEEP_ID" in os.environ:
+            raise ConfigError("seeds", cfg.seeds, "W&B's agent takes one run at a time; sweep over seed instead")
+        if is_distributed(cfg.trainer):
+            raise ConfigError("seeds", cfg.seeds, "several processes take one run at a time; use -m seed=0,1,...")
     limits = {key: value for key, value in cfg.trainer.items() if key.startswith(("max_", "limit_")) and value != -1}
     names = ("val_check_interval", "check_val_every_n_epoch", "gradient_clip_val", "accumulate_grad_batches")
     numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}

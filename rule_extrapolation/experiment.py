@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -26,6 +27,7 @@ from rule_extrapolation import run_folder
 from rule_extrapolation.checkpoints import find_checkpoint, has_ended, last_checkpoint, load, load_weights, logged_rows
 from rule_extrapolation.config import build, build_offering, check_settings, naming_keys, recipe
 from rule_extrapolation.data.grammar_data import TEST, TRAIN
+from rule_extrapolation.distributed import World, is_follower, processes, world_of
 from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.ops.allocator import keep_freed_memory
@@ -46,6 +48,7 @@ class Experiment:
     callbacks: list[Callback]
     checkpoint: Path | None
     """Where training goes on from."""
+    world: World
 
     @property
     def history(self) -> History:
@@ -103,7 +106,8 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
         scheduler(built)
     if set(cfg.logger) != {"name"}:  # csv has nothing to set
         recipe(cfg, "logger", given=["save_dir", "name", "config", "subjects"])
-    build(cfg, "trainer", logger=False, callbacks=[])  # Lightning's own checks
+    trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning's own checks
+    world = world_of(trainer, cfg)
     nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
     callbacks = [build_offering(cfg, f"callbacks.{name}", grammar=grammar, model=model) for name in nodes]
     if not cfg.trainer.get("enable_progress_bar", True):
@@ -116,7 +120,7 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
             check_choice(module.validation_names(), **{f"callbacks.{name}.monitor": node.monitor})
         if "patience" in node:
             check_positive(**{f"callbacks.{name}.patience": node.patience})
-    return Experiment(data, module, callbacks, find_checkpoint(cfg, module))
+    return Experiment(data, module, callbacks, find_checkpoint(cfg, module), world)
 
 
 def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logger]:
@@ -126,7 +130,12 @@ def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logge
         about = {
             "save_dir": str(folder),
             "name": f"{grammar.name}-{cfg.model.name}-seed{cfg.seed}",
-            "config": OmegaConf.to_container(cfg, resolve=True),
+            # What dashboards group by, under names that no sweep over model= and grammar= takes.
+            "config": {
+                **OmegaConf.to_container(cfg, resolve=True),
+                "architecture": cfg.model.name,
+                "language": grammar.name,
+            },
             "subjects": subjects(cfg, grammar),
         }
         loggers.append(build_offering(cfg, "logger", **about))
@@ -157,8 +166,16 @@ class Run:
     def grammar(self) -> Grammar:
         return self.experiment.module.grammar
 
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one of its processes that prints and writes."""
+        return self.experiment.world.rank == 0
+
     def prepare(self) -> None:
         """What needs no training: yardsticks and loggers."""
+        if not self.leads:
+            self.loggers.append(DummyLogger())  # none at all is an error of the callback that logs the learning rate
+            return
         self.results |= yardsticks(self.experiment)
         self.loggers += start_loggers(self.cfg, self.folder, self.grammar)
 
@@ -171,24 +188,35 @@ def run(cfg: DictConfig) -> None:
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
     with started(cfg) as run:
-        print(describe_run(run.results, run.grammar), flush=True)
-        run.prepare()
-        trainer = build(cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
-        if run.experiment.module.model.num_parameters:
-            fit(run, trainer)
-        test(run, trainer)
-    print_run(Console(), run.grammar, run.results, run.rows, run.folder)
+        if run.leads:
+            print(describe_run(run.results, run.grammar), flush=True)
+        with processes(run.experiment.world, run.folder / "config.yaml"):
+            run.prepare()
+            trainer = build(cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
+            if run.experiment.module.model.num_parameters:
+                fit(run, trainer)
+            test(run, trainer)
+    if run.leads:
+        print_run(Console(), run.grammar, run.results, run.rows, run.folder)
 
 
 @contextmanager
 def started(cfg: DictConfig) -> Iterator[Run]:
-    """A run with its folder, whose results.json says how it ended, whichever way that is."""
-    if cfg.sweep is None:
+    """A run with its folder, whose results.json says how it ended, whichever way that is.
+
+    The folder is written by the first of its processes only.
+    """
+    if cfg.sweep is None and not is_follower():
         check_free(cfg.run_dir, "run_dir")
     seed_everything(cfg.seed, verbose=False)
     experiment = assemble(cfg)
     module = experiment.module
     run = Run(cfg, experiment, run_folder.header(cfg, module.grammar, module.model, module.caveat))
+    if not run.leads:
+        if experiment.world.to_start:  # on another machine, in a folder that is thrown away
+            OmegaConf.save(cfg, run.folder / "config.yaml", resolve=True)
+        yield run
+        return
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -244,7 +272,7 @@ def yardsticks(experiment: Experiment) -> dict[str, Any]:
 def fit(run: Run, trainer: Trainer) -> None:
     """Train."""
     experiment, checkpoints = run.experiment, run.folder / "checkpoints"
-    if experiment.checkpoint not in (None, last_checkpoint(run.folder)):
+    if run.leads and experiment.checkpoint not in (None, last_checkpoint(run.folder)):
         best = experiment.checkpoint.with_name("best.ckpt")
         if best.is_file():
             checkpoints.mkdir()
@@ -269,11 +297,13 @@ def test(run: Run, trainer: Trainer) -> None:
     module, data, history = run.experiment.module, run.experiment.data, run.experiment.history
     # A training that ends before its first validation has no best.
     candidates = [run.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    checkpoint = next(filter(Path.is_file, candidates), None)
+    checkpoint = trainer.strategy.broadcast(next(filter(Path.is_file, candidates), None))
     run.results |= history.results()
     run.results["tested"] = checkpoint and checkpoint.stem
     diverged = history.diverged  # the test's checkpoint brings another history
     trainer.test(module, data, checkpoint, weights_only=True, verbose=False)
+    if not run.leads:
+        return
     figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
     run.results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
     run.rows += run_folder.judged_rows(module.grammar, module.completions)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
 from rule_extrapolation.config import one_line, register
+from rule_extrapolation.distributed import is_follower
 from rule_extrapolation.errors import ConfigError, check_free
 from rule_extrapolation.outline import check_outlines
 from rule_extrapolation.sweep import Sweep, begin, check_same_run, compose
@@ -22,16 +27,28 @@ from rule_extrapolation.sweep import Sweep, begin, check_same_run, compose
 # Launchers bring this callback to their processes, and with it what the configuration asks for.
 register()
 
+if TYPE_CHECKING:
+    from rule_extrapolation.experiment import Experiment
+
 
 class Preflight(Callback):
     """A Hydra callback that assembles every job without weights, and exits with one line where one cannot work."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
-            check([config])
+            [experiment] = check([config])
+            if experiment.world.rank:
+                return self.use_no_folder(config)
             if config.sweep is not None:
                 return check_same_run(Path(config.hydra.run.dir), config, "hydra.run.dir")
             check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
+
+    def use_no_folder(self, config: DictConfig) -> None:
+        """Where torchrun or srun starts a run's processes, each would make a folder of its own."""
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        with flag_override(config, ["readonly", "struct"], False):
+            config.hydra.run.dir, config.hydra.output_subdir = folder, None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
@@ -58,15 +75,15 @@ def check_jobs(sweep: Sweep) -> None:
     sweep.say_skipped()
 
 
-def check(configs: list[DictConfig]) -> None:
+def check(configs: list[DictConfig]) -> list[Experiment]:
+    """Assemble them without weights."""
     configs = [without_hydra(config) for config in configs]
     for cfg in configs:
         check_outlines(cfg)
     # torch and Lightning take seconds to import: not before all that needs neither has been checked.
     from rule_extrapolation.experiment import assemble
 
-    for cfg in configs:
-        assemble(cfg, device="meta")
+    return [assemble(cfg, device="meta") for cfg in configs]
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -87,6 +104,9 @@ def failing_in_one_line() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    if is_follower():
+        time.sleep(3)  # the first process says the same: whoever ends before it may end it too, as torchrun has it
+    else:
+        print(f"error: {message}", file=sys.stderr)
     # Hydra swallows exceptions from callbacks, but not an exit.
     raise SystemExit(2)

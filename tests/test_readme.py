@@ -9,19 +9,25 @@ import shlex
 import pytest
 from conftest import ROOT, SHORT
 
-from rule_extrapolation import budget, complete, evaluate, report, runner
+from rule_extrapolation import budget, complete, dashboard, evaluate, report, runner
 
 README = (ROOT / "README.md").read_text()
 COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"
 COMMANDS = re.findall(COMMAND, README, re.MULTILINE)
-MAINS = {"runner": runner.main, "evaluate": evaluate.main, "complete": complete.main}
-MAINS |= {"budget": budget.main, "report": report.main}
+MAINS = {
+    "runner": runner.main,
+    "evaluate": evaluate.main,
+    "complete": complete.main,
+    "budget": budget.main,
+    "dashboard": dashboard.main,
+    "report": report.main,
+}
 # What each is shortened by comes after what it says itself, and so wins.
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 29
+    assert len(COMMANDS) == 30
     assert "@@" not in README
 
 
@@ -57,6 +63,7 @@ def test_the_sweep_runs_in_full(cli, tmp_path):
     assert len(list(tmp_path.rglob("results.json"))) == 7 * 6
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic V1:DeprecationWarning")  # wandb-workspaces' own
 @pytest.mark.parametrize(("program", "command"), COMMANDS)
 def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     arguments = shlex.split(command)
@@ -71,6 +78,12 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
         cli("hydra.run.dir=first", *TINY)
     if "runs=sweep" in arguments:
         cli("hydra.run.dir=sweep/0", *TINY)
+    if program == "dashboard":
+        import wandb
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        wandb.teardown()
     before = set(tmp_path.rglob("results.json"))
     monkeypatch.setattr("sys.stdin", io.StringIO("aab\n"))
     status, out, err = (

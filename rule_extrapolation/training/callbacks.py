@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, T
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 
 from rule_extrapolation.training.metrics_file import MetricsFile
 
@@ -96,7 +97,8 @@ class LastCheckpoint(Checkpoint):
 
     With it goes how many rows metrics.csv had: what comes behind them is logged again by a run that goes on from it.
     Lightning logs and validates behind the hooks that stop it: the log of that one step, and a validation under way or
-    due, are left out. A second Ctrl-C stops at once and leaves the file as it was.
+    due, are left out. A second Ctrl-C stops at once and leaves the file as it was. Of several processes, all stop where
+    the first one that it reaches does, and so they do on SIGTERM.
     """
 
     def __init__(self, dirpath: str):
@@ -105,6 +107,10 @@ class LastCheckpoint(Checkpoint):
         self.interrupted = False
         self.rows = 0
         self.previous_handler: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.path = trainer.strategy.broadcast(self.path)
+        self.end = self.path.with_name("end.ckpt")
 
     def save(self, trainer: Trainer, path: Path | None = None) -> None:
         for logger in trainer.loggers:
@@ -123,13 +129,28 @@ class LastCheckpoint(Checkpoint):
     def on_sigint(self, signum: int, frame: Any) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nStopping after this batch; Ctrl-C again stops at once.", flush=True)
+        rank_zero_only(print)("\nStopping after this batch; Ctrl-C again stops at once.", flush=True)
+
+    def stops(self, trainer: Trainer) -> bool:
+        if trainer.world_size > 1:
+            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+        return self.interrupted
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.estimated_stepping_batches
+        if trainer.world_size > 1:
+            # Lightning's handler would wait for the other processes there and then, and they for this one.
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+
+    def on_sigterm(self, signum: int, frame: Any) -> None:
+        self.interrupted = True
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.interrupted:
+        if self.stops(trainer):
             self.save(trainer)
             raise KeyboardInterrupt
         # Not on_train_end: by then Lightning has counted an epoch that max_steps cut short as complete. But under a
@@ -138,19 +159,21 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer, self.end)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.interrupted:
+        if self.stops(trainer):
             self.save(trainer)
             raise KeyboardInterrupt
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
+            stops = self.stops(trainer)
             self.save(trainer)
-            self.end.unlink(missing_ok=True)
-            if self.interrupted:
+            if trainer.is_global_zero:
+                self.end.unlink(missing_ok=True)
+            if stops:
                 raise KeyboardInterrupt
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.end.is_file():
+        if trainer.is_global_zero and self.end.is_file():
             os.replace(self.end, self.path)
 
     def teardown(self, *_: Any, **__: Any) -> None:

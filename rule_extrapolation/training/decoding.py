@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,12 +44,21 @@ class Decoder(ABC):
         return min(self.max_new_tokens, model.max_context - prompt_length + 1)
 
     @torch.no_grad()
-    def __call__(self, model: LanguageModel, prompts: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        model: LanguageModel,
+        prompts: Tensor,
+        generator: torch.Generator | None = None,
+        rows: slice | None = None,
+    ) -> Tensor:
         """(B, P) prompts -> (B, P + new): the prompts, what the model adds up to EOS, then PAD.
 
         Args:
             generator: to go on with the draws of an earlier call, instead of beginning anew.
+            rows: which prompts to complete, as they would be among the others; all of them by default.
         """
+        total = len(prompts)
+        prompts = prompts if rows is None else prompts[rows]
         if len(prompts) == 0:
             return prompts
         keep_freed_memory()
@@ -63,7 +73,7 @@ class Decoder(ABC):
         tokens = []
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
         for remaining in reversed(range(self.budget(model, prompts.shape[1]))):
-            token = self.pick(logits, generator).masked_fill(finished, PAD)
+            token = pick(logits).masked_fill(finished, PAD)
             tokens.append(token)
             finished |= token == EOS
             if finished.all() or not remaining:

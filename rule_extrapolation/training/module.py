@@ -13,9 +13,11 @@ from torch.optim import Optimizer
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import PAD, Grammar
 from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.seeding import generator
 from rule_extrapolation.training.decoding import Decoder
 from rule_extrapolation.training.metrics import accuracies, judge_completions, metric_names
 from rule_extrapolation.training.ood import OODTraining
+from rule_extrapolation.training.shard import Shard
 
 
 class RuleExtrapolation(LightningModule):
@@ -26,6 +28,8 @@ class RuleExtrapolation(LightningModule):
     ``objective`` (whichever of the two the model trains on), ``accuracy`` (of the next token, PAD targets left out),
     ``kl`` (loss - optimal loss, where that is known), and the accuracies of ``metrics.accuracies`` for the prompt sets
     ID, OOD and SOS. Losses are in nats per token.
+
+    Where several processes train the module, each gets the same batches and takes its own rows of them.
 
     Args:
         optimizer: makes the optimizer from parameters.
@@ -76,6 +80,10 @@ class RuleExtrapolation(LightningModule):
         caveats = [self.model.caveat, self.ood and self.ood.caveat]
         return "; ".join(filter(None, caveats)) or None
 
+    @property
+    def shard(self) -> Shard:
+        return Shard() if self._trainer is None else Shard(self.trainer.global_rank, self.trainer.world_size)
+
     def validation_names(self) -> list[str]:
         """What a callback may monitor: everything that a validation can log."""
         losses = ["loss", "loss_ignore_pad", "objective", "accuracy"]
@@ -105,14 +113,32 @@ class RuleExtrapolation(LightningModule):
         return losses
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        losses, _ = self.losses(batch)
+        shard = self.shard
+        own = shard.of(batch)
+        losses, _ = self.losses(own)
+        if shard.size > 1:
+            losses = {name: loss * self.weight(name, own, batch) for name, loss in losses.items()}
         objective = losses.pop("objective")
         if self.ood is not None:
-            losses["ood_loss"] = self.ood.loss(self.model, self.ood.next_batch().to(self.device))
+            losses["ood_loss"] = self.ood_loss(self.ood.next_batch().to(self.device))
             objective = objective + self.ood.weight * losses["ood_loss"]
         if logs_this_step(self.trainer):
-            self.log_dict({f"Train/{name}": loss for name, loss in losses.items()})
+            self.log_dict({f"Train/{name}": loss for name, loss in losses.items()}, sync_dist=True)
         return objective
+
+    def weight(self, name: str, own: Tensor, batch: Tensor) -> Tensor | float:
+        """``Shard.weight`` of a loss, by this process's rows and those of the whole batch."""
+        return self.shard.weight(batch, self.count(name, own[:, 1:]), self.count(name, batch[:, 1:]))
+
+    def count(self, name: str, targets: Tensor) -> Tensor | int:
+        """How much a loss or the accuracy is a mean over: symbols, each row's EOS among them, or rows."""
+        over_symbols = ("loss_ignore_pad", "accuracy", *(["objective"] if self.model.ignore_pad_in_loss else []))
+        return (targets != PAD).sum() if name in over_symbols else len(targets)
+
+    def ood_loss(self, batch: Tensor) -> Tensor:
+        own = self.shard.of(batch)
+        weight = self.shard.weight(batch, self.ood.count(own), self.ood.count(batch))
+        return self.ood.loss(self.model, own) * weight
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         self.evaluation_step(batch, "Val")
@@ -121,8 +147,13 @@ class RuleExtrapolation(LightningModule):
         self.evaluation_step(batch, "Test")
 
     def evaluation_step(self, batch: Tensor, stage: str) -> None:
-        for name, (value, count) in self.evaluate_batch(self.model(batch[:, :-1]), batch[:, 1:]).items():
-            self.log(f"{stage}/{name}", value, batch_size=count)
+        shard = self.shard
+        own = shard.of(batch)
+        for name, (value, count) in self.evaluate_batch(self.model(own[:, :-1]), own[:, 1:]).items():
+            if shard.size > 1:
+                # The same count in each process: Lightning cuts the mean of counts that differ to an integer.
+                value, count = value * self.weight(name, own, batch), int(self.count(name, batch[:, 1:]))
+            self.log(f"{stage}/{name}", value, batch_size=count, sync_dist=True)
 
     def evaluate_batch(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
         """(B, num_tokens, T) logits and (B, T) targets -> means, each with how many it is taken over."""
@@ -138,27 +169,39 @@ class RuleExtrapolation(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.complete_prompts("Val")
-        self.log_dict(self.prompt_accuracies)
+        self.log_dict(self.prompt_accuracies, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
         self.completions = self.complete_prompts("Test")
-        self.log_dict(self.prompt_accuracies)
+        self.log_dict(self.prompt_accuracies, sync_dist=True)
 
     def complete_prompts(self, stage: str) -> dict[str, Tensor]:
         """Complete every prompt set, and find what holds: ``prompt_accuracies``. Returns the completions by set."""
         completed, self.prompt_accuracies = {}, {}
         for name, prompts in self.grammar.prompts.items():
-            completions = self.decoder(self.model, prompts.to(self.device)).cpu()
+            completions = self.complete(prompts.to(self.device)).cpu()
             completed[name] = completions
             verdicts = judge_completions(self.grammar, completions, prompts.shape[1])
             self.prompt_accuracies |= accuracies(verdicts, f"{stage}/{name}")
         return completed
 
-    # Dropout draws from torch's global generator: a resumed run goes on with the state that it had, and with the OOD
-    # prompts that are next.
+    def complete(self, prompts: Tensor) -> Tensor:
+        """(B, P) prompts -> (B, P + new) in every process, though each completes only its own."""
+        shard = self.shard
+        if shard.size == 1 or not len(prompts):
+            return self.decoder(self.model, prompts)
+        own = self.decoder(self.model, prompts, rows=shard.rows)
+        width = int(shard.gather(torch.tensor([own.shape[1]], device=self.device)).max())
+        height = -(-len(prompts) // shard.size)
+        padded = F.pad(own, (0, width - own.shape[1], 0, height - len(own)), value=PAD)
+        return shard.gather(padded).transpose(0, 1).flatten(0, 1)[: len(prompts)]
+
+    # Dropout draws from torch's global generator, in each process another stream: a resumed run goes on with the states
+    # that it had, and with the OOD prompts that are next.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rng_state"] = torch.get_rng_state()
+        state = torch.get_rng_state()
+        checkpoint["rng_state"] = state if self.shard.size == 1 else self.shard.gather(state.to(self.device)).cpu()
         if self.ood is not None:
             checkpoint["ood"] = self.ood.state_dict()
 
@@ -168,8 +211,12 @@ class RuleExtrapolation(LightningModule):
             self.ood.load_state_dict(checkpoint["ood"])
 
     def on_train_start(self) -> None:
-        if self.rng_state is not None:
-            torch.set_rng_state(self.rng_state.cpu())
+        rank = self.shard.rank
+        states = () if self.rng_state is None else torch.atleast_2d(self.rng_state.cpu())
+        if rank < len(states):
+            torch.set_rng_state(states[rank].clone())  # torch reads a row of it from the start of all
+        elif rank:
+            torch.manual_seed(generator(torch.initial_seed(), rank).initial_seed())
 
 
 def logs_this_step(trainer: Trainer) -> bool:

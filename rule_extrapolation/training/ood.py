@@ -78,6 +78,10 @@ class OODTraining:
         behind = self.prompt_length - 1  # the token behind the prompt is the target of the prompt's last one
         return F.cross_entropy(logits[:, :, behind:], targets[:, behind:], ignore_index=PAD)
 
+    def count(self, rows: Tensor) -> Tensor:
+        """How many tokens the loss is a mean over."""
+        return (rows[:, self.prompt_length :] != PAD).sum()
+
     def state_dict(self) -> dict[str, int]:
         return self.batches.state_dict()
 

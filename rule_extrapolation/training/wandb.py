@@ -60,6 +60,9 @@ def wandb_logger(
     It goes on with the run that was there before, if there is one: a run folder has one W&B run. `subjects` are tags
     that come before `tags`.
 
+    Under `wandb agent` it is the agent's run, whose project, id and settings of the sweep are the agent's to say; the
+    rest of `config` has dotted keys then, as the sweep's settings have, and the default group is the sweep.
+
     It logs offline if `offline` or WANDB_MODE says so, if there is no API key, and if the server is unreachable or
     turns the run down (a revoked key, say); `wandb sync` uploads it later. WANDB_MODE=disabled logs nothing.
     Raises ConfigError if wandb is not installed or a setting is not valid.
@@ -92,7 +95,7 @@ def _start(offline: bool, save_dir: str, about: dict[str, Any]) -> tuple[wandb.R
     settings = wandb.setup().settings
     if settings.mode == "disabled":
         return _init("disabled", save_dir, about), "disabled by WANDB_MODE"
-    problem = "offline=true" if offline else _problem(settings)
+    problem = "offline=true" if offline else why_offline(settings)
     if problem is None:
         try:
             run = _init("online", save_dir, about)
@@ -111,7 +114,11 @@ def _init(mode: str, save_dir: str, about: dict[str, Any]) -> wandb.Run:
     )
     before = sorted(Path(save_dir, "wandb").glob("*run-*-*"))
     run_id = before[-1].name.rpartition("-")[2] if before else uuid.uuid4().hex[:8]
-    # A run of its own even where another one is open, or WANDB_RUN_ID is set.
+    agent = wandb.setup().settings
+    if agent.sweep_id:
+        run_id = agent.run_id or run_id
+        about = {**about, "config": _dotted(about["config"]), "group": about["group"] or agent.sweep_id}
+    # A run of its own even where another one is open, or WANDB_RUN_ID is set; unless an agent has set it.
     options = {"id": run_id, "resume": "allow" if before else None, "mode": mode, "reinit": "create_new"}
     try:
         return wandb.init(**about, **options, dir=save_dir, settings=settings)
@@ -123,7 +130,16 @@ def _init(mode: str, save_dir: str, about: dict[str, Any]) -> wandb.Run:
         raise
 
 
-def _problem(settings: wandb.Settings) -> str | None:
+def _dotted(config: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with keys such as optimizer.lr. A sweep's `model: lstm` would otherwise replace all of ours."""
+    flat = {}
+    for key, value in config.items():
+        inner = _dotted(value) if isinstance(value, dict) else {}
+        flat |= {f"{key}.{name}": item for name, item in inner.items()} if inner else {key: value}
+    return flat
+
+
+def why_offline(settings: wandb.Settings) -> str | None:
     """Why a run cannot log online, or None if it may."""
     import wandb
 
