@@ -63,11 +63,20 @@ class Decoder(ABC):
             return prompts
         keep_freed_memory()
         generator = generator or self.make_generator()
+
+        def pick(logits: Tensor) -> Tensor:
+            if rows is None:
+                return self.pick(logits, generator)
+            # Among the others, so that a row's draws are the same whoever completes those.
+            everyone = logits.new_zeros(total, logits.shape[1])
+            everyone[rows] = logits
+            return self.pick(everyone, generator)[rows]
+
         # Of a prompt's tokens too there may be one at a time: xlstm's step is its only way to a state.
         with limited(threads_for(multiply_adds(model, len(prompts)))):
-            return torch.cat([prompts, self.complete(model, prompts, generator)], 1)
+            return torch.cat([prompts, self.complete(model, prompts, pick)], 1)
 
-    def complete(self, model: LanguageModel, prompts: Tensor, generator: torch.Generator | None) -> Tensor:
+    def complete(self, model: LanguageModel, prompts: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, new): what the model adds."""
         logits, state = model.prefill(prompts)
         tokens = []
