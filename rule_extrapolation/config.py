@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 import pydoc
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -254,6 +255,10 @@ def one_line(error: Exception) -> str:
             return f"{group}={choice}: needs a package: pip install {package}"
     if isinstance(error, MissingConfigException) and error.options:
         return f"{group}={choice}: {one_of(choice, error.options)}"
+    if unresolved := re.match(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", str(error)):
+        # A choice of the defaults list that goes by another group's.
+        groups, given = re.findall(r"\$\{(\w+)\}", unresolved[1]), unresolved[2].split(", ")
+        return f"{' and '.join(group for group in groups if group not in given)}=null: is needed"
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         override = str(error).rpartition("+")[2] or cause.full_key

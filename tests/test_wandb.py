@@ -96,18 +96,20 @@ def test_without_a_key_everything_is_in_the_offline_run(tmp_path: Path, capfd: p
 
 
 def test_two_runs_in_one_process(tmp_path: Path) -> None:
-    first, second = start(tmp_path), start(tmp_path)
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    first, second = map(start, folders[:2])
     first.log_metrics({"loss": 1.0}, step=1)
     second.log_metrics({"loss": 2.0}, step=2)
     second.close()
-    third = start(tmp_path)
+    third = start(folders[2])
     third.log_metrics({"loss": 3.0}, step=3)
     third.close()
     first.close()
 
     loggers = [first, second, third]
     assert len({logger.version for logger in loggers}) == 3
-    assert [column(read(tmp_path, logger), "loss") for logger in loggers] == [[(1, 1.0)], [(2, 2.0)], [(3, 3.0)]]
+    losses = [column(read(folder, logger), "loss") for folder, logger in zip(folders, loggers)]
+    assert losses == [[(1, 1.0)], [(2, 2.0)], [(3, 3.0)]]
 
 
 def test_a_multirun_logs_a_whole_run_for_each_job(cli, tmp_path: Path) -> None:
