@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
 """What Lightning and this module set."""
+STARTED = "RULE_EXTRAPOLATION_STARTED"
+"""Set in the processes that this module has started."""
 GRACE = 30.0
 """Seconds that the first process has to notice that another one has failed."""
 WAIT = 5.0
@@ -64,7 +66,8 @@ def is_follower() -> bool:
 def world_of(trainer: Trainer, cfg: DictConfig) -> World:
     """
     Raises:
-        ConfigError: a strategy that is not Lightning's ddp, or more processes than rows in a batch.
+        ConfigError: a strategy that is not Lightning's ddp, more processes than rows in a batch, or a sweep's run with
+            processes that were not started for it.
     """
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -78,7 +81,12 @@ def world_of(trainer: Trainer, cfg: DictConfig) -> World:
         fix = f"its rows are divided over {trainer.world_size} processes; set as many or more, or fewer trainer.devices"
         raise ConfigError("data.batch_size", rows, fix)
     started = not is_ddp or strategy.cluster_environment.creates_processes_externally
-    return World(trainer.global_rank, trainer.world_size, is_ddp, 0 if started else trainer.num_devices - 1)
+    to_start = 0 if started else trainer.num_devices - 1
+    if cfg.sweep is not None and trainer.world_size > to_start + 1 and STARTED not in os.environ:
+        # Each would decide for itself what of the sweep is left to do, and wait for others that decide otherwise.
+        fix = "each of its runs starts its processes, on one machine: leave out trainer.num_nodes, torchrun and srun"
+        raise ConfigError("sweep", cfg.sweep, fix)
+    return World(trainer.global_rank, trainer.world_size, is_ddp, to_start)
 
 
 @contextmanager
@@ -97,6 +105,9 @@ def processes(world: World, config: Path) -> Iterator[None]:
         for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": find_free_network_port()}.items():
             os.environ.setdefault(name, str(value))
         os.environ["LOCAL_RANK"] = "0"
+        share = max(1, threads // (1 + world.to_start))
+        os.environ["OMP_NUM_THREADS"] = str(share)
+        torch.set_num_threads(share)
         children += [start(config, local_rank) for local_rank in range(1, world.to_start + 1)]
         threading.Thread(target=watch, args=(children, ended), daemon=True).start()
     try:
@@ -115,7 +126,7 @@ def processes(world: World, config: Path) -> Iterator[None]:
 
 def start(config: Path, local_rank: int) -> subprocess.Popen:
     # Warnings are the first process's to give. In a session of its own, Ctrl-C reaches it through the first one alone.
-    environment = {**os.environ, "LOCAL_RANK": str(local_rank), "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "LOCAL_RANK": str(local_rank), STARTED: "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "rule_extrapolation.distributed", str(config)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
 

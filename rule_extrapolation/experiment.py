@@ -130,22 +130,19 @@ def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logge
         about = {
             "save_dir": str(folder),
             "name": f"{grammar.name}-{cfg.model.name}-seed{cfg.seed}",
-            # What dashboards group by, under names that no sweep over model= and grammar= takes.
-            "config": {
-                **OmegaConf.to_container(cfg, resolve=True),
-                "architecture": cfg.model.name,
-                "language": grammar.name,
-            },
+            "config": OmegaConf.to_container(cfg, resolve=True),
             "subjects": subjects(cfg, grammar),
         }
         loggers.append(build_offering(cfg, "logger", **about))
     return loggers
 
 
-def subjects(cfg: DictConfig, grammar: Grammar) -> list[str]:
-    """What one would look for a run by: its language, that one's label, the architecture, the experiment."""
+def subjects(cfg: DictConfig, grammar: Grammar) -> dict[str, str]:
+    """What one would look for a run by, or group runs by."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    return [name for name in (grammar.name, grammar.label, cfg.model.name, choices.get("experiment")) if name]
+    names = {"language": grammar.name, "label": grammar.label, "architecture": cfg.model.name}
+    names["experiment"] = choices.get("experiment")
+    return {subject: name for subject, name in names.items() if name}
 
 
 @dataclass
@@ -289,7 +286,8 @@ def fit(run: Run, trainer: Trainer) -> None:
 
 def training_threads(experiment: Experiment, seeds: int = 1) -> int:
     """Threads that a training step is worth, with so many seeds' weights at once."""
-    return threads_for(seeds * multiply_adds(experiment.module.model, experiment.data.tokens_at_once))
+    tokens = experiment.data.tokens_at_once / experiment.world.size
+    return threads_for(seeds * multiply_adds(experiment.module.model, tokens))
 
 
 def test(run: Run, trainer: Trainer) -> None:

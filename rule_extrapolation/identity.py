@@ -10,7 +10,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 PLACES = ("hydra", "run_dir", "sweep", "logger", "threads")
 WITHOUT_EFFECT = {
-    "trainer": ("accelerator", "enable_progress_bar", "enable_model_summary", "plugins", "profiler"),
+    "trainer": (
+        *("accelerator", "strategy", "devices", "num_nodes"),
+        *("enable_progress_bar", "enable_model_summary", "plugins", "profiler"),
+    ),
     "callbacks": ("progress",),
     "model": ("search",),
 }
@@ -18,7 +21,7 @@ WITHOUT_EFFECT = {
 
 def identity(cfg: DictConfig) -> str:
     """8 hex digits of the resolved configuration, without where the run lies and is logged, what it shows on the
-    terminal, and what kind of device it runs on."""
+    terminal, and on how many devices of what kind it runs."""
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "logger")])
     place = cfg.get("run_dir") if not OmegaConf.is_interpolation(cfg, "run_dir") else None
     with open_dict(cfg):

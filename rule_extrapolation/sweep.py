@@ -8,14 +8,12 @@ stops the others. This goes for every launcher and sweeper of Hydra: ``ResumingL
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -205,11 +203,9 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     folder, error_file = Path(cfg.run_dir), Path(cfg.run_dir) / ERROR_FILE
     job = Job([], cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Where a run has several processes, the first one is at it for all of them.
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
-        # The system lets go of it however the process ends.
-        with FileLock(folder / ".lock", timeout=0) if first else nullcontext():
+        # The system lets go of it however the process ends. A run's further processes begin behind this, and need none.
+        with FileLock(folder / ".lock", timeout=0):
             if job.done:
                 print(f"Skipped, it has finished: {folder}", flush=True)
                 return job.objective

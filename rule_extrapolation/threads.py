@@ -22,7 +22,7 @@ def threads_for(multiply_adds: float) -> int:
     return max(1, min(torch.get_num_threads(), int(multiply_adds / WORTH_A_THREAD)))
 
 
-def multiply_adds(model: nn.Module, tokens: int) -> float:
+def multiply_adds(model: nn.Module, tokens: float) -> float:
     """Of a product with one of the model's matrices, on average, where so many tokens are multiplied at once."""
     sizes = [parameter.numel() for parameter in model.parameters() if parameter.ndim > 1]
     return tokens * sum(sizes) / max(len(sizes), 1)

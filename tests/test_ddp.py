@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,8 +145,14 @@ def test_sigterm_stops_all(cli, tmp_path):
 
 
 class FailsInOne(Callback):
+    """Raises in the second process, the first time that a run comes to a step."""
+
+    def __init__(self, step: int = 5):
+        self.step = step
+
     def on_train_batch_end(self, trainer, *_) -> None:
-        if trainer.global_rank == 1 and trainer.global_step == 5:
+        if trainer.global_rank == 1 and trainer.global_step == self.step and not Path("failed").exists():
+            Path("failed").touch()
             raise RuntimeError("out of luck")
 
 
@@ -154,6 +161,25 @@ def test_one_that_fails_ends_the_run(cli, tmp_path):
     with pytest.raises(RuntimeError):
         cli("hydra.run.dir=run", *CSV, *DDP, "+callbacks.fails._target_=test_ddp.FailsInOne")
     assert read_results(tmp_path / "run")["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_in_as_many_processes(cli, tmp_path):
+    fails = ["+callbacks.fails._target_=test_ddp.FailsInOne", "+callbacks.fails.step=25"]
+    overrides = [*CSV, *DDP, "model.dropout=0.3", *fails]
+    sweep = ["-m", *overrides, "seed=0,1"]
+    status, out, _ = cli(*sweep)
+    assert status == 1 and "Sweep default: 1 finished, 0 skipped, 1 failed" in out
+    status, out, err = cli(*sweep)
+    assert (status, err) == (0, "")
+    assert "Sweep default: 1 finished, 1 skipped, 0 failed" in out
+    assert "step 30/40" in out and "step 20/40" not in out
+    assert cli("hydra.run.dir=whole", *overrides)[0] == 0
+    [mended] = tmp_path.glob("runs/sweeps/default/*seed0*")
+    assert files(mended) == sorted([*files(tmp_path / "whole"), ".lock"])
+    for name in ("metrics.csv", "completions.csv"):
+        assert (mended / name).read_text() == (tmp_path / "whole" / name).read_text()
+    assert read_results(mended)["test"] == read_results(tmp_path / "whole")["test"]
 
 
 @pytest.mark.slow
@@ -171,6 +197,7 @@ def test_torchrun(tmp_path):
     assert len(list(tmp_path.rglob(".hydra"))) == len(list(results.parent.parent.iterdir())) == 1
     assert read_results(results.parent)["status"] == "finished"
     assert torchrun("model.hidden=3").stderr.count("error: model.hidden=3") == 1
+    assert torchrun("seed=0,1", "-m").stderr.count("error: sweep=default: each of its runs starts its processes") == 1
 
 
 @pytest.mark.slow
@@ -195,6 +222,7 @@ def test_two_machines(cli, tmp_path):
         (["data.batch_size=1"], "data.batch_size=1: its rows are divided over 2 processes; "),
         (["seeds=2"], "seeds=2: several processes take one run at a time; "),
         (["trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn: several processes take ddp"),
+        (["sweep=many", "trainer.num_nodes=2", "-m"], "sweep=many: each of its runs starts its processes, on one "),
     ],
 )
 def test_what_cannot_be_divided_is_refused(cli, tmp_path, overrides, message):

@@ -14,14 +14,8 @@ from rule_extrapolation import budget, complete, dashboard, evaluate, report, ru
 README = (ROOT / "README.md").read_text()
 COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"
 COMMANDS = re.findall(COMMAND, README, re.MULTILINE)
-MAINS = {
-    "runner": runner.main,
-    "evaluate": evaluate.main,
-    "complete": complete.main,
-    "budget": budget.main,
-    "dashboard": dashboard.main,
-    "report": report.main,
-}
+PROGRAMS = (budget, complete, dashboard, evaluate, report, runner)
+MAINS = {program.__name__.rpartition(".")[2]: program.main for program in PROGRAMS}
 # What each is shortened by comes after what it says itself, and so wins.
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
 

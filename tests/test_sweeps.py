@@ -152,7 +152,8 @@ def test_ctrl_c_is_gone_on_with(cli, tmp_path):
 def test_more_of_the_same_sweep_and_other_places_and_displays(cli):
     """What a run's results do not depend on does not make it another run."""
     assert cli("-m", *TINY, "model=mingru", "seed=0")[0] == 0
-    status, out, _ = cli("-m", *TINY, "model=mingru", "seed=0,1,0", "trainer.enable_progress_bar=false", "threads=1")
+    other = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "threads=1"]
+    status, out, _ = cli("-m", *TINY, "model=mingru", "seed=0,1,0", *other)
     assert status == 0
     assert "Sweep default: 1 finished, 1 skipped, 0 failed" in out
     status, out, _ = cli("-m", *TINY, "model=mingru", "seed=0", "optimizer.lr=1e-3")

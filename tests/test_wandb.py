@@ -96,20 +96,19 @@ def test_without_a_key_everything_is_in_the_offline_run(tmp_path: Path, capfd: p
 
 
 def test_two_runs_in_one_process(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("first", "second", "third")]
-    first, second = map(start, folders[:2])
+    first, second = start(tmp_path / "1"), start(tmp_path / "2")
     first.log_metrics({"loss": 1.0}, step=1)
     second.log_metrics({"loss": 2.0}, step=2)
     second.close()
-    third = start(folders[2])
+    third = start(tmp_path / "3")
     third.log_metrics({"loss": 3.0}, step=3)
     third.close()
     first.close()
 
     loggers = [first, second, third]
     assert len({logger.version for logger in loggers}) == 3
-    losses = [column(read(folder, logger), "loss") for folder, logger in zip(folders, loggers)]
-    assert losses == [[(1, 1.0)], [(2, 2.0)], [(3, 3.0)]]
+    runs = [read(tmp_path / number, logger) for number, logger in zip("123", loggers)]
+    assert [column(run, "loss") for run in runs] == [[(1, 1.0)], [(2, 2.0)], [(3, 3.0)]]
 
 
 def test_a_multirun_logs_a_whole_run_for_each_job(cli, tmp_path: Path) -> None:
@@ -129,7 +128,8 @@ def test_a_multirun_logs_a_whole_run_for_each_job(cli, tmp_path: Path) -> None:
             assert column(run, name) == [(step, pytest.approx(value)) for step, value in logged]
         assert run.config["seed"] == seed
         assert run.config["model"]["hidden_dim"] == 8
-        assert run.config["grammar"]["name"] == "aNbN"
+        assert run.config["grammar"]["name"] == run.config["language"] == "aNbN"
+        assert (run.config["label"], run.config["architecture"]) == ("L3", "minlstm")
         assert run.info["name"] == f"aNbN-minlstm-seed{seed}"
         assert run.info["group"] == "widths"
         assert set(run.info["tags"]) == {"aNbN", "L3", "minlstm", "mine"}
@@ -155,6 +155,18 @@ def test_what_goes_on_in_a_folder_goes_on_in_its_run(tmp_path: Path) -> None:
     runs = [read_run(folder) for folder in sorted((tmp_path / "one").glob("wandb/offline-run-*"))]
     assert [run.info["id"] for run in runs] == [first.version] * 2
     assert [column(run, "loss") for run in runs] == [[(1, 1.0)], [(2, 0.5)]]
+
+
+def test_an_agents_run_is_the_agents_whatever_was_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tmp_path).close()
+    end_session()
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep678")
+    monkeypatch.setenv("WANDB_RUN_ID", "run12345")
+    logger = start(tmp_path)
+    logger.close()
+    assert read(tmp_path, logger).info["id"] == "run12345"
 
 
 def test_a_history_longer_than_a_block_of_the_file(tmp_path: Path) -> None:

@@ -40,11 +40,18 @@ PLACES = (
     "hydra",
     "sweep",
     "threads",
+    "language",
+    "label",
+    "architecture",
+    "experiment",
     "model.search",
     "callbacks.progress",
     "callbacks.learning_rate",
     "callbacks.dynamics",
     "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
     "trainer.default_root_dir",
     "trainer.enable_progress_bar",
     "trainer.enable_model_summary",
@@ -52,8 +59,8 @@ PLACES = (
     "trainer.plugins",
     "trainer.profiler",
 )
-"""Keys, with all below them, that say where a run was or what of it is shown: runs that differ in these alone are of
-the same configuration. So are those that differ in a ``seed`` or a ``dirpath`` of any group."""
+"""Keys, with all below them, that say where a run was or what of it is shown, or that W&B has besides: runs that differ
+in these alone are of the same configuration. So are those that differ in a ``seed`` or a ``dirpath`` of any group."""
 
 
 @dataclass

@@ -175,6 +175,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.end.is_file():
             os.replace(self.end, self.path)
+        trainer.strategy.barrier()  # the others read it too
 
     def teardown(self, *_: Any, **__: Any) -> None:
         if self.previous_handler is not None:

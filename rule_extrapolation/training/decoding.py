@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,18 +64,18 @@ class Decoder(ABC):
             return prompts
         keep_freed_memory()
         generator = generator or self.make_generator()
-
-        def pick(logits: Tensor) -> Tensor:
-            if rows is None:
-                return self.pick(logits, generator)
-            # Among the others, so that a row's draws are the same whoever completes those.
-            everyone = logits.new_zeros(total, logits.shape[1])
-            everyone[rows] = logits
-            return self.pick(everyone, generator)[rows]
-
         # Of a prompt's tokens too there may be one at a time: xlstm's step is its only way to a state.
         with limited(threads_for(multiply_adds(model, len(prompts)))):
+            pick = partial(self.pick_rows, total, rows, generator)
             return torch.cat([prompts, self.complete(model, prompts, pick)], 1)
+
+    def pick_rows(self, total: int, rows: slice | None, generator: torch.Generator | None, logits: Tensor) -> Tensor:
+        """``pick`` for some rows of ``total``, whose draws are the same whoever completes the others."""
+        if rows is None:
+            return self.pick(logits, generator)
+        everyone = logits.new_zeros(total, logits.shape[1])
+        everyone[rows] = logits
+        return self.pick(everyone, generator)[rows]
 
     def complete(self, model: LanguageModel, prompts: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, new): what the model adds."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +53,14 @@ def wandb_logger(
     group: str | None = None,
     tags: list[str] | None = None,
     offline: bool = False,
-    subjects: Sequence[str] = (),
+    subjects: Mapping[str, str] | None = None,
 ) -> WandbRun:
     """Start a W&B run with the nested `config`, its files in `save_dir`/wandb, and print one line on where it logs.
 
-    It goes on with the run that was there before, if there is one: a run folder has one W&B run. `subjects` are tags
-    that come before `tags`.
+    It goes on with the run that was there before, if there is one: a run folder has one W&B run.
+
+    What `subjects` names, such as {"language": "aNbN"}, is a tag, before `tags`, and an entry of the config, for runs
+    to be found and grouped by. Unlike model.name and grammar.name, no sweep over model= and grammar= takes such a key.
 
     Under `wandb agent` it is the agent's run, whose project, id and settings of the sweep are the agent's to say; the
     rest of `config` has dotted keys then, as the sweep's settings have, and the default group is the sweep.
@@ -75,8 +77,9 @@ def wandb_logger(
         import wandb
     except ImportError as error:
         raise ConfigError("logger", "wandb", "needs the package: pip install wandb; or use logger=csv") from error
-    about = {"name": name, "config": config, "project": project, "entity": entity, "group": group}
-    about["tags"] = [*dict.fromkeys([*subjects, *(tags or ())])]
+    subjects = dict(subjects or {})
+    about = {"name": name, "config": {**config, **subjects}, "project": project, "entity": entity, "group": group}
+    about["tags"] = [*dict.fromkeys([*subjects.values(), *(tags or ())])]
     try:
         run, where = _start(offline, os.path.abspath(save_dir), about)
     except (wandb.errors.UsageError, ValueError) as error:
@@ -112,14 +115,14 @@ def _init(mode: str, save_dir: str, about: dict[str, Any]) -> wandb.Run:
     settings = wandb.Settings(
         console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True
     )
-    before = sorted(Path(save_dir, "wandb").glob("*run-*-*"))
-    run_id = before[-1].name.rpartition("-")[2] if before else uuid.uuid4().hex[:8]
-    agent = wandb.setup().settings
-    if agent.sweep_id:
-        run_id = agent.run_id or run_id
-        about = {**about, "config": _dotted(about["config"]), "group": about["group"] or agent.sweep_id}
     # A run of its own even where another one is open, or WANDB_RUN_ID is set; unless an agent has set it.
-    options = {"id": run_id, "resume": "allow" if before else None, "mode": mode, "reinit": "create_new"}
+    agent = wandb.setup().settings
+    before = sorted(Path(save_dir, "wandb").glob("*run-*-*"))
+    ids = [folder.name.rpartition("-")[2] for folder in before]
+    run_id = (agent.sweep_id and agent.run_id) or (ids[-1] if ids else uuid.uuid4().hex[:8])
+    if agent.sweep_id:
+        about = {**about, "config": _dotted(about["config"]), "group": about["group"] or agent.sweep_id}
+    options = {"id": run_id, "resume": "allow" if run_id in ids else None, "mode": mode, "reinit": "create_new"}
     try:
         return wandb.init(**about, **options, dir=save_dir, settings=settings)
     except Exception:
