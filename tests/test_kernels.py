@@ -255,6 +255,7 @@ class TestNumba:
         )
         assert run(f"{script}; print('numba' in sys.modules)") == "False\n"
 
+    @pytest.mark.slow  # compiles everything once more
     def test_works_where_nothing_can_be_written(self):
         script = "import numba.core.caching as c; c.CacheImpl._locator_classes = []\n"
         assert run(script + TRAIN) == run(TRAIN)

@@ -124,7 +124,7 @@ def test_seeds_that_cannot_share_a_step_run_side_by_side(cli, tmp_path, monkeypa
     assert_same_run(tmp_path / "many" / "seed1", tmp_path / "alone")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signals_stop_those_side_by_side(tmp_path, number):
     overrides = [*SHORT, *MINLSTM, "model.dropout=0.5", "trainer.max_steps=100000", "seeds=3", "hydra.run.dir=many"]
     command = [sys.executable, "-m", "rule_extrapolation.runner", *overrides]

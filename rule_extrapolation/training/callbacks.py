@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,10 @@ class EarlyStopping(LightningEarlyStopping):
 
     stopped = False
 
+    @cached_property
+    def state_key(self) -> str:
+        return super().state_key  # Lightning asks for it at each hook, and would write it anew
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         self.stopped = self.stopped or trainer.should_stop
@@ -83,6 +88,10 @@ class BestCheckpoint(ModelCheckpoint):
 
     Whoever resumes a run copies the file; the paths in a checkpoint are those of the folder it was written in.
     """
+
+    @cached_property
+    def state_key(self) -> str:
+        return super().state_key  # Lightning asks for it at each hook, and would write it anew
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         path = Path(self.dirpath, f"{self.filename}.ckpt")
