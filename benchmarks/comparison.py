@@ -12,7 +12,7 @@ REPEATS = 7
 SHORTEST = 0.05
 """Seconds that a measurement takes at least; what is quicker is called several times."""
 LONGEST = 20.0
-"""Seconds that a peer may take to be measured more than once."""
+"""Seconds that a function may take to be measured more than once."""
 
 
 @dataclass
@@ -38,11 +38,11 @@ class Comparison:
 
 @dataclass
 class Timing:
-    """Medians, in seconds, and how many measurements of the peer there were."""
+    """Medians, in seconds, and how many measurements of each there were."""
 
     ours: float
     peer: float
-    peer_repeats: int
+    repeats: tuple[int, int]
 
     @property
     def ratio(self) -> float:
@@ -52,24 +52,24 @@ class Timing:
 def measure(comparison: Comparison) -> Timing:
     """Medians over repeated, interleaved measurements, after one call of each to warm up.
 
-    A peer that takes longer than LONGEST is measured once, without a warm-up.
+    What takes longer than LONGEST is measured once, without a warm-up.
     """
-    first = seconds_per_call(comparison.peer, 1)
-    functions = [comparison.ours] if first > LONGEST else [comparison.ours, comparison.peer]
-    calls = [calls_to_time(function) for function in functions]
-    seconds: list[list[float]] = [[], []]
+    functions = (comparison.ours, comparison.peer)
+    firsts = [seconds_per_call(function, 1) for function in functions]
+    calls = [calls_to_time(function, first) for function, first in zip(functions, firsts)]
+    seconds: list[list[float]] = [[first] if first > LONGEST else [] for first in firsts]
     for _ in range(comparison.repeats):
-        for function, number, taken in zip(functions, calls, seconds):
-            taken.append(seconds_per_call(function, number))
-    ours, peer = seconds
-    return Timing(statistics.median(ours), statistics.median(peer or [first]), len(peer) or 1)
+        for function, first, number, taken in zip(functions, firsts, calls, seconds):
+            if first <= LONGEST:
+                taken.append(seconds_per_call(function, number))
+    ours, peer = map(statistics.median, seconds)
+    return Timing(ours, peer, tuple(map(len, seconds)))
 
 
-def calls_to_time(function: Callable[[], object]) -> int:
-    """How many calls make a measurement. Warms up on the way: a call that takes long is not repeated for that."""
-    if seconds_per_call(function, 1) > 20 * SHORTEST:
-        return 1
-    return max(1, round(SHORTEST / seconds_per_call(function, 1)))
+def calls_to_time(function: Callable[[], object], first: float) -> int:
+    """How many calls make a measurement. The first one may have been slower than others, and tells only if it took
+    long."""
+    return 1 if first > 20 * SHORTEST else max(1, round(SHORTEST / seconds_per_call(function, 1)))
 
 
 def seconds_per_call(function: Callable[[], object], number: int) -> float:

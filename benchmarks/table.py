@@ -60,7 +60,8 @@ def first_line(error: Exception) -> str:
 def row(comparison: Comparison) -> str:
     timing = measure(comparison)
     remarks = ["met" if timing.ratio >= comparison.at_least else "not met", comparison.note]
-    remarks += ["peer measured once"] if timing.peer_repeats < comparison.repeats else []
+    once = [name for name, number in zip(("ours", "peer"), timing.repeats) if number < comparison.repeats]
+    remarks += [f"{' and '.join(once)} measured once"] if once else []
     cells = (
         comparison.name,
         duration(timing.ours),
