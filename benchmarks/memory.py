@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
+from pathlib import Path
 
 from benchmarks.sizes import MODELS, make
 from benchmarks.steps import PEERS, training_step, words
 from benchmarks.table import Table
+from rule_extrapolation.ops.allocator import keep_freed_memory
 
 AT_MOST = {"mamba": 0.25}
 """Of the peer's."""
 
 
 def peak() -> float:
-    """MiB that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB that this process has held at most; getrusage would count what the process that started it has held."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
 
 
 def measure(name: str, ours: bool, batch_size: int = 128) -> None:
     """Print the peak before the first step and behind the third."""
+    keep_freed_memory()
     model = make(name) if ours else PEERS[name][0](make(name))
     step = training_step(model, words(batch_size))
     before = peak()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from benchmarks.comparison import Comparison
 from benchmarks.table import run
 
-COMMANDS = ("--help", "--cfg job", "model=transformer model.num_heads=3")
+COMMANDS = ("--help", "--cfg job", "model=transformer model.num_heads=3", "optimizer.lr=-1")
 
 
 def comparisons() -> Iterator[Comparison]:

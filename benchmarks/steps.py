@@ -30,13 +30,9 @@ def words(batch_size: int) -> Tensor:
     return get_grammar("L5", max_length=32).sample(batch_size, torch.Generator().manual_seed(0))
 
 
-def training_step(model: nn.Module, rows: Tensor, fused: bool = False) -> Callable[[], None]:
-    """What a step of training does, for a model from (B, T) tokens to (B, num_tokens, T) logits.
-
-    Args:
-        fused: AdamW as conf/optimizer/adamw.yaml has it, rather than as it is by default.
-    """
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3, fused=fused or None)
+def training_step(model: nn.Module, rows: Tensor) -> Callable[[], None]:
+    """What a step of training does, for a model from (B, T) tokens to (B, num_tokens, T) logits."""
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -152,7 +148,7 @@ def comparisons(batch_size: int = 128) -> Iterator[Comparison]:
         copied.load_state_dict(ours.state_dict())
         yield Comparison(
             name=f"training step: {name}",
-            ours=training_step(ours, rows, fused=True),
+            ours=training_step(ours, rows),
             peer=at_first_call(lambda peer=peer, ours=copied: training_step(peer(ours), rows)),
             peer_name=peer_name,
             at_least=at_least,

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.errors import ConfigError, as_written
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.run_folder import read_results
 from rule_extrapolation.training.module import RuleExtrapolation
@@ -152,7 +152,9 @@ def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> 
             if group == "model" and key == model.context_setting:
                 continue
             if now.get(key) != then.get(key):
-                raise ConfigError(f"{group}.{key}", now.get(key), f"the run to resume has {then.get(key)}; set that")
+                raise ConfigError(
+                    f"{group}.{key}", now.get(key), f"the run to resume has {as_written(then.get(key))}; set that"
+                )
     if (folder / "results.json").is_file():
         backend = read_results(folder).get("backend")
         if backend != model.backend:

@@ -194,8 +194,8 @@ def check_settings(cfg: DictConfig) -> None:
     limits = {key: value for key, value in cfg.trainer.items() if key.startswith(("max_", "limit_")) and value != -1}
     names = ("val_check_interval", "check_val_every_n_epoch", "gradient_clip_val", "accumulate_grad_batches")
     numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}
-    numbers = {f"trainer.{key}": value for key, value in numbers.items() if isinstance(value, int | float)}
-    check_positive(**numbers)
+    numbers = {**{f"trainer.{key}": value for key, value in numbers.items()}, "optimizer.lr": cfg.optimizer.get("lr")}
+    check_positive(**{key: value for key, value in numbers.items() if isinstance(value, int | float)})
 
 
 def check_arguments(make: Callable[..., Any], arguments: dict[str, Any], group: str, given: Iterable[str] = ()) -> None:

@@ -13,9 +13,13 @@ class ConfigError(ValueError):
     """A setting that cannot work. Its message is one line: ``field=value: fix``."""
 
     def __init__(self, field: str, value: Any, fix: str):
-        written = {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
-        super().__init__(f"{field}={written}: {fix}")
+        super().__init__(f"{field}={as_written(value)}: {fix}")
         self.field, self.value, self.fix = field, value, fix
+
+
+def as_written(value: Any) -> Any:
+    """A value as one writes it on the command line."""
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
 
 
 class RunsFailed(RuntimeError):

@@ -100,8 +100,12 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     # A model with nothing to train gets a parameter for the check: no optimizer takes none.
     parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
     with naming_keys(cfg, "optimizer"):
-        check_positive(lr=cfg.optimizer.lr)
         built = optimizer(parameters)
+    mixed = str(cfg.trainer.get("precision")).endswith("-mixed")
+    if mixed and cfg.trainer.get("gradient_clip_val") and getattr(built, "_step_supports_amp_scaling", False):
+        raise ConfigError(
+            "optimizer.fused", True, "Lightning does not clip its gradients in mixed precision; set false"
+        )
     with naming_keys(cfg, "scheduler"):
         scheduler(built)
     if set(cfg.logger) != {"name"}:  # csv has nothing to set

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the report reads run folders without torch
     from rule_extrapolation.grammars.grammar import Grammar
     from rule_extrapolation.models.language_model import LanguageModel
 
-PACKAGES = ("torch", "lightning", "hydra-core", "xlstm", "mamba-ssm")
+PACKAGES = ("torch", "numba", "lightning", "hydra-core", "xlstm", "mamba-ssm")
 
 
 def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel, caveat: str | None) -> dict[str, Any]:

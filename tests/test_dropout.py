@@ -80,6 +80,15 @@ def test_kernels_keep_what_the_hash_of_a_place_says(n, dtype):
         torch.testing.assert_close(got, wanted)
 
 
+def test_nan_stays_nan_unless_it_is_dropped():
+    x = torch.full((1000,), torch.nan, requires_grad=True)
+    for function in (dropout, relu_dropout):
+        torch.manual_seed(0)
+        dropped = function(x, 0.1, training=True)
+        assert 850 < dropped.isnan().sum() < 950
+        assert torch.autograd.grad(dropped, x, torch.ones(1000))[0].isnan().sum() == 0
+
+
 @pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False)])
 def test_nothing_is_dropped_or_drawn(p, training):
     state = torch.get_rng_state()

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from test_ops import TOLERANCE, scan_definition, scan_inputs
 
 from rule_extrapolation.models.minimal_rnn import g
@@ -259,6 +261,23 @@ class TestNumba:
     def test_works_where_nothing_can_be_written(self):
         script = "import numba.core.caching as c; c.CacheImpl._locator_classes = []\n"
         assert run(script + TRAIN) == run(TRAIN)
+
+    @pytest.mark.slow
+    def test_is_compiled_anew_where_what_it_calls_has_changed(self, tmp_path):
+        shutil.copytree(ROOT / "rule_extrapolation", tmp_path / "rule_extrapolation")
+        script = """
+import torch
+from rule_extrapolation.ops import strings, words
+arguments = (3, 4), torch.full((20000,), 8), torch.full((20000,), 20), 20, torch.arange(20000)
+compiled = words.shuffled(*arguments)
+strings.WORTH_COMPILING = 10**12
+print(torch.equal(compiled, words.shuffled(*arguments)))
+"""
+        environment = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        assert run(script, **environment) == "True\n"
+        called = tmp_path / "rule_extrapolation" / "ops" / "words.py"
+        called.write_text(called.read_text().replace("0x9E3779B97F4A7C15", "0x9E3779B97F4A7C17"))
+        assert run(script, **environment) == "True\n"
 
 
 def test_triton():

@@ -37,6 +37,7 @@ REFUSED = {
     "logger.project=1": "must be str",
     "seed=-1": "must be from 0",
     "seeds=0": "must be greater than 0",
+    "optimizer.lr=-1": "must be greater than 0",
     "-m model=lstm model.num_layers=2,0": "model.num_layers=0: must be greater than 0",
 }
 

@@ -142,6 +142,7 @@ ERRORS = {
     "grammar.test_prompt_length=0": "grammar.test_prompt_length=0: must be from 1 to max_length, 12",
     "data.batch_size=0": "data.batch_size=0: must be greater than 0",
     "optimizer.lr=-1": "optimizer.lr=-1: must be greater than 0",
+    "trainer.gradient_clip_val=1.0 +trainer.precision=bf16-mixed": "optimizer.fused=true: Lightning does not clip",
     "optimizer.lr=fast": "optimizer.lr=fast: must be float",
     "optimizer.lr=inf": "optimizer.lr=inf: must be finite",
     "optimizer.lr=[1]": "optimizer.lr=[1]: must be float",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rule_extrapolation.errors import check_positive
@@ -60,7 +61,7 @@ class LinearLLM(LanguageModel):
         # (V, w) @ (T, w, (t v)), and then summed by a product with ones where the tokens are.
         added = (self.embedding.weight @ self.weight[start:end].flatten(2)).unflatten(2, self.weight.shape[2:])
         added = (added * self.mask[start:end]).flatten(2).flatten(0, 1)
-        vocabulary = torch.arange(self.embedding.num_embeddings, device=tokens.device)
-        is_token = (tokens[:, :, None] == vocabulary).to(added.dtype)
-        logits = logits + (is_token.flatten(1) @ added).view_as(logits)
+        vocabulary = self.embedding.num_embeddings
+        one_hot = F.embedding(tokens, torch.eye(vocabulary, dtype=added.dtype, device=added.device))
+        logits = logits + (one_hot.flatten(1) @ added).view_as(logits)
         return logits[:, start:end], (logits, end)

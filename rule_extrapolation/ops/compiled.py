@@ -32,7 +32,8 @@ def note_fork() -> None:
     is_forked = True
 
 
-os.register_at_fork(after_in_child=note_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows, where there are no forks
+    os.register_at_fork(after_in_child=note_fork)
 
 
 @cache
@@ -54,6 +55,9 @@ def launch(kernel: Any, tasks: int, sizes: Iterable[int], tensors: Iterable[Tens
         tensors: contiguous, on the CPU; the job ends with their addresses.
         work: about how many numbers there are to compute.
     """
+    tensors = list(tensors)
+    if any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors):
+        raise TypeError("compiled kernels take tensors with memory of their own, no FakeTensors or other subclasses")
     job = np.array([0, tasks, *sizes, *(tensor.data_ptr() for tensor in tensors)], np.int64)
     threads = min(threads_for(work), tasks)
     if threads > 1 and (team := torch_threads()):

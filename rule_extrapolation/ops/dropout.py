@@ -43,6 +43,8 @@ def draw_seed() -> list[int]:
 
 def lost(p: float) -> int:
     """How many of 2^32 hashes drop their element."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"the probability of dropping must be from 0 to 1, not {p}")
     return min(max(round(p * 2**32), 1), 2**32 - 1)
 
 

@@ -37,14 +37,14 @@ def drop(x, y, start, low, high, lost, scale, zero):
 @njit(**OPTIONS)
 def drop_relu(x, y, start, low, high, lost, scale, zero):
     for c in range(len(x)):
-        y[c] = x[c] * scale if (hashed(start + c, low, high) >= lost) & (x[c] > zero) else zero
+        y[c] = zero if (hashed(start + c, low, high) < lost) | (x[c] <= zero) else x[c] * scale
 
 
 @njit(**OPTIONS)
 def drop_relu_back(y, dy, dx, scale, zero):
-    """What came out above 0 is what was kept and above 0."""
+    """What came out as 0 was dropped or not above 0."""
     for c in range(len(y)):
-        dx[c] = dy[c] * scale if y[c] > zero else zero
+        dx[c] = zero if y[c] <= zero else dy[c] * scale
 
 
 @cache

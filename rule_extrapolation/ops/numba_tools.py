@@ -7,9 +7,12 @@ none left. A task writes what no other task writes, so that results depend neith
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial, update_wrapper
+from pathlib import Path
+from types import CellType, FunctionType
 from typing import Any
 
 import llvmlite.binding
@@ -37,11 +40,30 @@ EXP_ZERO = np.float32(-87.33)
 
 def kernel(function: Callable[[Any], None]) -> Any:
     """A C function of a job, kept on disk beside its source or in NUMBA_CACHE_DIR, if either can be written to."""
+    function = keyed_by_sources(function)
     compile = partial(cfunc, types.void(JOB), **OPTIONS)
     try:
         return compile(cache=True)(function)
     except RuntimeError:  # nowhere to write
         return compile()(function)
+
+
+@cache
+def sources() -> str:
+    """A hash of all that kernels are made of: the modules of this package, and the tokens."""
+    package = Path(__file__).parent
+    files = [*sorted(package.glob("*.py")), package.parent / "grammars" / "tokens.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def keyed_by_sources(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    """numba compiles a function anew where its own file or a variable of its closure has changed, but not for what it
+    calls in other files: this makes their hash a variable of the closure."""
+    code = function.__code__
+    code = code.replace(co_freevars=(*code.co_freevars, "sources"))
+    closure = (*(function.__closure__ or ()), CellType(sources()))
+    keyed = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    return update_wrapper(keyed, function)
 
 
 @intrinsic

@@ -113,7 +113,10 @@ def brackets(targets: Tensor, kinds: int, width: int, nest: bool, keys: Tensor) 
         # What each task remembers: the kinds that are open, in order, or how many there are of each.
         memory = torch.empty(-(-num // ROWS), max(width, kinds) + 1, dtype=torch.int32)
         launch(
-            "brackets", num, (width, kinds, nest, memory.shape[1]), (targets.long().contiguous(), keys, words, memory)
+            "brackets",
+            num,
+            (width, kinds, nest, memory.shape[1]),
+            (targets.long().contiguous(), keys.contiguous(), words, memory),
         )
         return words
     words = torch.full((num, width), PAD, dtype=torch.int8)

@@ -79,8 +79,11 @@ class EarlyStopping(LightningEarlyStopping):
         return {**super().state_dict(), "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        patience = self.patience
         super().load_state_dict(state_dict)
-        self.stopped = state_dict.get("stopped", False)
+        # With another patience the run is to go on.
+        self.stopped = state_dict.get("stopped", False) and patience == self.patience
+        self.patience = patience
 
 
 class BestCheckpoint(ModelCheckpoint):
