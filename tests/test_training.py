@@ -361,7 +361,7 @@ class TestRuns:
         assert "model.hidden_dim=9: the run to resume has 8" in refusal(*resume, "model.hidden_dim=9")
         assert "seed=1: the run to resume has 0" in refusal(*resume, "seed=1")
         assert "trainer.max_steps=4: the run to resume has had 4; set more" in refusal(*resume, "trainer.max_steps=4")
-        assert "optimizer.betas=[0.1, 0.2]: the run to resume has None" in refusal(
+        assert "optimizer.betas=[0.1, 0.2]: the run to resume has null" in refusal(
             *resume, "+optimizer.betas=[0.1,0.2]"
         )
         assert "trainer.gradient_clip_val=1: the run to" in refusal(*resume, "trainer.gradient_clip_val=1")
