@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-PLACES = ("hydra", "run_dir", "sweep", "logger", "threads")
-WITHOUT_EFFECT = {
-    "trainer": (
-        *("accelerator", "strategy", "devices", "num_nodes"),
-        *("enable_progress_bar", "enable_model_summary", "plugins", "profiler"),
-    ),
-    "callbacks": ("progress",),
-    "model": ("search",),
-}
+WITHOUT_EFFECT = (
+    *("hydra", "run_dir", "sweep", "logger", "threads"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.plugins", "trainer.profiler"),
+    *("callbacks.progress", "model.search"),
+)
+"""Keys, with all below them, that say where a run lies and is logged, what it shows on the terminal, on how many
+devices of what kind it runs, and how it is searched for."""
 
 
 def identity(cfg: DictConfig) -> str:
-    """8 hex digits of the resolved configuration, without where the run lies and is logged, what it shows on the
-    terminal, and on how many devices of what kind it runs."""
+    """8 hex digits of the resolved configuration, without what has no effect on the results."""
     cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "logger")])
     place = cfg.get("run_dir") if not OmegaConf.is_interpolation(cfg, "run_dir") else None
     with open_dict(cfg):
         cfg.run_dir = place or ""
     settings = OmegaConf.to_container(cfg, resolve=True)
-    settings = {key: value for key, value in settings.items() if key not in PLACES}
-    for group, keys in WITHOUT_EFFECT.items():
-        settings[group] = {key: value for key, value in settings[group].items() if key not in keys}
+    settings = without(settings, WITHOUT_EFFECT)
     text = json.dumps(elsewhere(settings, place), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def without(settings: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The settings less those keys, in which dots lead from group to group."""
+    here = {key for key in keys if "." not in key}
+    kept = {key: value for key, value in settings.items() if key not in here}
+    for group, value in kept.items():
+        below = [key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")]
+        if below and isinstance(value, dict):
+            kept[group] = without(value, below)
+    return kept
 
 
 def elsewhere(value: Any, place: str | None) -> Any:

@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 
 from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.identity import WITHOUT_EFFECT, without
 from rule_extrapolation.reporting.measures import MEASURES, PROTOCOLS
 from rule_extrapolation.run_folder import read_results
 
@@ -31,36 +32,15 @@ CURVE_POINTS = 200
 UNKNOWN = "unknown"
 """The language or model of a run that does not say."""
 
-PLACES = (
-    "seed",
-    "seeds",
-    "run_dir",
-    "resume",
-    "logger",
-    "hydra",
-    "sweep",
-    "threads",
-    "language",
-    "label",
-    "architecture",
-    "experiment",
-    "model.search",
-    "callbacks.progress",
-    "callbacks.learning_rate",
-    "callbacks.dynamics",
-    "trainer.accelerator",
-    "trainer.strategy",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.log_every_n_steps",
-    "trainer.plugins",
-    "trainer.profiler",
+ALIKE = (
+    *WITHOUT_EFFECT,
+    *("seed", "seeds", "resume"),
+    *("language", "label", "architecture", "experiment"),  # W&B's, beside the configuration
+    *("callbacks.learning_rate", "callbacks.dynamics"),
+    *("trainer.default_root_dir", "trainer.log_every_n_steps"),
 )
-"""Keys, with all below them, that say where a run was or what of it is shown, or that W&B has besides: runs that differ
-in these alone are of the same configuration. So are those that differ in a ``seed`` or a ``dirpath`` of any group."""
+"""Runs that differ in these keys, or below them, are of one configuration. So are those that differ in a ``seed`` or a
+``dirpath`` of any group."""
 
 
 @dataclass
@@ -96,13 +76,12 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every key of the configuration but the places, as ``group.key``."""
+        """The configuration that runs are averaged within, as ``group.key``."""
         run_dir = self.config.get("run_dir")
         return {
             key: value.replace(run_dir, "<run_dir>") if run_dir and isinstance(value, str) else value
-            for key, value in flatten(self.config).items()
+            for key, value in flatten(without(self.config, ALIKE)).items()
             if key.rpartition(".")[2] not in ("seed", "dirpath")
-            and not any(key == p or key.startswith(f"{p}.") for p in PLACES)
         }
 
 
