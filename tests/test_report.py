@@ -281,6 +281,28 @@ class TestFigures:
         assert run.curves["Dynamics/longer"][0] == [0, 2, 4]
         assert len(thinned([*range(9999)])) <= CURVE_POINTS + 1 and thinned([*range(9999)])[-1] == 9998
 
+    def test_losses_of_another_objective_leave_the_others_room(self, folders):
+        for name, loss in {"linear0": 40.0, "linear1": 50.0}.items():
+            edit(folders / name, {"test": read_results(folders / name)["test"] | {"Test/loss": loss}})
+        runs = read_runs(find_runs([str(folders)]), 10)
+        axes = next(ax for ax in draw_all(group_runs(runs))[0]["loss_and_rules"].axes if "aNbN" in ax.get_title("left"))
+        own = [run.results["test"]["Test/loss"] for run in runs if run.source.endswith(("minlstm0", "minlstm1"))]
+        assert max(own) < axes.get_xlim()[1] < 40
+        assert "linear 40 to 50" in axes.get_xlabel()
+        drawn = [x for line in axes.lines for x in line.get_xdata()]
+        assert drawn.count(axes.get_xlim()[1]) == 2  # both of them, at the edge
+        alone = draw_all(group_runs([run for run in runs if run.model == "linear"]))[0]["loss_and_rules"]
+        assert alone.axes[0].get_xlabel() == "test loss" and alone.axes[0].get_xlim()[1] >= 50
+
+    def test_bars_end_where_accuracies_do(self, folders):
+        for name, accuracy in {"minlstm0": 0.0, "minlstm1": 1.0}.items():
+            rule = {"Test/OOD/rule_1_accuracy": accuracy}
+            edit(folders / name, {"test": read_results(folders / name)["test"] | rule})
+        groups = group_runs(read_runs(find_runs([str(folders / "minlstm0"), str(folders / "minlstm1")]), 10))
+        [bar] = draw_all(groups)[0]["summary"].axes[0].containers
+        [segment] = bar.lines[2][0].get_segments()
+        assert [y for _, y in segment] == [0, 1]  # the standard deviation is 0.71
+
     def test_looks_are_apart_and_the_same_for_names_not_known(self, folders):
         for name in ("linear0", "linear1"):
             edit(folders / name, {"model": "my_own"})

@@ -18,6 +18,7 @@ from rule_extrapolation.reporting.plotting import (
     language_name,
     legend_above,
     logarithmic,
+    loss_axis,
     marked,
     of_language,
     optima,
@@ -71,18 +72,16 @@ def learning_curves(groups: list[Group]) -> Figure | None:
     grid = figure.subplots(len(languages), 2, squeeze=False)
     everyone, dense = looks(groups), sum(len(group.runs) for group in groups) > MOST_LINES
     for (loss_axes, rule_axes), (grammar, of) in zip(grid, languages.items()):
-        losses = []
+        losses = {group.name: [value for _, values in curves_of(group, names[0]) for value in values] for group in of}
         for group in of:
             look = everyone[group.name]
             for axes, name in zip((loss_axes, rule_axes), names):
                 if curves := curves_of(group, name):
                     draw_curves(axes, curves, dense, **marked(look), ls=look.line)
-                    losses += [value for _, values in curves for value in values] if axes is loss_axes else []
         for optimal in optima(of):
             loss_axes.axhline(optimal, color="black", ls="--", lw=0.8, zorder=0)
-        positive = [loss for loss in [*losses, *optima(of)] if loss > 0]
-        if positive and max(positive) > 6 * min(positive):
-            logarithmic(loss_axes.set_yscale, loss_axes.yaxis, min(positive), max(positive))
+        if past := loss_axis(loss_axes, "y", losses, of):
+            loss_axes.set_title(f"{past} \u2191", loc="right", fontsize=6)
         draw_chance(rule_axes, of, OOD_RULE_1, AT_MINIMUM)
         loss_axes.set_ylabel("Val/loss")
         loss_axes.set_title(language_name(grammar, 60), loc="left")

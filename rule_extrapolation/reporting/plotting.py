@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import chain
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -110,6 +111,44 @@ def draw_chance(axes: Axes, groups: list[Group], measure: Measure, protocol: Pro
 
 def optima(groups: list[Group]) -> set[float]:
     return {run.results["optimal_loss"] for group in groups for run in group.runs if run.results.get("optimal_loss")}
+
+
+def loss_limit(losses: dict[str, list[float]], groups: list[Group]) -> float:
+    """How far an axis of losses goes: inf, unless rows that train on another loss would leave the others little of it.
+
+    Args:
+        losses: what is to be drawn, by the row's name.
+    """
+    own = [loss for group in groups if trains_on_loss(group) for loss in losses[group.name]]
+    if not own or max(chain(*losses.values())) < 3 * max(own):
+        return math.inf
+    return max(own) + 0.25 * (max(own) - min(own))
+
+
+def trains_on_loss(group: Group) -> bool:
+    """Whether the row's objective is the loss, PAD included."""
+    figures = [run.results.get("at_best_validation", {}) for run in group.runs]
+    return all(of_run.get("Val/objective") == of_run.get("Val/loss") for of_run in figures)
+
+
+def loss_axis(axes: Axes, direction: str, losses: dict[str, list[float]], groups: list[Group]) -> str:
+    """Scale the ``direction`` ("x" or "y") of losses, up to ``loss_limit``.
+
+    Returns:
+        The rows with losses beyond that, and from where to where they go: "linear 2.1 to 4.4".
+    """
+    limit = loss_limit(losses, groups)
+    shown = [loss for loss in (*chain(*losses.values()), *optima(groups)) if 0 < loss <= limit]
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[direction]
+    if shown and max(shown) > 6 * min(shown):
+        logarithmic(getattr(axes, f"set_{direction}scale"), axis, min(shown), max(shown))
+    else:
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    if shown and limit < math.inf:
+        low = max(0.9 * min(shown), min(shown) - 0.1 * (max(shown) - min(shown)))
+        getattr(axes, f"set_{direction}lim")(low, limit)
+    past = {name: [loss for loss in of_row if loss > limit] for name, of_row in losses.items()}
+    return ", ".join(f"{name} {min(of_row):.2g} to {max(of_row):.2g}" for name, of_row in past.items() if of_row)
 
 
 def panels(figure_height: float, n: int, columns: int) -> tuple[Figure, list[Axes]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from rule_extrapolation.reporting.comparison import Group, average
 from rule_extrapolation.reporting.measures import (
@@ -25,7 +24,8 @@ from rule_extrapolation.reporting.plotting import (
     draw_chance,
     language_name,
     legend_above,
-    logarithmic,
+    loss_axis,
+    loss_limit,
     marked,
     of_language,
     optima,
@@ -45,7 +45,8 @@ BAND = 6
 
 
 def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, beside: bool = False) -> Figure | None:
-    """Both OOD accuracies by language and row: mean, standard deviation, each run; and the published means beside."""
+    """Both OOD accuracies by language and row: mean, standard deviation (as far as 0
+    and 1), each run; and the published means beside."""
     languages = list(of_language(groups).items())
     if not languages:
         return None
@@ -105,7 +106,9 @@ def draw_point(
     cell = average(group.runs, protocol, measure)
     if cell.mean is None:
         return say_missing(axes, at, cell.missing)
-    axes.errorbar(at, cell.mean, cell.std, **marked(look), ms=5, capsize=2, lw=0.9)
+    std = cell.std or 0.0
+    within = [[min(std, cell.mean)], [min(std, 1 - cell.mean)]]  # no accuracy is below 0 or above 1
+    axes.errorbar(at, cell.mean, within, **marked(look), ms=5, capsize=2, lw=0.9)
     values = [value for run in group.runs if (value := protocol.value(run.results, measure)) is not None]
     dense = len(values) > MOST_MARKS
     axes.plot([at + beside] * len(values), values, ".", color=look.color, ms=4, alpha=0.7, mew=0, rasterized=dense)
@@ -136,28 +139,25 @@ def loss_and_rules(groups: list[Group]) -> Figure | None:
     everyone = looks(groups)
     dense = sum(len(group.runs) for group in groups) > MOST_MARKS
     for ax, (grammar, of) in zip(axes, languages.items()):
-        losses = []
-        for group in of:
-            pairs = [[AT_MINIMUM.value(run.results, measure) for measure in (LOSS, OOD_RULE_1)] for run in group.runs]
-            pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
-            losses += [x for x, _ in pairs]
+        points = {group.name: points_of(group) for group in of}
+        losses = {name: [x for x, _ in pairs] for name, pairs in points.items()}
+        limit = loss_limit(losses, of)
+        for name, pairs in points.items():
             size = {"ms": 3, "alpha": 0.4} if dense else {"ms": 4.5, "alpha": 0.8}
-            style = {**marked(everyone[group.name]), **size, "rasterized": dense}
-            ax.plot([x for x, _ in pairs], [y for _, y in pairs], ls="", **style)
+            style = {**marked(everyone[name]), **size, "rasterized": dense}
+            shown = [min(x, limit) for x, _ in pairs]
+            ax.plot(shown, [y for _, y in pairs], ls="", clip_on=False, **style)
         for optimal in optima(of):
             ax.axvline(optimal, color="black", ls="--", lw=0.8, zorder=0)
         draw_chance(ax, of, OOD_RULE_1, AT_MINIMUM)
-        loss_axis(ax, [*losses, *optima(of)])
+        past = loss_axis(ax, "x", losses, of)
+        ax.set_xlabel(f"test loss  ({past} \u2192)" if past else "test loss")
         accuracy_axis(ax, OOD_RULE_1.title)
         ax.set_title(language_name(grammar), loc="left")
     legend_above(figure, [*row_handles(groups), chance_handle(), optimum_handle()])
     return figure
 
 
-def loss_axis(axes: Axes, losses: list[float]) -> None:
-    axes.set_xlabel("test loss")
-    positive = [loss for loss in losses if loss > 0]
-    if positive and max(positive) > 6 * min(positive):
-        logarithmic(axes.set_xscale, axes.xaxis, min(positive), max(positive))
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+def points_of(group: Group) -> list[tuple[float, float]]:
+    pairs = [[AT_MINIMUM.value(run.results, measure) for measure in (LOSS, OOD_RULE_1)] for run in group.runs]
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
