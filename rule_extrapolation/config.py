@@ -254,11 +254,14 @@ def one_line(error: Exception) -> str:
         if package := PLUGINS.get((group, choice)):
             return f"{group}={choice}: needs a package: pip install {package}"
     if isinstance(error, MissingConfigException) and error.options:
+        own, _, name = str(error.missing_cfg_file).partition("/")
+        if own in groups():  # Hydra lists the files of the folder that a choice such as paper/aNbN is not in
+            return f"{own}={name}: {one_of(name, groups()[own])}"
         return f"{group}={choice}: {one_of(choice, error.options)}"
     if unresolved := re.match(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", str(error)):
         # A choice of the defaults list that goes by another group's.
-        groups, given = re.findall(r"\$\{(\w+)\}", unresolved[1]), unresolved[2].split(", ")
-        return f"{' and '.join(group for group in groups if group not in given)}=null: is needed"
+        needed, given = re.findall(r"\$\{(\w+)\}", unresolved[1]), unresolved[2].split(", ")
+        return f"{' and '.join(group for group in needed if group not in given)}=null: is needed"
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         override = str(error).rpartition("+")[2] or cause.full_key

@@ -128,6 +128,7 @@ ERRORS = {
     "modle=minlstm": "modle=minlstm: no such key; did you mean model?",
     "model=minlsmt": "model=minlsmt: did you mean minlstm?",
     "grammar=aNbX": "grammar=aNbX: did you mean aNb",
+    "experiment=paper/aNbX": "experiment=paper/aNbX: did you mean paper/aNb",
     "model.hiden_dim=3": "model.hiden_dim=3: no such key; did you mean hidden_dim?",
     "+model.hiden_dim=3": "model.hiden_dim=3: no such key; did you mean hidden_dim?",
     "+modle=3": "modle=3: no such key; did you mean model?",
