@@ -40,7 +40,7 @@ PLUGINS = {
     ("hydra/launcher", "joblib"): "-c constraints.txt hydra-joblib-launcher",
     ("hydra/launcher", "submitit_local"): "-c constraints.txt hydra-submitit-launcher",
     ("hydra/launcher", "submitit_slurm"): "-c constraints.txt hydra-submitit-launcher",
-    ("hydra/launcher", "ray"): "hydra-ray-launcher",
+    ("hydra/launcher", "ray"): '-e ".[ray]", in an environment of its own',
     ("hydra/sweeper", "optuna"): "-c constraints.txt hydra-optuna-sweeper",
 }
 """What pip has to install for Hydra to know these names."""

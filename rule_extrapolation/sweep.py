@@ -8,14 +8,17 @@ stops the others. This goes for every launcher and sweeper of Hydra: ``ResumingL
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
+import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ DONE = ("finished", "diverged")
 NAMED = 5
 """So many skipped runs are named, more are counted."""
 ERROR_FILE = "error.txt"
+SOON = 3.0
+"""Seconds in which a process that has lost its parent ends."""
 
 current: Sweep | None = None
 """The sweep that this process has launched."""
@@ -120,17 +125,21 @@ class Sweep:
     def close(self) -> int:
         """Say what has become of the runs; returns how many have not come to their end."""
         outcomes = {run: outcome(job, run) for job in self.jobs.values() for run in job.runs}
-        missing = {run: reason for run, reason in outcomes.items() if reason is not None}
-        finished = len(outcomes) - len(missing) - len(self.skipped)
-        counts = f"{finished} finished, {len(self.skipped)} skipped, {len(missing)} failed"
-        print(f"Sweep {self.name}: {counts}. Run folders: {self.config.hydra.sweep.dir}", flush=True)
+        new = Counter(state for run, (state, _) in outcomes.items() if run not in self.skipped)
+        counts = {"finished": new["finished"], "skipped": len(self.skipped), "failed": new["failed"]} | new
+        counted = ", ".join(f"{number} {state}" for state, number in counts.items())
+        print(f"Sweep {self.name}: {counted}. Run folders: {self.config.hydra.sweep.dir}", flush=True)
         if "direction" in self.config.hydra.sweeper:
             self.print_best()
-        for run, reason in missing.items():
-            print(f"error: {run}: {reason}", file=sys.stderr)
+        for run, (state, reason) in outcomes.items():
+            if state == "diverged" and run not in self.skipped:
+                print(f"diverged, its loss is not finite: {run}", flush=True)
+            elif reason:
+                print(f"error: {run}: {reason}", file=sys.stderr)
+        missing = sum(state not in DONE for state, _ in outcomes.values())
         if missing:
             print("The same command goes on with these.", file=sys.stderr, flush=True)
-        return len(missing)
+        return missing
 
     def print_best(self) -> None:
         """The best of a search, and the command that runs it alone."""
@@ -173,20 +182,22 @@ def status(run: Path) -> str | None:
     return read_results(run)["status"]
 
 
-def outcome(job: Job, run: Path) -> str | None:
-    """None for a run that has come to its end, else a line on why it has not."""
+def outcome(job: Job, run: Path) -> tuple[str, str | None]:
+    """What has become of a run, and if it has gone wrong a line on why."""
     from rule_extrapolation.run_folder import read_results
 
     ended = status(run)
     if ended in DONE:
-        return None
+        return ended, None
     if ended == "failed":
-        return first_line(read_results(run)["error"])
+        return "failed", first_line(read_results(run)["error"])
     if ended == "interrupted":
-        return "interrupted"
+        return "interrupted", "interrupted"
     files = [folder / ERROR_FILE for folder in (run, job.folder)]
     written = next((file.read_text() for file in files if file.is_file()), "")
-    return first_line(written) or "has not come to its end: killed, or in another process"
+    if not written and not job.folder.is_dir():
+        return "not begun", None
+    return "failed", first_line(written) or "has not come to its end: killed, or in another process"
 
 
 def first_line(text: str) -> str:
@@ -203,9 +214,12 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     folder, error_file = Path(cfg.run_dir), Path(cfg.run_dir) / ERROR_FILE
     job = Job([], cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if is_worker():
+        end_with_parent()
     try:
-        # The system lets go of it however the process ends. A run's further processes begin behind this, and need none.
-        with FileLock(folder / ".lock", timeout=0):
+        # The system lets go of it however the process ends: soon, where its parent was killed. A run's further
+        # processes begin behind this, and need none.
+        with FileLock(folder / ".lock", timeout=SOON):
             if job.done:
                 print(f"Skipped, it has finished: {folder}", flush=True)
                 return job.objective
@@ -215,6 +229,7 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
             except Exception as error:
                 reason = first_line(f"{type(error).__name__}: {error}")
                 error_file.write_text(f"{reason}\n\n{traceback.format_exc()}")
+                leave_word(cfg, reason)
                 if not is_one_of_many():
                     raise
                 print(f"error: {folder}: {reason}; see {ERROR_FILE} there", file=sys.stderr, flush=True)
@@ -223,8 +238,37 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     return job.objective
 
 
+def leave_word(cfg: DictConfig, reason: str) -> None:
+    """Have the report know of a run that failed before it had a folder to write to."""
+    from rule_extrapolation.run_folder import replace_text, write_results
+
+    folder = Path(cfg.run_dir)
+    if not (folder / "results.json").is_file() and not cfg.seeds:
+        replace_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        about = {"grammar": cfg.grammar.name, "model": cfg.model.name, "seed": cfg.seed}
+        write_results(folder, {"status": "failed", **about, "error": reason})
+
+
 def is_one_of_many() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def is_worker() -> bool:
+    """Whether this process has been started by the one that launched the sweep, beside others."""
+    return current is None and HydraConfig.initialized() and is_one_of_many()
+
+
+@cache
+def end_with_parent() -> None:
+    """Once in a process: without whoever started it, it would go on beside the one that takes its runs over."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SOON / 4)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class ResumingLauncher:

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from rule_extrapolation.config import CONF_DIR
 from rule_extrapolation.experiment import assemble
 from rule_extrapolation.launching import cores, threads_of
+from rule_extrapolation.reporting.runs import find_runs, read_run
 
 SHORT = [
     "grammar=L1", "data.max_length=8", "data.num_train=48", "data.num_val=16", "data.num_test=16", "data.batch_size=10",
@@ -102,6 +103,39 @@ def test_a_killed_sweep_is_continued_by_the_same_command(cli, tmp_path):
     assert runs(killed) == expected
 
 
+def test_workers_of_a_killed_sweep_end_with_it(tmp_path):
+    """Or they would train on beside the command that goes on with their runs."""
+    sweep = [*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = start(tmp_path, *sweep)
+    names = set()
+    for line in process.stdout:
+        if " step 12/" in line:
+            names.add(line.split()[0])
+        if len(names) == 2:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()  # until the workers have let go of the pipe too
+    assert len(names) == 2
+    process = start(tmp_path, *sweep)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
+    assert "Left to the process" not in out
+    assert len(runs(tmp_path)) == 4
+
+
+def test_what_diverged_and_what_failed_while_it_was_built_is_named_and_reported(cli, tmp_path):
+    overrides = ["model=mingru", "optimizer.lr=1e-3,1e30", "trainer.gradient_clip_val=null"]
+    status, out, err = cli("-m", *TINY, *overrides)
+    assert (status, err) == (0, "")
+    assert "Sweep default: 1 finished, 0 skipped, 0 failed, 1 diverged" in out
+    assert out.count("diverged, its loss is not finite: ") == 1
+    # More weights than there is memory for: on the meta device, that is no error.
+    status, out, err = cli("-m", *TINY, "model=lstm", "model.hidden_dim=8,4000000", "sweep=large")
+    assert status == 1 and "Sweep large: 1 finished, 0 skipped, 1 failed" in out
+    problems = [read_run(path, 1).problem for path in find_runs([str(tmp_path / "runs" / "sweeps" / "large")])]
+    assert len(problems) == 2 and any(problem and problem.startswith("failed: ") for problem in problems)
+
+
 @pytest.mark.parametrize(
     ("hook", "step"),
     [
@@ -140,8 +174,8 @@ def test_ctrl_c_is_gone_on_with(cli, tmp_path):
     ctrl_c = ["+callbacks.ctrl_c._target_=test_sweeps.InterruptsOnce", "+callbacks.ctrl_c.step=9"]
     status, out, err = cli(*sweep, *ctrl_c)
     assert status == 130
-    assert "Sweep default: 0 finished, 0 skipped, 2 failed" in out
-    assert err.splitlines()[0].endswith(": interrupted")
+    assert "Sweep default: 0 finished, 0 skipped, 0 failed, 1 interrupted, 1 not begun" in out
+    assert err.splitlines()[0].endswith(": interrupted") and err.count("error:") == 1
     assert cli(*sweep, *ctrl_c)[0] == 0
     mended = runs(tmp_path)
     shutil.rmtree(tmp_path / "runs")

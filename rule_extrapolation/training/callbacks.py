@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
+from rule_extrapolation.sweep import is_worker
 from rule_extrapolation.training.metrics_file import MetricsFile
 
 
@@ -200,7 +202,7 @@ class LastCheckpoint(Checkpoint):
 class TrainingBar(TQDMProgressBar):
     """Lightning's progress bar, one for the whole training: an epoch may be a single step.
 
-    Where the output is no terminal, a line at each validation.
+    Where the output is no terminal, a line at each validation, with the run's name where others run beside it.
     """
 
     def init_train_tqdm(self) -> Tqdm:
@@ -233,7 +235,8 @@ class TrainingBar(TQDMProgressBar):
         super().on_validation_end(trainer, pl_module)
         if self.is_enabled and not sys.stdout.isatty():
             figures = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
-            print(f"step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)
+            whose = f"{Path(HydraConfig.get().runtime.output_dir).name}  " if is_worker() else ""
+            print(f"{whose}step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
         shown = {"Val/loss": "Val/loss", "Val/ID/rule_1_accuracy": "ID R1", "Val/ID/rule_2_accuracy": "ID R2"}
