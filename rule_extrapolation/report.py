@@ -68,6 +68,8 @@ def report(arguments: Arguments) -> None:
     console = Console()
     runs = read(arguments, Console(stderr=True))
     groups = group_runs(runs, arguments.by or (), arguments.mix)
+    if not groups:
+        raise ConfigError("runs", ",".join(arguments.runs or [str(arguments.wandb)]), "no run there says what it is of")
     tables = language_tables(groups, arguments.by or ())
     with Console(stderr=True).status("Drawing"):
         figures, left_out = draw_all(groups)

@@ -303,6 +303,18 @@ class TestFigures:
         [segment] = bar.lines[2][0].get_segments()
         assert [y for _, y in segment] == [0, 1]  # the standard deviation is 0.71
 
+    def test_each_row_has_its_own_chance(self, folders):
+        """The linear model's completions end at its window, so that fewer of them finish by chance."""
+        groups = [group for group in group_runs(read_runs(find_runs([str(folders)]), 10)) if group.grammar == "aNbN"]
+        for group, level in zip(groups, (0.2, 0.8)):
+            for run in group.runs:
+                run.results["chance_levels"]["OOD/rule_1_accuracy"] = level
+        axes = draw_all(groups)[0]["summary"].axes[0]
+        bands = [band.get_paths()[0].get_extents() for band in axes.collections if band.get_alpha() == 0.6]
+        drawn = [(round((band.y0 + band.y1) / 2, 6), band.x0, band.x1) for band in bands]
+        assert [level for level, _, _ in drawn] == [0.2, 0.8]
+        assert drawn[0][2] == pytest.approx(drawn[1][1])  # beside one another
+
     def test_looks_are_apart_and_the_same_for_names_not_known(self, folders):
         for name in ("linear0", "linear1"):
             edit(folders / name, {"model": "my_own"})
@@ -447,6 +459,8 @@ ERRORS = {
     "runs={runs} wandb=a/b": "give runs=<folders> or wandb=",
     "runs=nowhere": "runs=nowhere: there is no such folder",
     "runs={empty}": "holds no run: no folder with a config.yaml",
+    "runs={broken}": "no run there says what it is of",
+    "runs={runs} by=seed": "by=seed: runs that differ in it are averaged",
     "runs={runs} out={runs}": "holds other files than a report; name another folder",
     "runs={runs} out={file}": "is a file; name a folder",
     "runs={runs} by=optimizer.lrr": "by=optimizer.lrr: no run has such a key; did you mean optimizer.lr?",
@@ -462,8 +476,15 @@ class TestErrors:
     def test_one_line_exit_2_and_nothing_written(self, folders, call, tmp_path, monkeypatch, arguments, message):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "empty").mkdir()
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "results.json").write_text("{")
         (tmp_path / "file").write_text("")
-        places = {"runs": folders, "empty": tmp_path / "empty", "file": tmp_path / "file"}
+        places = {
+            "runs": folders,
+            "broken": tmp_path / "broken",
+            "empty": tmp_path / "empty",
+            "file": tmp_path / "file",
+        }
         status, out, err = call(report.main, *(word.format(**places) for word in arguments.split()))
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert err.startswith("error: ") and message in err

@@ -11,7 +11,7 @@ from typing import Any
 from rule_extrapolation.errors import ConfigError, one_of
 from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
-from rule_extrapolation.reporting.runs import UNKNOWN, Run
+from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, Run
 
 ARCHITECTURES = ("transformer", "lstm", "linear", "mamba", "xlstm", "minlstm", "mingru", "oracle")
 ABSENT = "absent"
@@ -75,6 +75,10 @@ def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> li
     by = list(by)
     known = {key for run in runs for key in run.settings}
     for key in by:
+        if key in ALIKE:
+            raise ConfigError(
+                "by", key, "runs that differ in it are averaged; name a setting that rows are set apart by"
+            )
         if key not in known:
             raise ConfigError("by", key, f"no run has such a key; {one_of(key, sorted(known))}")
     groups: dict[tuple, Group] = {}

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from rule_extrapolation.reporting.figures import KINDS
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
+from rule_extrapolation.reporting.plotting import WIDTH
 from rule_extrapolation.reporting.published import SOURCE
 from rule_extrapolation.reporting.runs import Run
 from rule_extrapolation.reporting.tables import HEADER, LABELS, Cell, LanguageTable, Row, as_texts, text
@@ -69,8 +70,11 @@ def count_in_words(runs: list[Run]) -> str:
 
 
 def inline(svg: str, name: str) -> Markup:
-    """An SVG file as an element of a page: without its prolog, and with ids of its own."""
+    """An SVG file as an element of a page: without its prolog, with ids of its own, and of a printed page's width the
+    share that it has there, so that letters are of one size in all."""
     svg = svg[svg.index("<svg") :]
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1]) / (72 * WIDTH)
+    svg = svg.replace("<svg", f'<svg style="width: {min(width, 1):.0%}"', 1)
     return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg))
 
 

@@ -104,9 +104,9 @@ def optimum_handle() -> Line2D:
 
 
 def draw_chance(axes: Axes, groups: list[Group], measure: Measure, protocol: Protocol) -> None:
-    levels = chance_levels(groups, measure, protocol)
-    if levels:
-        axes.axhspan(min(levels) - 0.008, max(levels) + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=0)
+    """Of all rows: they differ where the lengths of completions do."""
+    for level in {round(level, 3) for level in chance_levels(groups, measure, protocol)}:
+        axes.axhspan(level - 0.008, level + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=0)
 
 
 def optima(groups: list[Group]) -> set[float]:

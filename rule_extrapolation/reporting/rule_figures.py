@@ -79,10 +79,6 @@ def draw_band(
         axes.axvline(x - 0.5, color="#DDDDDD", lw=0.6, zorder=0)
     for x, (grammar, groups) in enumerate(band):
         width = 0.84 / max(1, len(groups))
-        levels = chance_levels(groups, measure, protocol)
-        if levels:
-            low, high = min(levels), max(levels)
-            axes.fill_between([x - 0.45, x + 0.45], low - 0.008, high + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=1)
         missing = {average(group.runs, protocol, measure).missing for group in groups}
         for_all = len(groups) > 1 and len(missing) == 1 and None not in missing
         if for_all:
@@ -90,6 +86,9 @@ def draw_band(
         offset = min(0.3 * width, 0.07 * slots / axes.figure.get_figwidth())
         for i, group in enumerate(groups):
             at = x + (i - (len(groups) - 1) / 2) * width
+            for level in chance_levels([group], measure, protocol):
+                ends = [at - width / 2, at + width / 2]
+                axes.fill_between(ends, level - 0.008, level + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=1)
             if not for_all:
                 draw_point(axes, at, group, measure, protocol, everyone[group.name], offset)
             if beside:

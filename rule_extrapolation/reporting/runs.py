@@ -123,7 +123,7 @@ def find_runs(places: Iterable[str]) -> list[Path]:
 def runs_below(folder: Path) -> list[Path]:
     runs = []
     for path, folders, files in os.walk(folder):
-        if "config.yaml" in files or "results.json" in files:
+        if "results.json" in files or ("config.yaml" in files and (".hydra" in folders or "metrics.csv" in files)):
             runs.append(Path(path))
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "wandb")

@@ -159,6 +159,11 @@ def yardstick_rows(
 
 def table_notes(groups: list[Group], by: list[str]) -> list[str]:
     notes = [f"{protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
+    if weights := [f"{weights_of(group)} {group.name}" for group in groups if group.runs]:
+        notes.append(f"Trainable weights: {', '.join(weights)}.")
+    commits = {run.results.get("commit") for group in groups for run in group.runs} - {None}
+    if len(commits) > 1:
+        notes.append(f"Runs of {len(commits)} commits: {', '.join(sorted(commit[:8] for commit in commits))}.")
     for group in groups:
         if group.lost:
             whole = len(group.lost) + len(group.runs)
@@ -178,6 +183,11 @@ def table_notes(groups: list[Group], by: list[str]) -> list[str]:
             listed = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
             notes.append(f"Rows differ in {key}: {listed}.")
     return notes
+
+
+def weights_of(group: Group) -> str:
+    numbers = {run.results.get("num_parameters") for run in group.runs}
+    return " or ".join("not known" if number is None else f"{number:,}" for number in sorted(numbers, key=str))
 
 
 # As text
@@ -239,19 +249,21 @@ def escaped(words: str) -> str:
 
 
 def latex(table: LanguageTable) -> str:
-    """A table environment; needs the package booktabs. Protocols are (a) and (b), which the caption explains."""
+    """A table environment, as wide as the text; needs booktabs and graphicx. Its caption explains (a) and (b)."""
     letters = dict(zip((protocol.title for protocol in PROTOCOLS), "ab"))
     meanings = [f"({letters[protocol.title]}) {protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
     others = table.notes[len(PROTOCOLS) :]
-    caption = [f"{table.title}: mean ± standard deviation over n runs.", *meanings, *others, f"Published: {SOURCE}."]
+    title = ". ".join([table.title, *rules_line(table)[:1], "Mean ± standard deviation over n runs."])
+    caption = [title, *meanings, *others, f"Published: {SOURCE}."]
     lines = [
-        "% \\usepackage{booktabs}",
+        "% \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
         "\\centering",
         "\\scriptsize",
         "\\setlength{\\tabcolsep}{3pt}",
         f"\\caption{{{escaped(' '.join(caption))}}}",
         f"\\label{{tab:{table.grammar}}}",
+        "\\resizebox{\\textwidth}{!}{%",
         f"\\begin{{tabular}}{{ll{'r' * (len(HEADER) - 2)}}}",
         "\\toprule",
         " & ".join(escaped(title.replace("completion", "compl.")) for title in HEADER) + " \\\\",
@@ -265,7 +277,7 @@ def latex(table: LanguageTable) -> str:
         if row.protocol in letters:
             figures = f"{row.source} ({letters[row.protocol]})"
         lines.append(" & ".join(escaped(part) for part in (name, figures, *cells)) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}"]) + "\n"
 
 
 def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
