@@ -13,7 +13,7 @@ from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
 from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, Run
 
-ARCHITECTURES = ("transformer", "lstm", "linear", "mamba", "xlstm", "minlstm", "mingru", "oracle")
+ARCHITECTURES = ("transformer", "lstm", "linear", "mamba", "xlstm", "minlstm", "mingru", "ffnn", "oracle", "ngram")
 ABSENT = "absent"
 """What a key is that a configuration has not got."""
 
