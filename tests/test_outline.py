@@ -62,7 +62,7 @@ def test_help_and_errors_do_without_torch(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     printed = dict(part.split("\n", 1) for part in done.stderr.split("### ")[1:])
-    assert "model: linear, lstm" in done.stdout and "hidden_dim: 256" in done.stdout
+    assert "model: ffnn, linear, lstm" in done.stdout and "hidden_dim: 256" in done.stdout
     for command, message in REFUSED.items():
         assert printed[command].startswith("error: ") and message in printed[command], command
         assert len(printed[command].splitlines()) == 1
