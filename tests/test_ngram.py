@@ -153,7 +153,7 @@ class TestAgainstNLTK:
 
 
 class TestDistribution:
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=200)
     @given(
         rows=st.lists(st.lists(st.integers(FIRST_SYMBOL, 6), max_size=8), min_size=1, max_size=8),
         prompt=st.lists(st.integers(0, NUM_TOKENS - 1), min_size=1, max_size=6),

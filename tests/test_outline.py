@@ -26,6 +26,8 @@ REFUSED = {
     "model.hidden_dim=0": "must be greater than 0",
     "model=transformer model.num_heads=3": "must divide dim_model=64: 1, 2, 4, 8, 16, 32, 64",
     "model=xlstm model.act_fn=foo": "must be one of gelu",
+    "model=ngram model.smoothing=kneserney": "did you mean kneser_ney?",
+    "model=ffnn model.order=1": "must be 2 or more",
     "grammar.only_even=3": "must be bool",
     "optimizer.lr=x": "must be float",
     "scheduler.warmup=0": "must be 1 or more",

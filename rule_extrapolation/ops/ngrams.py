@@ -49,7 +49,7 @@ class Level:
 
     def per_context(self, values: Tensor) -> Tensor:
         """(E,) -> (C,) sums in float64."""
-        return torch.bincount(self.owners, values.double(), minlength=len(self.contexts))
+        return torch.zeros(len(self.contexts), dtype=torch.float64).index_add_(0, self.owners, values.double())
 
 
 def count_ngrams(batches: Iterable[Tensor], order: int, num_tokens: int) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,11 @@ class Group:
         return f"{self.model}, {self.variant}" if self.variant else self.model
 
     @property
+    def baseline(self) -> bool:
+        """Whether its model says that it is one."""
+        return any(run.results.get("baseline") for run in self.runs + self.lost)
+
+    @property
     def caveat(self) -> str | None:
         return "; ".join(dict.fromkeys(run.results["caveat"] for run in self.runs if run.results.get("caveat"))) or None
 
