@@ -34,13 +34,14 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
 
     Raises:
         ConfigError: there is none, it belongs to a run of another model, language, data or optimization, or that run
-            has had all its steps.
+            has had all its steps, or the model takes no steps.
     """
     if cfg.sweep is not None and (own := own_checkpoint(cfg, module)):
         check_same_settings(cfg, module.model, own.parent.parent)
         return own
     if cfg.resume is None:
         return None
+    check_has_steps(cfg, "resume", module.model)
     path, checkpoint = read_checkpoint(cfg, "resume", "last.ckpt", "meta")
     check_same_settings(cfg, module.model, path.parent.parent)
     if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
@@ -89,12 +90,13 @@ def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None)
     """Start from the weights that ``ckpt`` names, if it does; a run that is resumed has weights of its own.
 
     Raises:
-        ConfigError: there are none, or the module has others.
+        ConfigError: there are none, the module has others, or it is counted.
     """
     if cfg.ckpt is None or cfg.resume is not None:
         return
     if not cfg.ckpt:
         raise ConfigError("ckpt", None, "is needed; name a run folder or a .ckpt file to start from")
+    check_has_steps(cfg, "ckpt", module.model)
     _, checkpoint = read_checkpoint(cfg, "ckpt", "best.ckpt", device or "cpu")
     weights, own = shapes(checkpoint["state_dict"]), shapes(module.state_dict())
     if weights != own:
@@ -102,6 +104,12 @@ def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None)
         differ = f"its {name} is {weights.get(name, 'missing')}, not {own.get(name, 'missing')}"
         raise ConfigError("ckpt", cfg.ckpt, f"{differ}; set its model and sizes, and a grammar with as many symbols")
     module.load_state_dict(checkpoint["state_dict"])
+
+
+def check_has_steps(cfg: DictConfig, key: str, model: LanguageModel) -> None:
+    """Raise a ConfigError for a model that is made at once, from the data alone."""
+    if model.counted:
+        raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted anew, in seconds; leave {key} out")
 
 
 def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[Path, dict[str, Any]]:

@@ -194,7 +194,9 @@ def run(cfg: DictConfig) -> None:
         with processes(run.experiment.world, run.folder / "config.yaml"):
             run.prepare()
             trainer = build(cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
-            if run.experiment.module.model.num_parameters:
+            if run.experiment.module.model.counted:
+                estimate(run, trainer)
+            elif run.experiment.module.model.num_parameters:
                 fit(run, trainer)
             test(run, trainer)
     if run.leads:
@@ -286,6 +288,17 @@ def fit(run: Run, trainer: Trainer) -> None:
     if experiment.checkpoint is not None and has_ended(run.cfg, experiment.checkpoint):
         epoch = load(experiment.checkpoint, "meta")["epoch"]
         trainer.fit_loop.load_state_dict(end_of_training(trainer, epoch))
+
+
+def estimate(run: Run, trainer: Trainer) -> None:
+    """Have the model made from the data at once, and validate what has come of it."""
+    module, data = run.experiment.module, run.experiment.data
+    beginning = time.perf_counter()
+    module.model.estimate(data.train_dataloader(), data.val_dataloader())
+    run.results["seconds"]["fit"] = time.perf_counter() - beginning
+    trainer.validate(module, data, verbose=False)
+    run.experiment.history.record(trainer, module)
+    trainer.save_checkpoint(run.folder / "checkpoints" / "best.ckpt")
 
 
 def training_threads(experiment: Experiment, seeds: int = 1) -> int:

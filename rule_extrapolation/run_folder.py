@@ -38,6 +38,7 @@ def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel, caveat: str 
         "caveat": caveat,
         "seed": cfg.seed,
         "num_parameters": model.num_parameters,
+        "baseline": model.baseline,
         "resumed_from": cfg.resume,
         "started_from": cfg.ckpt,
         "seconds": {},

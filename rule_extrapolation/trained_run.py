@@ -81,7 +81,7 @@ def load_run(folder: str, context: Callable[[DictConfig], int] = lambda cfg: 0) 
     except Exception as error:
         raise ConfigError("run", folder, f"its config.yaml cannot be used: {error}") from error
     checkpoint = None
-    if module.model.num_parameters:
+    if module.model.num_parameters or module.model.counted:
         checkpoint = find_checkpoint(config.parent)
         load_weights(module, checkpoint, folder)
     module.eval().requires_grad_(False)

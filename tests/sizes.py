@@ -1,11 +1,15 @@
 """Every architecture at the sizes that the contract is tested at. A new model adds its lines here."""
 
+import torch
+
 from rule_extrapolation.grammars import get_grammar
+from rule_extrapolation.models.ffnn import FFNN
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
+from rule_extrapolation.models.ngram import SMOOTHINGS, NGramLM
 from rule_extrapolation.models.oracle import OracleLM
 from rule_extrapolation.models.transformer import TransformerDecoder
 from rule_extrapolation.models.xlstm import xLSTMLMModel
@@ -31,6 +35,11 @@ MODELS = {
     "mamba-odd": (MambaLM, {"d_model": 5, "d_state": 3, "d_conv": 3, "n_layers": 2, "expand": 3}),
     "mamba-paper": (MambaLM, {"d_model": 32, "d_state": 16, "n_layers": 10}),
     "mamba-l5": (MambaLM, {}),
+    "ffnn-tiny": (FFNN, {"order": 2, "embedding_dim": 1, "hidden_dim": 1}),
+    "ffnn-default": (FFNN, {}),
+    "ffnn-not-direct": (FFNN, {"order": 9, "direct": False}),
+    **{f"ngram-{smoothing}": (NGramLM, {"smoothing": smoothing}) for smoothing in SMOOTHINGS},
+    "ngram-long-pruned": (NGramLM, {"order": 7, "min_count": 2}),
     "oracle-nested": (OracleLM, {"grammar": get_grammar("L5", max_length=16)}),
     "oracle-counted": (OracleLM, {"grammar": get_grammar("L6", max_length=8)}),
     "xlstm-tiny": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": [0]}),
@@ -57,5 +66,10 @@ NUM_TOKENS = 7
 
 
 def make(name):
-    model, arguments = MODELS[name]
-    return model(num_tokens=NUM_TOKENS, **arguments)
+    """A model with its initial weights, or with the counts of some rows that are no words."""
+    architecture, arguments = MODELS[name]
+    model = architecture(num_tokens=NUM_TOKENS, **arguments)
+    if model.counted:
+        rows = torch.randint(0, NUM_TOKENS, (40, 30), generator=torch.Generator().manual_seed(0))
+        model.estimate([rows[:30]], [rows[30:]])
+    return model

@@ -26,6 +26,8 @@ REFUSED = {
     "model.hidden_dim=0": "must be greater than 0",
     "model=transformer model.num_heads=3": "must divide dim_model=64: 1, 2, 4, 8, 16, 32, 64",
     "model=xlstm model.act_fn=foo": "must be one of gelu",
+    "model=ngram model.smoothing=kneserney": "did you mean kneser_ney?",
+    "model=ffnn model.order=1": "must be 2 or more",
     "grammar.only_even=3": "must be bool",
     "optimizer.lr=x": "must be float",
     "scheduler.warmup=0": "must be 1 or more",
@@ -62,7 +64,7 @@ def test_help_and_errors_do_without_torch(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     printed = dict(part.split("\n", 1) for part in done.stderr.split("### ")[1:])
-    assert "model: linear, lstm" in done.stdout and "hidden_dim: 256" in done.stdout
+    assert "model: ffnn, linear, lstm" in done.stdout and "hidden_dim: 256" in done.stdout
     for command, message in REFUSED.items():
         assert printed[command].startswith("error: ") and message in printed[command], command
         assert len(printed[command].splitlines()) == 1

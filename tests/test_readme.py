@@ -21,7 +21,7 @@ TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_va
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 30
+    assert len(COMMANDS) == 33
     assert "@@" not in README
 
 

@@ -190,6 +190,14 @@ class TestTables:
         assert average(group.runs, OVER_TRAINING, MEASURES[0]).missing == "no validation"
         assert average(group.runs, AT_MINIMUM, MEASURES[1]).n == 1
 
+    def test_a_baseline_stands_beneath_the_architectures(self, real, trained):
+        rows = rows_of(tables_of(trained("model=ngram"), real["minlstm0"])["aNbN"])
+        names = [row["architecture"] for row in rows]
+        assert names[-4:] == ["ngram (baseline)", "ngram (baseline)", "chance", "optimal"]
+        assert "minlstm" in names[:-4] and not any("ngram" in name for name in names[:-4])
+        row = row_of(rows, "ngram (baseline)", "ours", AT_MINIMUM.title)
+        assert float(row["test_loss_mean"]) == read_results(trained("model=ngram"))["test"]["Test/loss"]
+
 
 class TestGroups:
     def test_unfinished_failed_and_diverged_runs_are_named_and_not_averaged(self, folders, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -44,6 +45,16 @@ class LanguageModel(nn.Module, ABC):
     stacks: ClassVar[bool] = False
     """Whether ``torch.vmap`` takes several sets of weights through the model at once, and is quicker than one after the
     other: where small products and Python's own time bound a step."""
+
+    counted: ClassVar[bool] = False
+    """Whether ``estimate`` makes the model from the data, in place of gradient steps."""
+
+    baseline: ClassVar[bool] = False
+    """Whether tables set it apart, as what can be had without learning rules."""
+
+    def estimate(self, rows: Iterable[Tensor], held_out: Iterable[Tensor]) -> None:
+        """Make the model, where it is ``counted``, from (B, T) token rows of training and of validation."""
+        raise NotImplementedError(f"{type(self).__name__} is trained by gradient steps")
 
     @abstractmethod
     def init_state(self, batch_size: int) -> State:

@@ -13,7 +13,7 @@ from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
 from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, Run
 
-ARCHITECTURES = ("transformer", "lstm", "linear", "mamba", "xlstm", "minlstm", "mingru", "oracle")
+ARCHITECTURES = ("transformer", "lstm", "linear", "mamba", "xlstm", "minlstm", "mingru", "ffnn", "oracle", "ngram")
 ABSENT = "absent"
 """What a key is that a configuration has not got."""
 
@@ -34,6 +34,11 @@ class Group:
     @property
     def name(self) -> str:
         return f"{self.model}, {self.variant}" if self.variant else self.model
+
+    @property
+    def baseline(self) -> bool:
+        """Whether its model says that it is one."""
+        return any(run.results.get("baseline") for run in self.runs + self.lost)
 
     @property
     def caveat(self) -> str | None:

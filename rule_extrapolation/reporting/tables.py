@@ -73,18 +73,24 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
     """The table of the one language that the groups are of."""
     grammar = groups[0].grammar
     theirs = published().loc[grammar] if grammar in published().index else published().iloc[:0]
-    models = sorted({group.model for group in groups} | set(theirs.index), key=lambda name: rank(name, ARCHITECTURES))
+    baselines = {group.model for group in groups if group.baseline}
+    models = sorted(
+        {group.model for group in groups} | set(theirs.index),
+        key=lambda name: (name in baselines, rank(name, ARCHITECTURES)),
+    )
     rows = []
     for model in models:
         ours = [group for group in groups if group.model == model]
         for group in ours:
-            name = f"{group.name} ({group.caveat})" if group.caveat else group.name
+            remarks = "; ".join(filter(None, ["baseline" if group.baseline else None, group.caveat]))
+            name = f"{group.name} ({remarks})" if remarks else group.name
             for protocol in PROTOCOLS:
                 cells = {measure.key: average(group.runs, protocol, measure) for measure in MEASURES}
                 rows.append(Row(name, "ours", protocol.title, len(group.runs), cells, model))
         if not ours:
             rows.append(Row(model, "ours", "both protocols", 0, named_cells("not run"), model))
-        rows.append(published_row(model, theirs))
+        if model not in baselines:
+            rows.append(published_row(model, theirs))
     averaged = [group for group in groups if group.runs]
     rows += [
         *yardstick_rows("chance", chance_cells, averaged),

@@ -35,8 +35,11 @@ class History(Callback):
         """Whether the last validation's objective was not finite."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.record(trainer, pl_module)
+
+    def record(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the figures of the validation that has just ended."""
         # Lightning keeps what was once logged: an accuracy over finished completions, though now none has finished.
         logged = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_accuracy")}
         figures = {name: value.item() for name, value in logged.items() if name.startswith("Val/")}
@@ -233,7 +236,7 @@ class TrainingBar(TQDMProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if self.is_enabled and not sys.stdout.isatty():
+        if self.is_enabled and trainer.state.fn == TrainerFn.FITTING and not sys.stdout.isatty():
             figures = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
             whose = f"{Path(HydraConfig.get().runtime.output_dir).name}  " if is_worker() else ""
             print(f"{whose}step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)

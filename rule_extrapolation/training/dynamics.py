@@ -120,7 +120,7 @@ def log_probabilities(model: LanguageModel, alphabet: str, max_length: int) -> T
 
     The model reads the longest ones alone: all others begin one of them, so their outputs are among its outputs.
     """
-    device = next((parameter.device for parameter in model.parameters()), None)
+    device = next((weight.device for weight in (*model.parameters(), *model.buffers())), None)
     longest = all_strings(alphabet, max_length).to(device)
     logits = torch.cat([model(rows) for rows in prepend_sos(longest).split(ROWS)])
     each = logits.double().log_softmax(1)  # (B, num_tokens, 1 + max_length)
