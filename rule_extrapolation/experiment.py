@@ -89,7 +89,9 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
         model = build_offering(cfg, "model", num_tokens=grammar.num_tokens, grammar=grammar, accelerator=accelerator)
     if model.conditional != data.conditional:
         choice = "completions" if model.conditional else "grammar"
-        raise ConfigError("data._target_", cfg.data._target_, f"{cfg.model.name} does not train on it; set data={choice}")
+        raise ConfigError(
+            "data._target_", cfg.data._target_, f"{cfg.model.name} does not train on it; set data={choice}"
+        )
     decoder = build(cfg, "decoding")
     optimizer = recipe(cfg, "optimizer", given=["params"])
     scheduler = recipe(cfg, "scheduler", given=["optimizer"])
