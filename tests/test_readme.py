@@ -28,7 +28,7 @@ TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_va
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 37
+    assert len(COMMANDS) == 38
     assert "@@" not in README
 
 
