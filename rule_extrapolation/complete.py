@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rule_extrapolation.arguments import command
@@ -22,7 +23,8 @@ Complete a prompt with a run's best checkpoint, and see which rules the whole ke
 
   python -m rule_extrapolation.complete run=<folder> prompt=bbaaa
   python -m rule_extrapolation.complete run=<folder> 'prompt=([' samples=10 temperature=0.8
-  python -m rule_extrapolation.complete run=<folder>                 a prompt after the other; exit or Ctrl-D ends"""
+  python -m rule_extrapolation.complete run=<folder>                 a prompt after the other; exit or Ctrl-D ends
+  python -m rule_extrapolation.complete run=<folder> prompt=aaab attention=attention.png"""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Arguments:
     temperature: Annotated[float, "that they are drawn at"] = 1.0
     seed: Annotated[int, "that they are drawn with"] = 0
     max_new_tokens: Annotated[int | None, "tokens that a completion may have; default: the run's"] = None
+    attention: Annotated[str | None, "a .png, .svg or .pdf file: what the greedy completion attends to"] = None
 
 
 def check(arguments: Arguments) -> None:
@@ -44,6 +47,19 @@ def check(arguments: Arguments) -> None:
     check_seed(seed=arguments.seed)
     if arguments.max_new_tokens is not None:
         check_positive(max_new_tokens=arguments.max_new_tokens)
+    if arguments.attention is not None:
+        check_figure(arguments.attention, arguments.prompt)
+
+
+def check_figure(file: str, prompt: str | None) -> None:
+    from rule_extrapolation.reporting.figures import FORMATS
+
+    if prompt is None:
+        raise ConfigError("attention", file, "is of one prompt; give prompt= too")
+    if Path(file).suffix[1:] not in FORMATS:
+        raise ConfigError("attention", file, f"must end in one of .{', .'.join(FORMATS)}")
+    if not Path(file).parent.is_dir():
+        raise ConfigError("attention", file, "there is no such folder; make it first")
 
 
 def budget(cfg: DictConfig, arguments: Arguments) -> int:
@@ -96,6 +112,35 @@ def complete_prompt(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
     print_completions(Console(), grammar, prompt, could_begin_a_word, rows)
 
 
+def check_attends(run: TrainedRun, file: str) -> None:
+    """Raise a ConfigError if the model has no attention to draw."""
+    start = encode_prompt(run.grammar, run.model, "")
+    if run.model.attention_weights(start, start) is None:
+        fix = f"{run.cfg.model.name} has no attention to its prompt; train with model=seq2seq model.attention=dot"
+        raise ConfigError("attention", file, fix)
+
+
+def draw_attention(run: TrainedRun, arguments: Arguments) -> None:
+    """Draw what the greedy completion attends to in the prompt, to a file."""
+    from rule_extrapolation.grammars.grammar import EOS, SOS
+    from rule_extrapolation.reporting.attention_figure import attention
+    from rule_extrapolation.reporting.figures import save_as, styled
+    from rule_extrapolation.training.decoding import Greedy
+
+    prompt = encode_prompt(run.grammar, run.model, arguments.prompt)
+    completion = Greedy(budget(run.cfg, arguments))(run.model, prompt)[:, prompt.shape[1] :]
+    [weights] = run.model.attention_weights(prompt, completion).tolist()
+    names = {SOS: "SOS", EOS: "EOS"}
+    labels = [
+        [names.get(t) or run.grammar.to_text(tokens.new_tensor([[t]]))[0] for t in tokens[0].tolist()]
+        for tokens in (prompt, completion)
+    ]
+    with styled():
+        figure = attention(weights, *labels)
+    save_as(figure, Path(arguments.attention))
+    print(f"Attention: {arguments.attention}")
+
+
 def session(run: TrainedRun, arguments: Arguments) -> None:
     """Complete one prompt after the other, until the input ends."""
     with contextlib.suppress(ImportError):
@@ -116,9 +161,12 @@ def complete(arguments: Arguments) -> None:
     asked = arguments.prompt is not None
     if asked:
         encode_prompt(run.grammar, run.model, arguments.prompt)
+    if arguments.attention is not None:
+        check_attends(run, arguments.attention)
     print(f"{model_title(run.header())}; alphabet {' '.join(run.grammar.alphabet)}")
     if asked:
-        return complete_prompt(run, arguments, arguments.prompt)
+        complete_prompt(run, arguments, arguments.prompt)
+        return draw_attention(run, arguments) if arguments.attention is not None else None
     print("Type a prompt, or nothing for the empty one; exit or Ctrl-D ends.")
     try:
         session(run, arguments)

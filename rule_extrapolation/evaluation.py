@@ -59,7 +59,7 @@ def probabilities(model: LanguageModel, completions: Tensor, prompt_length: int)
     probability that one begins so.
     """
     added = completions[:, prompt_length:]
-    logits = model(completions[:, :-1])[:, :, prompt_length - 1 :].double()
+    logits = model.continuation(completions[:, :prompt_length], added).double()
     is_eos = (added == EOS).long()
     behind_eos = is_eos.cumsum(1) > is_eos
     return (-F.cross_entropy(logits, added, reduction="none").masked_fill(behind_eos, 0).sum(1)).exp()

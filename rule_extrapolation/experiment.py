@@ -22,18 +22,17 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from torch import Tensor
 
 from rule_extrapolation import run_folder
 from rule_extrapolation.checkpoints import find_checkpoint, has_ended, last_checkpoint, load, load_weights, logged_rows
 from rule_extrapolation.config import build, build_offering, check_settings, naming_keys, recipe
-from rule_extrapolation.data.grammar_data import TEST, TRAIN
 from rule_extrapolation.distributed import World, is_follower, processes, world_of
 from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.theory.chance import chance_levels
-from rule_extrapolation.theory.likelihood import memorised_loss
 from rule_extrapolation.threads import limited, multiply_adds, threads_for
 from rule_extrapolation.training import metrics_file
 from rule_extrapolation.training.callbacks import History, LastCheckpoint
@@ -88,6 +87,11 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     with torch.device(device or "cpu"):
         accelerator = cfg.trainer.get("accelerator", "auto")
         model = build_offering(cfg, "model", num_tokens=grammar.num_tokens, grammar=grammar, accelerator=accelerator)
+    if model.conditional != data.conditional:
+        choice = "completions" if model.conditional else "grammar"
+        raise ConfigError(
+            "data._target_", cfg.data._target_, f"{cfg.model.name} does not train on it; set data={choice}"
+        )
     decoder = build(cfg, "decoding")
     optimizer = recipe(cfg, "optimizer", given=["params"])
     scheduler = recipe(cfg, "scheduler", given=["optimizer"])
@@ -95,7 +99,7 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     if set(cfg.training) != {"name"}:  # standard has nothing to set
         ood = build_offering(cfg, "training", grammar=grammar, model=model)
     with naming_keys(cfg, "data"):
-        module = RuleExtrapolation(model, grammar, optimizer, scheduler, decoder, ood)
+        module = data.training_module(model, grammar, optimizer, scheduler, decoder, ood)
     load_weights(cfg, module, device)
     # A model with nothing to train gets a parameter for the check: no optimizer takes none.
     parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
@@ -260,16 +264,12 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
 
 def yardsticks(experiment: Experiment) -> dict[str, Any]:
     """What the figures of a run are held against; no training is needed for it."""
-    module, words = experiment.module, experiment.data.words
-    grammar, optimal_on_test = module.grammar, None
-    if grammar.process is not None:
-        optimal_on_test = -grammar.log_probability(words(TEST)).mean().item() / (grammar.max_length + 1)
-    return {
-        "optimal_loss": grammar.optimal_loss,
-        "optimal_loss_on_test_words": optimal_on_test,
-        "memorised_loss": memorised_loss(words(TRAIN)),
-        "chance_levels": chance_levels(grammar, lambda prompts: module.decoder.budget(module.model, prompts.shape[1])),
-    }
+    module, data = experiment.module, experiment.data
+
+    def budget(prompts: Tensor) -> int:
+        return module.decoder.budget(module.model, prompts.shape[1])
+
+    return data.yardsticks() | {"chance_levels": chance_levels(data.grammar, budget)}
 
 
 def fit(run: Run, trainer: Trainer) -> None:

@@ -11,6 +11,7 @@ from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.models.ngram import SMOOTHINGS, NGramLM
 from rule_extrapolation.models.oracle import OracleLM
+from rule_extrapolation.models.seq2seq import Seq2Seq
 from rule_extrapolation.models.transformer import TransformerDecoder
 from rule_extrapolation.models.xlstm import xLSTMLMModel
 
@@ -48,6 +49,10 @@ MODELS = {
     "xlstm-odd": (xLSTMLMModel, {**TINY_XLSTM, "embedding_dim": 10, "num_heads": 5, "slstm_at": [1]}),
     "xlstm-paper": (xLSTMLMModel, {**CPU_XLSTM, "num_blocks": 6, "embedding_dim": 64}),
     "xlstm-l5": (xLSTMLMModel, CPU_XLSTM),
+    "seq2seq-tiny": (Seq2Seq, TINY_RNN),
+    "seq2seq-none": (Seq2Seq, {"attention": "none", "num_layers": 2}),
+    "seq2seq-general": (Seq2Seq, {"attention": "general", "cell": "gru", "embedding_dim": 3}),
+    "seq2seq-additive": (Seq2Seq, {"attention": "additive", "num_layers": 2, "dropout": 0.1, "teacher_forcing": 0.5}),
     **{
         f"{name}-{variant}": (model, arguments)
         for name, model in {"minlstm": MinLSTM, "mingru": MinGRU}.items()

@@ -46,6 +46,11 @@ def stepped(model, tokens):
     return torch.stack(logits, 2)
 
 
+def prompt_of_forward(model, length):
+    """How long a prompt may be that ``forward`` reads as ``prefill`` does."""
+    return 1 if model.conditional else length
+
+
 def needs_weights(model):
     if not model.num_parameters:
         pytest.skip("the model has nothing to train")
@@ -61,9 +66,10 @@ class TestContract:
         """By turns, as states that share memory would not survive."""
         other = (tokens + 1) % NUM_TOKENS
         other[:, :5] = tokens[:, :5]
-        _, start = model.prefill(tokens[:, :5])
+        read = prompt_of_forward(model, 5)
+        _, start = model.prefill(tokens[:, :read])
         states = [start, start]
-        for t in range(5, 9):
+        for t in range(read, 9):
             for i, row in enumerate((tokens, other)):
                 logits, states[i] = model.step(row[:, t], states[i])
                 torch.testing.assert_close(logits, model(row)[:, :, t], **CLOSE)
@@ -87,11 +93,27 @@ class TestContract:
 
     @pytest.mark.parametrize("length", [1, 2, LENGTH - 1])
     def test_prefill_then_step_equals_forward(self, model, tokens, length):
+        length = prompt_of_forward(model, length)
         logits, state = model.prefill(tokens[:, :length])
         expected = model(tokens)
         torch.testing.assert_close(logits, expected[:, :, length - 1], **CLOSE)
         logits, _ = model.step(tokens[:, length], state)
         torch.testing.assert_close(logits, expected[:, :, length], **CLOSE)
+
+    @pytest.mark.parametrize("length", [1, 6])
+    def test_prefill_then_steps_equal_continuation(self, model, tokens, length):
+        logits, state = model.prefill(tokens[:, :length])
+        stepped = [logits]
+        for token in tokens[:, length:-1].unbind(1):
+            logits, state = model.step(token, state)
+            stepped.append(logits)
+        expected = model.continuation(tokens[:, :length], tokens[:, length:])
+        torch.testing.assert_close(torch.stack(stepped, 2), expected, **CLOSE)
+
+    @torch.no_grad()
+    def test_continuation_equals_forward_but_of_a_conditional_model(self, model, tokens):
+        expected = model(tokens[:, :-1])[:, :, 5:]
+        assert torch.allclose(model.continuation(tokens[:, :6], tokens[:, 6:]), expected, **CLOSE) != model.conditional
 
     def test_continues_in_pieces(self, model, tokens):
         state, pieces = model.init_state(3), []
@@ -118,7 +140,8 @@ class TestContract:
 
     def test_every_parameter_gets_a_gradient(self, model, tokens):
         needs_weights(model)
-        nn.CrossEntropyLoss()(model(tokens), tokens.roll(-1, 1)).backward()
+        logits = model.continuation(tokens[:, :6], tokens[:, 6:]) if model.conditional else model(tokens)
+        nn.CrossEntropyLoss()(logits, tokens.roll(-1, 1)[:, -logits.shape[2] :]).backward()
         missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert not missing
 

@@ -16,12 +16,19 @@ COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"
 COMMANDS = re.findall(COMMAND, README, re.MULTILINE)
 PROGRAMS = (budget, complete, dashboard, evaluate, report, runner)
 MAINS = {program.__name__.rpartition(".")[2]: program.main for program in PROGRAMS}
+# The runs that commands ask more of, and what they are.
+SEQ2SEQ = ["model=seq2seq", "model.hidden_dim=16"]
+RUNS = {
+    "first": [],
+    "seq2seq/none": [*SEQ2SEQ, "model.attention=none"],
+    "seq2seq/dot": [*SEQ2SEQ, "model.attention=dot"],
+}
 # What each is shortened by comes after what it says itself, and so wins.
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 33
+    assert len(COMMANDS) == 41
     assert "@@" not in README
 
 
@@ -68,8 +75,9 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     arguments += ["hydra.sweeper.n_trials=1"] if "hparams_search=optuna" in arguments else []
     says = README.split(f"{program}{command}")[1].lstrip("\n ").split("\n")[0]
     trains = program == "runner" and not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
-    if {"run=first", "ckpt=first"} & set(arguments):
-        cli("hydra.run.dir=first", *TINY)
+    for run, overrides in RUNS.items():
+        if {f"run={run}", f"ckpt={run}", f"runs={run.partition('/')[0]}"} & set(arguments):
+            cli(f"hydra.run.dir={run}", *overrides, *TINY)
     if "runs=sweep" in arguments:
         cli("hydra.run.dir=sweep/0", *TINY)
     if program == "dashboard":

@@ -90,7 +90,8 @@ def whole_prefix_decode(model, prompt, budget, pick):
     for _ in range(budget):
         if model.max_context is not None and len(tokens) > model.max_context:
             break
-        tokens.append(pick(model(torch.tensor([tokens]))[0, :, -1]))
+        behind = torch.tensor([[*tokens[len(prompt) :], PAD]])  # the last one is not read
+        tokens.append(pick(model.continuation(prompt[None], behind)[0, :, -1]))
         if tokens[-1] == EOS:
             break
     return tokens

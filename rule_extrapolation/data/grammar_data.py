@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -9,6 +10,10 @@ from torch import Tensor
 from rule_extrapolation.errors import check_positive, check_seed
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.seeding import generator
+from rule_extrapolation.theory.likelihood import memorised_loss
+
+if TYPE_CHECKING:
+    from rule_extrapolation.training.module import RuleExtrapolation
 
 TRAIN, VAL, TEST, SHUFFLE = range(4)
 
@@ -30,13 +35,17 @@ class TensorBatches:
     def __iter__(self) -> Iterator[Tensor]:
         if self.batches >= len(self):
             self.passes, self.batches = self.passes + 1, 0
-        order = torch.arange(len(self.rows))
+        rows, order = self.rows_of_pass(), torch.arange(len(self.rows))
         if self.shuffle_seed is not None:
             order = torch.randperm(len(order), generator=generator(self.shuffle_seed, SHUFFLE, self.passes))
         while self.batches < len(self):
             start = self.batches * self.batch_size
             self.batches += 1
-            yield self.rows[order[start : start + self.batch_size]]
+            yield rows[order[start : start + self.batch_size]]
+
+    def rows_of_pass(self) -> Tensor:
+        """What the pass under way takes its batches from."""
+        return self.rows
 
     def state_dict(self) -> dict[str, int]:
         return {"passes": self.passes, "batches": self.batches}
@@ -59,6 +68,9 @@ class GrammarDataModule(LightningDataModule):
     Raises:
         ConfigError: a size below 1, or a max_length that the grammar refuses.
     """
+
+    conditional: ClassVar[bool] = False
+    """Whether a batch is of prompts and completions, which models that are ``conditional`` train on."""
 
     def __init__(
         self,
@@ -83,6 +95,24 @@ class GrammarDataModule(LightningDataModule):
         if split not in self.drawn:
             self.drawn[split] = self.grammar.dataset(self.sizes[split], generator(self.seed, split))
         return self.drawn[split]
+
+    @property
+    def training_module(self) -> type[RuleExtrapolation]:
+        """The LightningModule that trains a model on these batches."""
+        from rule_extrapolation.training.module import RuleExtrapolation  # which imports this file
+
+        return RuleExtrapolation
+
+    def yardsticks(self) -> dict[str, float | None]:
+        """What a loss is held against, by name in results.json; None where it is not known."""
+        grammar, optimal_on_test = self.grammar, None
+        if grammar.process is not None:
+            optimal_on_test = -grammar.log_probability(self.words(TEST)).mean().item() / (grammar.max_length + 1)
+        return {
+            "optimal_loss": grammar.optimal_loss,
+            "optimal_loss_on_test_words": optimal_on_test,
+            "memorised_loss": memorised_loss(self.words(TRAIN)),
+        }
 
     @property
     def tokens_at_once(self) -> int:

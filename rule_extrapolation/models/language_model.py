@@ -42,6 +42,11 @@ class LanguageModel(nn.Module, ABC):
     context_setting: ClassVar[str | None] = None
     """The argument that sets ``max_context``, if no weight depends on it: the same weights may be given another."""
 
+    conditional: ClassVar[bool] = False
+    """Whether a prompt is read as a whole, by other weights than what stands behind it: ``prefill`` of more than one
+    token is then not what ``forward`` comes to behind them, and training takes words in two parts (``continuation``).
+    """
+
     stacks: ClassVar[bool] = False
     """Whether ``torch.vmap`` takes several sets of weights through the model at once, and is quicker than one after the
     other: where small products and Python's own time bound a step."""
@@ -88,6 +93,15 @@ class LanguageModel(nn.Module, ABC):
         """(B,) long -> (B, num_tokens) logits of the next token, and the state behind this one."""
         logits, state = self.advance(token[:, None], state)
         return logits[:, 0], state
+
+    def continuation(self, prompt: Tensor, tokens: Tensor) -> Tensor:
+        """(B, P) prompts and (B, T) tokens behind them -> (B, num_tokens, T): the logits of each of those tokens."""
+        return self(torch.cat([prompt, tokens[:, :-1]], 1))[:, :, prompt.shape[1] - 1 :]
+
+    def attention_weights(self, prompt: Tensor, tokens: Tensor) -> Tensor | None:
+        """(B, P) prompts and (B, T) tokens behind them -> (B, T, P): how much the prediction of each token attends to
+        each of the prompt's, or None where the architecture has no such weights."""
+        return None
 
     def check_context(self, length: int) -> None:
         """Raise a ValueError if the model cannot read a sequence of that many tokens."""

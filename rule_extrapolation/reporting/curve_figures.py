@@ -1,4 +1,4 @@
-"""Figures of curves: against steps while training, and against the length of words."""
+"""Figures of curves: against steps while training, and against the length of words and prompts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from rule_extrapolation.reporting.comparison import Group
 from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_RULE_1
@@ -146,6 +147,37 @@ def lengths(groups: list[Group]) -> Figure | None:
         axes.set_xlabel("symbols")
     trained = Line2D([], [], color="black", ls=":", lw=0.8, label="longest word in training")
     legend_above(figure, [*row_handles(shown, lines=True), trained])
+    return figure
+
+
+def prompt_lengths(groups: list[Group]) -> Figure | None:
+    """Rules against the length of prompts, from the latest evaluation of each run that has several lengths."""
+    shown = [group for group in groups if any(run.prompt_lengths for run in group.runs)]
+    if not shown:
+        return None
+    languages = of_language(shown)
+    columns = {
+        "ID/rule_1_accuracy": "ID R1",
+        "ID/grammatical_accuracy": "ID grammatical",
+        "OOD/rule_1_accuracy": "OOD R1",
+    }
+    figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
+    grid = figure.subplots(len(languages), len(columns), squeeze=False)
+    everyone = looks(groups)
+    for row, (grammar, of) in zip(grid, languages.items()):
+        row[0].set_title(language_name(grammar), loc="left")
+        for axes, (column, title) in zip(row, columns.items()):
+            for group in of:
+                curves = [length_curve(run.prompt_lengths, column) for run in group.runs if run.prompt_lengths]
+                curves = [curve for curve in curves if curve[0]]
+                look = everyone[group.name]
+                if curves:
+                    axes.plot(*mean_curve(curves), **marked(look), ls=look.line, ms=3.5)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            accuracy_axis(axes, title)
+    for axes in grid[-1]:
+        axes.set_xlabel("prompt_length")
+    legend_above(figure, row_handles(shown, lines=True))
     return figure
 
 

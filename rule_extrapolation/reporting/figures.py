@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from rule_extrapolation.reporting.comparison import Group
-from rule_extrapolation.reporting.curve_figures import dynamics, learning_curves, lengths
+from rule_extrapolation.reporting.curve_figures import dynamics, learning_curves, lengths, prompt_lengths
 from rule_extrapolation.reporting.measures import AT_MINIMUM, OVER_TRAINING
 from rule_extrapolation.reporting.rule_figures import loss_and_rules, summary, summary_beside_published
 from rule_extrapolation.reporting.style import RC
@@ -49,10 +49,15 @@ def draw_all(groups: list[Group]) -> tuple[dict[str, Figure], dict[str, str]]:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     for format in FORMATS:
-        # Without a date, the same runs make the same file.
-        metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(format)
-        with styled():
-            figure.savefig(folder / f"{name}.{format}", metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+        save_as(figure, folder / f"{name}.{format}")
+
+
+def save_as(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the path ends in, one of FORMATS."""
+    # Without a date, the same runs make the same file.
+    metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix)
+    with styled():
+        figure.savefig(path, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
 
 
 KINDS = {
@@ -92,5 +97,12 @@ KINDS = {
         "length; means over the runs that were evaluated.",
         lengths,
         "no finished run has an evaluation by length; run python -m rule_extrapolation.evaluate run=<folder>",
+    ),
+    "prompt_lengths": Kind(
+        "Longer prompts",
+        "What becomes of prompts by their length, over all completions; means over the runs that were evaluated.",
+        prompt_lengths,
+        "no finished run has an evaluation of prompts of several lengths; run python -m rule_extrapolation.evaluate "
+        "run=<folder> prompt_length=4,6,8,10",
     ),
 }

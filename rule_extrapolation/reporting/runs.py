@@ -59,6 +59,9 @@ class Run:
     """By name as logged: steps that the weights have had, and values."""
     lengths: list[dict[str, float]] = field(default_factory=list)
     """The rows of the latest lengths.csv; empty where there is none."""
+    prompt_lengths: list[dict[str, float]] = field(default_factory=list)
+    """``length`` and the accuracies of its prompts, such as ``ID/rule_1_accuracy``: of the latest evaluation that has
+    several lengths; empty where there is none."""
     completions: str | None = None
     """``pack``ed; None where there are none."""
 
@@ -146,6 +149,7 @@ def read_run(folder: Path, most_completions: int) -> Run:
             run.time = (folder / "results.json").stat().st_mtime
         run.curves = read_curves(folder / "metrics.csv")
         run.lengths = read_lengths(folder)
+        run.prompt_lengths = read_prompt_lengths(folder)
         run.completions = read_completions(folder / "completions.csv", most_completions)
         run.problem = problem(run.results, "has no results.json: under way, or killed")
         if run.problem is None and not run.config:
@@ -200,6 +204,18 @@ def read_lengths(folder: Path) -> list[dict[str, float]]:
         return []
     with open(paths[-1], newline="") as file:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def read_prompt_lengths(folder: Path) -> list[dict[str, float]]:
+    for path in sorted(folder.glob("evaluations/*/evaluation.json"), reverse=True):
+        lengths = json.loads(path.read_text()).get("prompt_length", {})
+        if len(lengths) > 1:
+            of_length = {int(length): figures["test"] for length, figures in lengths.items()}
+            return [
+                {"length": length, **{name.removeprefix("Test/"): value for name, value in of_length[length].items()}}
+                for length in sorted(of_length)
+            ]
+    return []
 
 
 def read_completions(path: Path, most: int) -> str | None:

@@ -66,16 +66,16 @@ def print_run(
     """Accuracies by prompt set beside chance, the loss beside the optimum, some OOD completions, and the folder."""
     console.print(accuracy_table(grammar, results))
     test_loss, optimal = results["test"]["Test/loss"], results["optimal_loss"]
-    beside = "not known for this language" if optimal is None else f"{optimal:.4f}"
+    beside = "not known" if optimal is None else f"{optimal:.4f}"
     if optimal is not None and grammar.all_words() is None:
         beside += f" (on these test words {results['optimal_loss_on_test_words']:.4f})"
     console.print(f"Test loss {test_loss:.4f}, optimal loss {beside}", highlight=False)
-    if grammar.all_words() is None:
-        memorised = results["memorised_loss"]
+    memorised = results["memorised_loss"]
+    if grammar.all_words() is None and memorised is not None:
         console.print(
             f"On its training words, a model that memorised them would come to {memorised:.4f}", highlight=False
         )
-    else:
+    if grammar.all_words() is not None:
         console.print("Test words are the training words: each of the language's words once.")
     if results["status"] == "diverged":
         console.print("The loss is not finite, the training has diverged: a lower optimizer.lr may help.", style="red")

@@ -74,9 +74,8 @@ class OODTraining:
 
     def loss(self, model: LanguageModel, rows: Tensor) -> Tensor:
         """Mean cross-entropy of the completions' symbols and EOS, in nats; no other token of the rows counts."""
-        logits, targets = model(rows[:, :-1]), rows[:, 1:]
-        behind = self.prompt_length - 1  # the token behind the prompt is the target of the prompt's last one
-        return F.cross_entropy(logits[:, :, behind:], targets[:, behind:], ignore_index=PAD)
+        prompts, completions = rows[:, : self.prompt_length], rows[:, self.prompt_length :]
+        return F.cross_entropy(model.continuation(prompts, completions), completions, ignore_index=PAD)
 
     def count(self, rows: Tensor) -> Tensor:
         """How many tokens the loss is a mean over."""

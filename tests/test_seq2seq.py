@@ -1,0 +1,371 @@
+"""The encoder-decoder against its equations, words in two parts, and runs from training to the figures."""
+
+import csv
+import json
+
+import pytest
+import torch
+from conftest import config, read_metrics, read_results
+from torch import nn
+
+from rule_extrapolation import complete, evaluate, report
+from rule_extrapolation.data.completions import CompletionDataModule, split_words
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.experiment import assemble
+from rule_extrapolation.grammars.anbn import AnBn
+from rule_extrapolation.grammars.ban import BaN
+from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
+from rule_extrapolation.models.seq2seq import Seq2Seq
+
+NUM_TOKENS, HIDDEN = 5, 6
+TINY = ["model=seq2seq", "model.embedding_dim=8", "model.hidden_dim=8"]
+
+
+def rnn_step(rnn, x, states):
+    """The equations of nn.LSTM's and nn.GRU's documentation; states: [(h, c), ...] of an LSTM's layers, [(h,), ...]."""
+    behind = []
+    for layer, (h, *c) in enumerate(states):
+        weights = {name: getattr(rnn, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        of_x = weights["weight_ih"] @ x + weights["bias_ih"]
+        of_h = weights["weight_hh"] @ h + weights["bias_hh"]
+        if isinstance(rnn, nn.LSTM):
+            i, f, g, o = (of_x + of_h).chunk(4)
+            cell = f.sigmoid() * c[0] + i.sigmoid() * g.tanh()
+            x = o.sigmoid() * cell.tanh()
+            behind.append((x, cell))
+        else:
+            (xr, xz, xn), (hr, hz, hn) = of_x.chunk(3), of_h.chunk(3)
+            z = (xz + hz).sigmoid()
+            x = (1 - z) * (xn + (xr + hr).sigmoid() * hn).tanh() + z * h
+            behind.append((x,))
+    return x, behind
+
+
+def score(attention, kind, s, h):
+    if kind == "dot":
+        return s @ h
+    if kind == "general":
+        return s @ (attention.of_key.weight @ h)
+    return attention.of_sum.weight[0] @ (attention.of_query.weight @ s + attention.of_key.weight @ h).tanh()
+
+
+def equations(model, kind, prompt, tokens):
+    """(T, num_tokens) logits of a row's tokens behind its prompt, and (T, P) weights; one token at a time."""
+    zeros = torch.zeros(HIDDEN, dtype=torch.float64)
+    states = [(zeros, zeros) if isinstance(model.encoder, nn.LSTM) else (zeros,)] * model.encoder.num_layers
+    encoded = []
+    for token in prompt:
+        x, states = rnn_step(model.encoder, model.embedding.weight[token], states)
+        encoded.append(x)
+    logits, all_weights = [], []
+    for token in [SOS, *tokens[:-1]]:
+        x = model.embedding.weight[token]
+
+        def context(s):
+            weights = torch.stack([score(model.attention, kind, s, h) for h in encoded]).softmax(0)
+            all_weights.append(weights)
+            return sum(weight * h for weight, h in zip(weights, encoded))
+
+        if kind == "additive":
+            c = context(states[-1][0])
+            s, states = rnn_step(model.decoder, torch.cat([x, c]), states)
+        else:
+            s, states = rnn_step(model.decoder, x, states)
+            c = None if kind == "none" else context(s)
+        s = s if c is None else (model.attention.combine.weight @ torch.cat([c, s])).tanh()
+        logits.append(model.head.weight @ s + model.head.bias)
+    return torch.stack(logits), torch.stack(all_weights) if all_weights else None
+
+
+PROMPTS = [[0], [0, 3, 4, 3, 3], [0, 4, 4]]
+LENGTHS = torch.tensor([len(prompt) for prompt in PROMPTS])
+PADDED = torch.tensor([prompt + [PAD] * (5 - len(prompt)) for prompt in PROMPTS])
+TOKENS = torch.tensor([[3, 4, 4, 1], [4, 3, 1, 2], [3, 1, 2, 2]])
+
+
+def make(**options):
+    torch.manual_seed(0)
+    return Seq2Seq(NUM_TOKENS, embedding_dim=4, hidden_dim=HIDDEN, **options).double()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", ["none", "dot", "general", "additive"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+class TestEquations:
+    def test_of_prompts_of_different_lengths_in_value_and_gradient(self, cell, kind, layers):
+        model = make(cell=cell, attention=kind, num_layers=layers)
+        logits = model.continuation(PADDED, TOKENS, LENGTHS)
+        expected = [equations(model, kind, prompt, tokens)[0] for prompt, tokens in zip(PROMPTS, TOKENS.tolist())]
+        expected = torch.stack(expected).mT
+        torch.testing.assert_close(logits, expected)
+        weight = torch.randn(logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        names, parameters = zip(*model.named_parameters())
+        found, wanted = (torch.autograd.grad((of * weight).sum(), parameters) for of in (logits, expected))
+        for name, gradient, expected_gradient in zip(names, found, wanted):
+            assert expected_gradient.abs().sum() > 0, name
+            torch.testing.assert_close(gradient, expected_gradient)
+
+    def test_attention_weights(self, cell, kind, layers):
+        model = make(cell=cell, attention=kind, num_layers=layers)
+        weights = model.attention_weights(PADDED[1:2], TOKENS[1:2])
+        _, expected = equations(model, kind, PROMPTS[1], TOKENS[1].tolist())
+        assert (weights is None) == (expected is None) == (kind == "none")
+        if weights is not None:
+            torch.testing.assert_close(weights[0], expected)
+            torch.testing.assert_close(weights.sum(2), torch.ones(1, 4, dtype=torch.float64))
+
+    def test_what_stands_behind_a_prompt_is_not_read(self, cell, kind, layers):
+        model = make(cell=cell, attention=kind, num_layers=layers)
+        changed = PADDED.where(PADDED != PAD, 4)
+        logits = model.continuation(PADDED, TOKENS, LENGTHS)
+        assert torch.equal(model.continuation(changed, TOKENS, LENGTHS), logits)
+        assert not torch.allclose(model.continuation(changed, TOKENS), logits)
+
+
+@pytest.mark.parametrize("kind", ["none", "dot", "additive"])
+class TestTeacherForcing:
+    def trained_on(self, kind, teacher_forcing):
+        model = make(attention=kind, teacher_forcing=teacher_forcing)
+        nn.init.normal_(model.head.weight, std=1e5)  # so that what is drawn is the most probable token
+        return model
+
+    def test_with_1_every_token_is_read(self, kind):
+        model = self.trained_on(kind, 1.0)
+        torch.testing.assert_close(
+            model.train().continuation(PADDED, TOKENS, LENGTHS), model.eval().continuation(PADDED, TOKENS, LENGTHS)
+        )
+
+    def test_with_0_none_is_and_the_models_own_are(self, kind):
+        model = self.trained_on(kind, 0.0).train()
+        logits = model.continuation(PADDED, TOKENS, LENGTHS)
+        own = logits.argmax(1)
+        torch.testing.assert_close(logits, model.eval().continuation(PADDED, own, LENGTHS))
+        assert not torch.equal(own[:, :-1], TOKENS[:, :-1])
+
+    def test_between_a_token_is_read_with_that_probability(self, kind):
+        model = self.trained_on(kind, 0.3)
+        prompts, rows = PADDED[1:2].expand(2000, -1), 2000
+        own = model.eval().continuation(PADDED[1:2], TOKENS[1:2])[:, :, 0].argmax(1)
+        tokens = torch.stack([(own + 1) % NUM_TOKENS, own], 1)  # the second one is not read
+        forced = model.continuation(PADDED[1:2], tokens)[0, :, 1]
+        logits = model.train().continuation(prompts, tokens.expand(rows, -1))[:, :, 1]
+        share = torch.isclose(logits, forced).all(1).double().mean()
+        assert share.item() == pytest.approx(0.3, abs=0.04)
+
+    def test_draws_are_those_of_the_model(self, kind):
+        """Half of the probability each: half of the rows go on behind either."""
+        model = make(attention=kind, teacher_forcing=0.0).train()
+        nn.init.zeros_(model.head.weight)
+        with torch.no_grad():
+            model.head.bias.copy_(torch.tensor([-50.0, -50.0, -50.0, 0.0, 0.0]))
+        inputs = []
+        model.embedding.register_forward_hook(lambda module, arguments, output: inputs.append(arguments[0]))
+        model.continuation(PADDED[:1].expand(2000, -1), TOKENS[:1].expand(2000, -1))
+        drawn = torch.cat(inputs[2:], 1)  # behind the prompt and SOS
+        assert drawn.shape == (2000, 3)
+        assert set(drawn.unique().tolist()) == {3, 4}
+        assert (drawn == 3).double().mean(0).tolist() == pytest.approx([0.5] * 3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    {
+        "model.cell=rnn": "model.cell=rnn: must be one of lstm, gru",
+        "model.attention=dott": "model.attention=dott: must be one of none, dot, general, additive",
+        "model.teacher_forcing=1.5": "model.teacher_forcing=1.5: must be from 0 to 1",
+        "model.num_layers=0": "model.num_layers=0: must be greater than 0",
+        "data.min_prompt_length=33": "data.min_prompt_length=33: must be from 0 to max_length=32",
+        "data=grammar": "GrammarDataModule: seq2seq does not train on it; set data=completions",
+        "model=lstm data=completions": "CompletionDataModule: lstm does not train on it; set data=grammar",
+    }.items(),
+)
+def test_what_cannot_work_is_one_line(cli, overrides, message):
+    status, out, err = cli("model=seq2seq", "logger=csv", *overrides.split())
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+class TestData:
+    def test_parts_of_every_length_make_the_word(self):
+        words = AnBn(max_length=8).all_words()
+        for k in range(9):
+            lengths = (words != PAD).sum(1) - 2
+            pairs = split_words(words, lengths.clamp_max(k))
+            assert pairs.shape == (4, 2, 9)
+            for word, (prompt, completion), length in zip(words.tolist(), pairs.tolist(), lengths.tolist()):
+                symbols = word[1 : length + 1]
+                at = min(k, length)
+                assert prompt == [SOS, *symbols[:at], *[PAD] * (8 - at)]
+                assert completion == [*symbols[at:], EOS, *[PAD] * (8 - length + at)]
+
+    def test_each_position_is_as_frequent_and_none_is_too_early(self):
+        data = CompletionDataModule(AnBn, max_length=8, min_prompt_length=7, num_train=8000)
+        prompts, completions = data.pairs(0).unbind(1)
+        symbols, rest = (prompts != PAD).sum(1) - 1, (completions != PAD).sum(1) - 1
+        length = symbols + rest
+        assert symbols[length == 6].unique().tolist() == [6]  # a word that is shorter
+        assert symbols[length == 8].unique().tolist() == [7, 8]
+        assert (symbols[length == 8] == 7).double().mean().item() == pytest.approx(0.5, abs=0.05)
+
+    def test_words_that_come_once_are_split_as_often_as_it_takes(self):
+        data = CompletionDataModule(AnBn, max_length=8, num_train=10, num_val=3)
+        assert len(data.train_dataloader().rows) == 12  # four words three times
+        assert len(data.val_dataloader().rows) == 4
+        assert len(CompletionDataModule(BaN, max_length=8, num_train=10).train_dataloader().rows) == 10
+
+    def test_training_splits_anew_on_each_pass_and_can_be_resumed_within_one(self):
+        data = CompletionDataModule(BaN, max_length=8, num_train=10, num_val=10, batch_size=4, seed=3)
+        batches, words = data.train_dataloader(), data.words(0)
+        passes = [torch.cat(list(batches)) for _ in range(3)]
+        together = [sorted(tuple(t for t in row.flatten().tolist() if t != PAD) for row in rows) for rows in passes]
+        assert together == [sorted(tuple(t for t in word.tolist() if t != PAD) for word in words)] * 3
+        splits = [sorted((rows[:, 0] != PAD).sum(1).tolist()) for rows in passes]
+        assert splits[0] != splits[1] != splits[2]
+        resumed, reference = data.train_dataloader(), data.train_dataloader()
+        list(reference)
+        next(iter(reference))
+        resumed.load_state_dict(reference.state_dict())
+        assert torch.equal(torch.cat(list(resumed)), passes[1][4:])
+        assert torch.equal(torch.cat(list(resumed)), passes[2])
+
+    def test_validation_and_test_are_split_once(self):
+        data = CompletionDataModule(BaN, max_length=8, num_val=10, num_test=10)
+        val = data.val_dataloader()
+        assert torch.equal(torch.cat(list(val)), torch.cat(list(val)))
+        assert not torch.equal(val.rows, data.test_dataloader().rows)
+
+
+def test_losses_are_the_mean_over_the_completions_symbols_and_eos(tmp_path):
+    module = assemble(config(tmp_path, *TINY, "grammar=L1")).module.eval()
+    batch = CompletionDataModule(BaN, max_length=12, num_val=9).pairs(1)
+    losses, hits = [], []
+    for prompt, completion in batch:
+        prompt, completion = prompt[prompt != PAD][None], completion[completion != PAD][None]
+        logits = module.model.continuation(prompt, completion)
+        losses.append(nn.functional.cross_entropy(logits, completion, reduction="none").flatten())
+        hits.append((logits.argmax(1) == completion).flatten())
+    found, logits = module.losses(batch)
+    for loss in found.values():
+        torch.testing.assert_close(loss, torch.cat(losses).mean())
+    means = module.evaluate_batch(logits, batch[:, 1])
+    assert set(means) == {"loss", "loss_ignore_pad", "objective", "accuracy"}
+    assert {f"Val/{name}" for name in means} <= set(module.validation_names())
+    assert means["accuracy"][0].item() == pytest.approx(torch.cat(hits).double().mean().item())
+    assert {count for _, count in means.values()} == {len(torch.cat(losses))}
+
+
+class TestRuns:
+    def test_from_training_to_the_figures(self, train, call, tmp_path):
+        folders = [train(*TINY, f"model.attention={kind}", folder=kind) for kind in ("none", "additive")]
+        for folder in folders:
+            results = read_results(folder)
+            assert (results["status"], results["caveat"]) == ("finished", "loss of completions alone")
+            assert results["optimal_loss"] is results["memorised_loss"] is None
+            assert results["test"]["Test/loss"] == results["test"]["Test/objective"]
+            assert 0 < results["chance_levels"]["OOD/rule_1_accuracy"] < 1
+            status, out, _ = call(evaluate.main, f"run={folder}", "prompt_length=2,4,5")
+            assert status == 0
+            assert "prompt_length=5" in out and "in training up to 12" in out
+        by = [f"runs={','.join(map(str, folders))}", "by=model.attention", f"out={tmp_path / 'report'}"]
+        status, out, _ = call(report.main, *by)
+        assert status == 0
+        assert "learning_curves, lengths, prompt_lengths" in " ".join(out.split())
+        assert (tmp_path / "report" / "figures" / "prompt_lengths.png").stat().st_size > 1000
+
+    def test_the_figure_has_what_the_evaluation_found(self, train, call):
+        from rule_extrapolation.reporting.comparison import group_runs
+        from rule_extrapolation.reporting.figures import draw_all
+        from rule_extrapolation.reporting.runs import read_runs
+
+        folder = train(*TINY)
+        call(evaluate.main, f"run={folder}", "prompt_length=5,2", "max_length_factor=0")
+        call(evaluate.main, f"run={folder}", "prompt_length=3", "max_length_factor=0")  # later, but of one length
+        figures, _ = draw_all(group_runs(read_runs([folder], 10)))
+        [written] = [
+            evaluation["prompt_length"]
+            for path in folder.glob("evaluations/*/evaluation.json")
+            if len((evaluation := json.loads(path.read_text()))["prompt_length"]) > 1
+        ]
+        axes = figures["prompt_lengths"].axes
+        for ax, name in zip(axes, ("ID/rule_1", "ID/grammatical", "OOD/rule_1")):
+            [line] = ax.lines
+            assert list(line.get_xdata()) == [2, 5]
+            assert list(line.get_ydata()) == [written[n]["test"][f"Test/{name}_accuracy"] for n in ("2", "5")]
+
+    def test_attention_is_drawn(self, train, call, tmp_path):
+        run = f"run={train(*TINY)}"
+        for suffix, magic in {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}.items():
+            file = tmp_path / f"attention.{suffix}"
+            status, out, _ = call(complete.main, run, "prompt=aaab", "samples=0", f"attention={file}")
+            assert (status, out.splitlines()[-1]) == (0, f"Attention: {file}")
+            assert file.read_bytes().startswith(magic)
+        for arguments, message in {
+            "attention=a.png": "attention=a.png: is of one prompt; give prompt= too",
+            "prompt=a attention=a.jpg": "attention=a.jpg: must end in one of .pdf, .svg, .png",
+            "prompt=a attention=no/a.png": "attention=no/a.png: there is no such folder",
+        }.items():
+            status, out, err = call(complete.main, run, *arguments.split())
+            assert (status, out, err.count("\n")) == (2, "", 1)
+            assert message in err
+
+    @pytest.mark.parametrize("model", [[*TINY, "model.attention=none"], []])
+    def test_there_is_nothing_to_draw_without_attention(self, trained, call, tmp_path, model):
+        file = tmp_path / "attention.png"
+        status, out, err = call(complete.main, f"run={trained(*model)}", "prompt=aab", f"attention={file}")
+        assert (status, out) == (2, "")
+        assert "has no attention to its prompt; train with model=seq2seq" in err
+        assert not file.exists()
+
+    def test_the_drawn_weights_are_those_of_the_completion(self):
+        from rule_extrapolation.reporting.attention_figure import attention
+
+        weights = [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]
+        axes = attention(weights, ["SOS", "a"], ["b", "b", "EOS"]).axes[0]
+        assert axes.images[0].get_array().tolist() == weights
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["SOS", "a"]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "b", "EOS"]
+        assert axes.yaxis_inverted()  # the first token is on top
+
+    def test_resumed_in_an_epoch_it_has_the_same_curve(self, train):
+        overrides = [
+            *TINY, "grammar=L1", "model.attention=additive", "model.teacher_forcing=0.5", "data.num_train=16",
+            "data.batch_size=4", "trainer.val_check_interval=2",
+        ]  # fmt: skip
+        whole = train(*overrides, "trainer.max_steps=12", folder="whole")
+        first = train(*overrides, "trainer.max_steps=6", folder="first")
+        rest = train(*overrides, "trainer.max_steps=12", f"resume={first}", folder="rest")
+        keys = ("Train/loss", "Val/loss")
+
+        def curve(*runs):
+            return {
+                (row["step"], key): row[key] for run in runs for row in read_metrics(run) for key in keys & row.keys()
+            }
+
+        assert curve(first, rest) == curve(whole)
+        assert len({value for (_, key), value in curve(whole).items() if key == "Train/loss"}) == 12
+        assert read_results(rest)["test"] == read_results(whole)["test"]
+
+    def test_trains_on_ood_prompts_too(self, train):
+        run = train(*TINY, "training=oracle")
+        assert read_results(run)["caveat"].startswith("loss of completions alone; trained on the OOD prompts")
+        assert all(row["Train/ood_loss"] > 0 for row in read_metrics(run) if "Train/loss" in row)
+
+    def test_completions_are_of_the_same_prompts(self, train, trained):
+        prompts = []
+        for folder in (train(*TINY), trained()):
+            with open(folder / "completions.csv", newline="") as file:
+                prompts.append([(row["prompt_set"], row["prompt"]) for row in csv.DictReader(file)])
+        assert prompts[0] == prompts[1]
+
+
+def test_a_state_that_is_not_of_a_prompt_begins_with_the_first_token():
+    """As a language model reads: SOS is the prompt, and the decoder goes on from its own SOS."""
+    model = make(attention="general")
+    tokens = torch.cat([torch.full((3, 1), SOS), TOKENS], 1)
+    expected = model.continuation(tokens[:, :1], torch.cat([TOKENS, TOKENS[:, :1]], 1))
+    torch.testing.assert_close(model(tokens), expected)
+
+
+def test_a_teacher_forcing_that_is_no_probability():
+    with pytest.raises(ConfigError, match="teacher_forcing=-1: must be from 0 to 1"):
+        Seq2Seq(NUM_TOKENS, teacher_forcing=-1)
