@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rule_extrapolation.errors import ConfigError, as_written
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.run_folder import read_results
-from rule_extrapolation.training.module import RuleExtrapolation
+from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -28,7 +28,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(temporary, path)
 
 
-def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
+def find_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
     """Where training goes on from: what the run itself has left, in a sweep; else the file that ``resume`` names, if it
     does, a .ckpt or a run folder's last one.
 
@@ -45,6 +45,7 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
     check_same_settings(cfg, module.model, path.parent.parent)
     if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
         raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
+    module.check_checkpoint("resume", checkpoint)
     if ("ood" in checkpoint) != (module.ood is not None):
         raise ConfigError("training.name", cfg.training.get("name"), "the run to resume has another; set that")
     for key, done in had(checkpoint).items():
@@ -53,11 +54,13 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
     return path
 
 
-def own_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
+def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
     """The last checkpoint in the run's own folder, if there is one that loads and fits."""
     path = last_checkpoint(Path(cfg.run_dir))
     try:
-        fits = shapes(load(path, "meta")["state_dict"]) == shapes(module.state_dict())
+        checkpoint = load(path, "meta")
+        fits = shapes(checkpoint["state_dict"]) == shapes(module.state_dict())
+        module.check_checkpoint("resume", checkpoint)
     except Exception:  # whatever is wrong with it, the run can begin anew
         return None
     return path if fits else None
@@ -85,7 +88,7 @@ def logged_rows(path: Path) -> int:
     return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
 
 
-def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None) -> None:
+def load_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) -> None:
     """Start from the weights that ``ckpt`` names, if it does; a run that is resumed has weights of its own.
 
     Raises:
@@ -101,6 +104,7 @@ def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None)
         name = next(name for name in [*own, *weights] if weights.get(name) != own.get(name))
         differ = f"its {name} is {weights.get(name, 'missing')}, not {own.get(name, 'missing')}"
         raise ConfigError("ckpt", cfg.ckpt, f"{differ}; set its model and sizes, and a grammar with as many symbols")
+    module.check_checkpoint("ckpt", checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
 
 
