@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.errors import ConfigError, as_written
+from rule_extrapolation.identity import WITHOUT_EFFECT
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.run_folder import read_results
 from rule_extrapolation.training.language_modeling import LanguageModeling
@@ -153,7 +154,7 @@ def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> 
     for group in ("grammar", "data", "model", "optimizer", "scheduler", "training", "trainer"):
         now, then = OmegaConf.to_container(cfg[group], resolve=True), before.get(group, {})
         for key in trainer if group == "trainer" else {**now, **then}:
-            if group == "model" and key == model.context_setting:
+            if (group == "model" and key == model.context_setting) or f"{group}.{key}" in WITHOUT_EFFECT:
                 continue
             if now.get(key) != then.get(key):
                 raise ConfigError(

@@ -174,7 +174,7 @@ class Run:
         if not self.leads:
             self.loggers.append(DummyLogger())  # none at all is an error of the callback that logs the learning rate
             return
-        self.results |= self.experiment.module.yardsticks(self.experiment.data)
+        self.results |= self.experiment.data.yardsticks() | self.experiment.module.yardsticks()
         self.loggers += start_loggers(self.cfg, self.folder, self.task)
 
 

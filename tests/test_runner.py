@@ -98,7 +98,8 @@ class TestConfigurations:
             (group, option)
             for group in ("model", "optimizer", "scheduler", "decoding", "trainer", "callbacks", "data", "training")
             for option in yaml_options(group)
-            if option != "finetune"  # which needs a run to start from: tests/test_ood_training.py
+            # finetune needs a run to start from: tests/test_ood_training.py; text: tests/test_text.py
+            if option not in ("finetune", "text")
         ],
     )
     def test_every_option_runs(self, train, group, option):

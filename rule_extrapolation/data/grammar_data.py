@@ -10,6 +10,7 @@ from torch import Tensor
 from rule_extrapolation.errors import check_positive, check_seed
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.seeding import generator
+from rule_extrapolation.theory.likelihood import memorised_loss
 
 if TYPE_CHECKING:
     from rule_extrapolation.training.language_modeling import LanguageModeling
@@ -97,6 +98,17 @@ class GrammarDataModule(LightningDataModule):
         if split not in self.drawn:
             self.drawn[split] = self.grammar.dataset(self.sizes[split], generator(self.seed, split))
         return self.drawn[split]
+
+    def yardsticks(self) -> dict[str, float | None]:
+        """What a loss is held against, by name in results.json; None where it is not known."""
+        grammar, optimal_on_test = self.grammar, None
+        if grammar.process is not None:
+            optimal_on_test = -grammar.log_probability(self.words(TEST)).mean().item() / (grammar.max_length + 1)
+        return {
+            "optimal_loss": grammar.optimal_loss,
+            "optimal_loss_on_test_words": optimal_on_test,
+            "memorised_loss": memorised_loss(self.words(TRAIN)),
+        }
 
     @property
     def tokens_at_once(self) -> int:

@@ -158,6 +158,12 @@ class Vocabulary:
     def unknown(self) -> int | None:
         return self.ids.get(UNK)
 
+    @property
+    def beginning(self) -> int:
+        """What an empty prompt stands behind: a line or a sentence, else the most frequent token."""
+        known = [symbol for symbol in ("\n", ".", *self.symbols) if symbol in self.ids and symbol != UNK]
+        return self.ids[known[0]] if known else FIRST_SYMBOL
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rule_extrapolation.config import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
-from rule_extrapolation.data.text import PARTS, Settings, Text, Vocabulary, read_text
+from rule_extrapolation.data.text import PARTS, Settings, Text, Vocabulary, read_text, unigram_loss
 from rule_extrapolation.errors import ConfigError, check_choice, check_positive, check_seed, check_text
 from rule_extrapolation.grammars.tokens import PAD
 from rule_extrapolation.training.text import TextModeling
@@ -162,6 +162,10 @@ class TextDataModule(LightningDataModule):
     def training_module(self) -> Callable[..., TextModeling]:
         """What makes the LightningModule that trains on it."""
         return partial(TextModeling, carry_state=self.carry_state)
+
+    def yardsticks(self) -> dict[str, float | None]:
+        """What a loss is held against, by name in results.json."""
+        return {"unigram_loss": unigram_loss(self.text)}
 
     @property
     def tokens_at_once(self) -> int:

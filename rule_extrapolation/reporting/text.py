@@ -52,3 +52,16 @@ def unigram_figures(results: dict[str, Any]) -> tuple[float, float, float]:
 
 def one_line(text: str) -> str:
     return text.replace("\n", "⏎")
+
+
+def print_continuations(
+    console: Console, prompt: str, unknown: list[str], likely: dict[str, float], rows: list[tuple[str, str]]
+) -> None:
+    """What may come behind a prompt, with probabilities, and texts that go on from it, each with how it was decoded."""
+    if unknown:
+        words = ", ".join(dict.fromkeys(map(repr, unknown)))
+        console.print(Text(f"not in the vocabulary, read as <UNK>: {words}", "yellow"), soft_wrap=True)
+    listed = "  ".join(f"{token!r} {probability:.3f}" for token, probability in likely.items())
+    console.print(Text.assemble("next    ", (listed, "bold")), soft_wrap=True)
+    for name, completion in rows:
+        console.print(Text.assemble(f"{name:8}", (prompt, "dim"), "|", (completion, "bold")), soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
@@ -62,9 +62,9 @@ class LanguageModeling(LightningModule, ABC):
     def validation_names(self) -> list[str]:
         """What a callback may monitor: everything that a validation can log."""
 
-    @abstractmethod
-    def yardsticks(self, data: LightningDataModule) -> dict[str, Any]:
-        """What the figures of a run are held against; no training is needed for it."""
+    def yardsticks(self) -> dict[str, Any]:
+        """What the figures of a run are held against, besides what the data has; no training is needed for it."""
+        return {}
 
     @abstractmethod
     def completion_rows(self) -> list[dict[str, Any]]:

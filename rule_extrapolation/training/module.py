@@ -5,19 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rule_extrapolation.data.grammar_data import TEST, TRAIN
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import PAD, Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.reporting.terminal import print_run
 from rule_extrapolation.run_folder import judged_rows
 from rule_extrapolation.theory.chance import chance_levels
-from rule_extrapolation.theory.likelihood import memorised_loss
 from rule_extrapolation.training.decoding import Decoder
 from rule_extrapolation.training.language_modeling import LanguageModeling, logs_this_step
 from rule_extrapolation.training.metrics import accuracies, judge_completions, metric_names
@@ -71,16 +68,8 @@ class RuleExtrapolation(LanguageModeling):
         metrics = [f"{path}/{metric}_accuracy" for path in paths for metric in metric_names(self.grammar)]
         return [f"Val/{name}" for name in losses + metrics]
 
-    def yardsticks(self, data: LightningDataModule) -> dict[str, Any]:
-        grammar, optimal_on_test = self.grammar, None
-        if grammar.process is not None:
-            optimal_on_test = -grammar.log_probability(data.words(TEST)).mean().item() / (grammar.max_length + 1)
-        return {
-            "optimal_loss": grammar.optimal_loss,
-            "optimal_loss_on_test_words": optimal_on_test,
-            "memorised_loss": memorised_loss(data.words(TRAIN)),
-            "chance_levels": chance_levels(grammar, lambda prompts: self.decoder.budget(self.model, prompts.shape[1])),
-        }
+    def yardsticks(self) -> dict[str, Any]:
+        return {"chance_levels": chance_levels(self.grammar, lambda p: self.decoder.budget(self.model, p.shape[1]))}
 
     def completion_rows(self) -> list[dict[str, Any]]:
         return judged_rows(self.grammar, self.completions)

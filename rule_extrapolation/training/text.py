@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rule_extrapolation.data.text import Text, unigram_loss
+from rule_extrapolation.data.text import Text
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.tokens import EOS, PAD
 from rule_extrapolation.models.language_model import LanguageModel, State
@@ -78,9 +77,6 @@ class TextModeling(LanguageModeling):
 
     def validation_names(self) -> list[str]:
         return [f"Val/{name}" for name in ("loss", "objective", "perplexity", "bits_per_character", "accuracy")]
-
-    def yardsticks(self, data: LightningDataModule) -> dict[str, Any]:
-        return {"unigram_loss": unigram_loss(self.text)}
 
     def logits(self, tokens: Tensor, stage: str, begins: bool) -> Tensor:
         """(B, T) -> (B, num_tokens, T), from the state behind the stage's last batch on if states are carried."""
