@@ -16,7 +16,7 @@ from rule_extrapolation.training.decoding import Greedy, Sample
 
 if TYPE_CHECKING:
     from rule_extrapolation.complete import Arguments
-    from rule_extrapolation.data.text import Vocabulary
+    from rule_extrapolation.data.vocabulary import Vocabulary
     from rule_extrapolation.trained_run import TrainedRun
 
 SAMPLES = 1

@@ -18,8 +18,9 @@ from hydra import compose, initialize_config_dir
 from rule_extrapolation import complete, evaluate, report
 from rule_extrapolation.config import CONF_DIR
 from rule_extrapolation.data import text as reading
-from rule_extrapolation.data.text import LEVELS, PARTS, UNK, Settings, Vocabulary, read_text, unigram_loss
+from rule_extrapolation.data.text import PARTS, Settings, read_text, unigram_loss
 from rule_extrapolation.data.text_data import Chunks, TextDataModule, TextTask
+from rule_extrapolation.data.vocabulary import LEVELS, UNK, Vocabulary
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.experiment import assemble, run
 from rule_extrapolation.grammars.tokens import EOS, PAD, SOS

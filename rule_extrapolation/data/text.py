@@ -10,184 +10,29 @@ import codecs
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from rule_extrapolation.config import text_name
+from rule_extrapolation.data.vocabulary import LEVELS, UNK, Level, Vocabulary
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.tokens import FIRST_SYMBOL
 
 PARTS = ("training", "validation", "test")
-UNK = "<UNK>"
-SPECIAL = ("<SOS>", "<EOS>", "<PAD>")
-VOCABULARY_FILE = "vocabulary.json"
 FORMAT = 1
 """Of the cache: another number where the same file and settings are to be written anew."""
 BLOCK = 2**22
 """Bytes read at once."""
-CODE_POINTS = 0x110000
-"""That Unicode has."""
 NEAR = 2**12
 """Bytes behind which a part's beginning is not moved to the next line's."""
-
-
-class Level(ABC):
-    """What a token of a text is."""
-
-    name: ClassVar[str]
-    unit: ClassVar[str]
-    has_unknown: ClassVar[bool]
-    """Whether what is not in the vocabulary is read as <UNK>, if the settings do not say."""
-    min_count: ClassVar[int]
-    """How often the training part has what is in the vocabulary, if the settings do not say."""
-
-    @abstractmethod
-    def split(self, text: str) -> list[str]:
-        """The tokens of a text."""
-
-    @abstractmethod
-    def join(self, tokens: Iterable[str]) -> str:
-        """A text of tokens."""
-
-    @abstractmethod
-    def count(self, blocks: Iterable[str]) -> Counter[str]:
-        """How often each token is there."""
-
-    @abstractmethod
-    def encoder(self, ids: dict[str, int], unknown: int) -> Callable[[str], np.ndarray]:
-        """A function from a block of text to its tokens' ids, ``unknown`` for what has none."""
-
-    def whole(self, blocks: Iterable[str]) -> Iterator[str]:
-        """The same text in blocks that no token goes beyond."""
-        return iter(blocks)
-
-
-class Characters(Level):
-    """Each character is a token: code points, line ends as they are."""
-
-    name, unit, has_unknown, min_count = "char", "characters", False, 1
-
-    def split(self, text: str) -> list[str]:
-        return list(text)
-
-    def join(self, tokens: Iterable[str]) -> str:
-        return "".join(tokens)
-
-    def count(self, blocks: Iterable[str]) -> Counter[str]:
-        counts = np.zeros(CODE_POINTS, np.int64)
-        for block in blocks:
-            counts += np.bincount(code_points(block), minlength=CODE_POINTS)
-        return Counter({chr(code): int(counts[code]) for code in counts.nonzero()[0]})
-
-    def encoder(self, ids: dict[str, int], unknown: int) -> Callable[[str], np.ndarray]:
-        table = np.full(CODE_POINTS, unknown)
-        for symbol, number in ids.items():
-            table[ord(symbol)] = number
-        return lambda block: table[code_points(block)]
-
-
-class Words(Level):
-    """Words and punctuation marks are tokens. White space is none, and so is not predicted."""
-
-    name, unit, has_unknown, min_count = "word", "words", True, 2
-
-    def split(self, text: str) -> list[str]:
-        return re.findall(r"\w+(?:['’-]\w+)*|[^\w\s]", text)
-
-    def join(self, tokens: Iterable[str]) -> str:
-        text = re.sub(r" ([.,;:!?)\]}])", r"\1", " ".join(tokens))
-        return re.sub(r"([(\[{]) ", r"\1", text)
-
-    def count(self, blocks: Iterable[str]) -> Counter[str]:
-        counts: Counter[str] = Counter()
-        for block in self.whole(blocks):
-            counts.update(self.split(block))
-        return counts
-
-    def encoder(self, ids: dict[str, int], unknown: int) -> Callable[[str], np.ndarray]:
-        def encode(block: str) -> np.ndarray:
-            words = self.split(block)
-            return np.fromiter((ids.get(word, unknown) for word in words), np.int64, len(words))
-
-        return encode
-
-    def whole(self, blocks: Iterable[str]) -> Iterator[str]:
-        rest = ""
-        for block in blocks:
-            text = rest + block
-            end = max(text.rfind(" "), text.rfind("\n")) + 1
-            yield text[:end]
-            rest = text[end:]
-        yield rest
-
-
-LEVELS = {level.name: level for level in (Characters(), Words())}
-
-
-def code_points(block: str) -> np.ndarray:
-    return np.frombuffer(block.encode("utf-32-le"), np.uint32)
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Which tokens a text has, by id."""
-
-    level: Level
-    symbols: tuple[str, ...]
-    """From FIRST_SYMBOL on, <UNK> first if there is one."""
-
-    @property
-    def num_tokens(self) -> int:
-        return FIRST_SYMBOL + len(self.symbols)
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        return {symbol: FIRST_SYMBOL + i for i, symbol in enumerate(self.symbols)}
-
-    @property
-    def unknown(self) -> int | None:
-        return self.ids.get(UNK)
-
-    @property
-    def beginning(self) -> int:
-        """What an empty prompt stands behind: a line or a sentence, else the most frequent token."""
-        known = [symbol for symbol in ("\n", ".", *self.symbols) if symbol in self.ids and symbol != UNK]
-        return self.ids[known[0]] if known else FIRST_SYMBOL
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text.
-
-        Raises:
-            KeyError: a symbol that the vocabulary has not, where there is no <UNK>.
-        """
-        tokens = self.level.split(text)
-        return [self.ids[token] if self.unknown is None else self.ids.get(token, self.unknown) for token in tokens]
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens."""
-        return self.level.join(map(self.name, tokens))
-
-    def save(self, folder: Path) -> None:
-        about = {"level": self.level.name, "symbols": self.symbols}
-        (folder / VOCABULARY_FILE).write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    @staticmethod
-    def load(folder: Path) -> Vocabulary:
-        about = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
-        return Vocabulary(LEVELS[about["level"]], tuple(about["symbols"]))
-
-    def name(self, token: int) -> str:
-        return (*SPECIAL, *self.symbols)[token] if token < FIRST_SYMBOL else self.symbols[token - FIRST_SYMBOL]
 
 
 @dataclass(frozen=True)
@@ -208,7 +53,8 @@ class Text:
 
     folder: Path
     about: dict[str, Any]
-    """What text.json has: the vocabulary, and of each part the numbers of tokens, characters and unknown tokens."""
+    """What text.json has: level and symbols; of each part how many tokens, characters and unknown tokens there are; and
+    how many of each token."""
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -300,7 +146,8 @@ def write_tokens(path: Path, settings: Settings, folder: Path) -> dict[str, Any]
         raise ConfigError("path", path, f"its training part has no {level.unit}; use a longer text")
     vocabulary = Vocabulary(level, symbols)
     parts = {part: write_part(path, span, part, vocabulary, folder) for part, span in spans.items()}
-    return {"level": level.name, "symbols": symbols, "parts": parts}
+    counts = {part: sizes.pop("counts") for part, sizes in parts.items()}
+    return {"level": level.name, "symbols": symbols, "parts": parts, "counts": counts}
 
 
 def chosen_symbols(counts: Counter[str], level: Level, settings: Settings) -> list[str]:
@@ -312,8 +159,8 @@ def chosen_symbols(counts: Counter[str], level: Level, settings: Settings) -> li
     return [UNK] * has_unknown + frequent[: settings.max_vocabulary]
 
 
-def write_part(path: Path, span: tuple[int, int], part: str, vocabulary: Vocabulary, folder: Path) -> dict[str, int]:
-    """Write a part's tokens. Returns how many tokens, characters and unknown tokens it has.
+def write_part(path: Path, span: tuple[int, int], part: str, vocabulary: Vocabulary, folder: Path) -> dict[str, Any]:
+    """Write a part's tokens. Returns how many tokens, characters and unknown ones it has, and of each token how many.
 
     Raises:
         ConfigError: it holds what the vocabulary has not, and there is no <UNK>.
@@ -322,15 +169,17 @@ def write_part(path: Path, span: tuple[int, int], part: str, vocabulary: Vocabul
     unknown = missing if vocabulary.unknown is None else vocabulary.unknown
     level, dtype = vocabulary.level, dtype_of(vocabulary.num_tokens)
     encode = level.encoder({symbol: id_ for symbol, id_ in vocabulary.ids.items() if symbol != UNK}, unknown)
-    sizes = Counter(tokens=0, characters=0, unknown=0)
+    counts, characters = np.zeros(vocabulary.num_tokens + 1, np.int64), 0
     with open(folder / f"{part}.tokens", "wb") as file:
         for block in level.whole(decoded(path, *span)):
             tokens = encode(block)
-            if (tokens == missing).any():
+            counts += np.bincount(tokens, minlength=len(counts))
+            if counts[missing]:
                 raise never_seen(block, part, vocabulary)
             file.write(tokens.astype(dtype).tobytes())
-            sizes.update(tokens=len(tokens), characters=len(block), unknown=int((tokens == unknown).sum()))
-    return dict(sizes)
+            characters += len(block)
+    sizes = {"tokens": int(counts.sum()), "characters": characters, "unknown": int(counts[unknown])}
+    return {**sizes, "counts": counts[:missing].tolist()}
 
 
 def never_seen(block: str, part: str, vocabulary: Vocabulary) -> ConfigError:
@@ -382,16 +231,7 @@ def decoded(path: Path, start: int, stop: int) -> Iterator[str]:
 def unigram_loss(text: Text) -> float:
     """Cross-entropy in nats per token of the test part, its first token left out, if each token is as probable as it is
     frequent in the training part; each is counted once more than it is there, so that none is impossible."""
-    num_tokens = text.vocabulary.num_tokens
-    training, test = (counts_of(text.tokens(part), num_tokens) for part in ("training", "test"))
+    training, test = (np.array(text.about["counts"][part]) for part in ("training", "test"))
     test[text.tokens("test")[0]] -= 1
     seen = training[FIRST_SYMBOL:] + 1
     return float(-(test[FIRST_SYMBOL:] * np.log(seen / seen.sum())).sum() / test.sum())
-
-
-def counts_of(tokens: np.ndarray, num_tokens: int) -> np.ndarray:
-    """(num_tokens,): how often each is there."""
-    counts = np.zeros(num_tokens, np.int64)
-    for start in range(0, len(tokens), BLOCK):
-        counts += np.bincount(tokens[start : start + BLOCK], minlength=num_tokens)
-    return counts

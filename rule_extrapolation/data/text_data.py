@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rule_extrapolation.config import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
-from rule_extrapolation.data.text import PARTS, Settings, Text, Vocabulary, read_text, unigram_loss
+from rule_extrapolation.data.text import PARTS, Settings, Text, read_text, unigram_loss
+from rule_extrapolation.data.vocabulary import Vocabulary
 from rule_extrapolation.errors import ConfigError, check_choice, check_positive, check_seed, check_text
 from rule_extrapolation.grammars.tokens import PAD
 from rule_extrapolation.training.text import TextModeling
