@@ -18,10 +18,17 @@ PROGRAMS = (budget, complete, dashboard, evaluate, report, runner)
 MAINS = {program.__name__.rpartition(".")[2]: program.main for program in PROGRAMS}
 # What each is shortened by comes after what it says itself, and so wins.
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
+TINY_TEXT = [
+    "logger=csv",
+    "trainer.max_steps=1",
+    "decoding.max_new_tokens=2",
+    "data.max_length=8",
+    "model.num_layers=1",
+]
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 30
+    assert len(COMMANDS) == 33
     assert "@@" not in README
 
 
@@ -67,7 +74,11 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
         arguments += [f"{key}={values}" for key, values in SOME_OF_MINI.items() if key not in given]
     arguments += ["hydra.sweeper.n_trials=1"] if "hparams_search=optuna" in arguments else []
     says = README.split(f"{program}{command}")[1].lstrip("\n ").split("\n")[0]
+    tiny = TINY_TEXT if "data=text" in arguments else TINY
     trains = program == "runner" and not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if "run=text" in arguments:
+        cli("data=text", "hydra.run.dir=text", *TINY_TEXT)
     if {"run=first", "ckpt=first"} & set(arguments):
         cli("hydra.run.dir=first", *TINY)
     if "runs=sweep" in arguments:
@@ -81,7 +92,7 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     before = set(tmp_path.rglob("results.json"))
     monkeypatch.setattr("sys.stdin", io.StringIO("aab\n"))
     status, out, err = (
-        cli(*arguments, *(TINY if trains else [])) if program == "runner" else call(MAINS[program], *arguments)
+        cli(*arguments, *(tiny if trains else [])) if program == "runner" else call(MAINS[program], *arguments)
     )
     results = [json.loads(path.read_text()) for path in set(tmp_path.rglob("results.json")) - before]
     if says.startswith("error: "):
