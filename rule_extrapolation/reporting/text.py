@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rule_extrapolation.reporting.measures import unigram_figures
 from rule_extrapolation.reporting.terminal import figure, model_title, print_end_of_run
 
 if TYPE_CHECKING:
@@ -42,12 +42,6 @@ def print_text_run(
         line = Text.assemble((one_line(row["prompt"]), "dim"), "|", (one_line(completion), "bold"))
         console.print(line, soft_wrap=True)
     print_end_of_run(console, results, folder)
-
-
-def unigram_figures(results: dict[str, Any]) -> tuple[float, float, float]:
-    """Loss, perplexity and bits per character of a model that knows how frequent each token is, and nothing else."""
-    loss, part = results["unigram_loss"], results["text"]["parts"]["test"]
-    return loss, math.exp(loss), loss / math.log(2) * part["tokens"] / part["characters"]
 
 
 def one_line(text: str) -> str:

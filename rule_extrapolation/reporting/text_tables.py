@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rule_extrapolation.reporting.comparison import Group
+from rule_extrapolation.reporting.measures import unigram_figures
 from rule_extrapolation.reporting.tables import as_csv, difference_notes, escaped, group_notes
-from rule_extrapolation.reporting.text import unigram_figures
 
 MEASURES = {
     "test loss": "loss",
