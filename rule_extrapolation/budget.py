@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from hydra import compose, initialize_config_dir
 
 from rule_extrapolation.arguments import help_text, parse
-from rule_extrapolation.config import CONF_DIR, build, build_offering, one_line, recipe, register
+from rule_extrapolation.config import CONF_DIR, build_data, build_offering, one_line, register
 from rule_extrapolation.errors import ConfigError, check_positive, one_of
 from rule_extrapolation.outline import check_outlines
 from rule_extrapolation.preflight import fail
@@ -67,10 +67,10 @@ def sized(cfg: DictConfig, keys: list[str], width: int) -> Size:
     values = {key: width * cfg.model[key] // cfg.model[keys[0]] for key in keys}
     varied = cfg.copy()
     varied.model.update(values)
-    grammar = build(cfg, "data", grammar=recipe(cfg, "grammar", given=["max_length"])).grammar
+    task = build_data(cfg).task
     with torch.device("meta"):
         accelerator = cfg.trainer.get("accelerator", "auto")
-        model = build_offering(varied, "model", num_tokens=grammar.num_tokens, grammar=grammar, accelerator=accelerator)
+        model = build_offering(varied, "model", num_tokens=task.num_tokens, grammar=task, accelerator=accelerator)
     return Size(values, model.num_parameters)
 
 

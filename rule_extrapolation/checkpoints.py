@@ -11,9 +11,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.errors import ConfigError, as_written
+from rule_extrapolation.identity import WITHOUT_EFFECT
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.run_folder import read_results
-from rule_extrapolation.training.module import RuleExtrapolation
+from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -28,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(temporary, path)
 
 
-def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
+def find_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
     """Where training goes on from: what the run itself has left, in a sweep; else the file that ``resume`` names, if it
     does, a .ckpt or a run folder's last one.
 
@@ -46,6 +47,7 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
     check_same_settings(cfg, module.model, path.parent.parent)
     if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
         raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
+    module.check_checkpoint("resume", checkpoint)
     if ("ood" in checkpoint) != (module.ood is not None):
         raise ConfigError("training.name", cfg.training.get("name"), "the run to resume has another; set that")
     for key, done in had(checkpoint).items():
@@ -54,11 +56,13 @@ def find_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
     return path
 
 
-def own_checkpoint(cfg: DictConfig, module: RuleExtrapolation) -> Path | None:
+def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
     """The last checkpoint in the run's own folder, if there is one that loads and fits."""
     path = last_checkpoint(Path(cfg.run_dir))
     try:
-        fits = shapes(load(path, "meta")["state_dict"]) == shapes(module.state_dict())
+        checkpoint = load(path, "meta")
+        fits = shapes(checkpoint["state_dict"]) == shapes(module.state_dict())
+        module.check_checkpoint("resume", checkpoint)
     except Exception:  # whatever is wrong with it, the run can begin anew
         return None
     return path if fits else None
@@ -86,7 +90,7 @@ def logged_rows(path: Path) -> int:
     return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
 
 
-def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None) -> None:
+def load_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) -> None:
     """Start from the weights that ``ckpt`` names, if it does; a run that is resumed has weights of its own.
 
     Raises:
@@ -103,6 +107,7 @@ def load_weights(cfg: DictConfig, module: RuleExtrapolation, device: str | None)
         name = next(name for name in [*own, *weights] if weights.get(name) != own.get(name))
         differ = f"its {name} is {weights.get(name, 'missing')}, not {own.get(name, 'missing')}"
         raise ConfigError("ckpt", cfg.ckpt, f"{differ}; set its model and sizes, and a grammar with as many symbols")
+    module.check_checkpoint("ckpt", checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
 
 
@@ -157,7 +162,7 @@ def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> 
     for group in ("grammar", "data", "model", "optimizer", "scheduler", "training", "trainer"):
         now, then = OmegaConf.to_container(cfg[group], resolve=True), before.get(group, {})
         for key in trainer if group == "trainer" else {**now, **then}:
-            if group == "model" and key == model.context_setting:
+            if (group == "model" and key == model.context_setting) or f"{group}.{key}" in WITHOUT_EFFECT:
                 continue
             if now.get(key) != then.get(key):
                 raise ConfigError(

@@ -17,21 +17,27 @@ if TYPE_CHECKING:
 
     from rule_extrapolation.grammars.grammar import Grammar
     from rule_extrapolation.models.language_model import LanguageModel
+    from rule_extrapolation.text_completion import TextPrompts
 
 USAGE = """\
 Complete a prompt with a run's best checkpoint, and see which rules the whole keeps.
 
   python -m rule_extrapolation.complete run=<folder> prompt=bbaaa
   python -m rule_extrapolation.complete run=<folder> 'prompt=([' samples=10 temperature=0.8
+  python -m rule_extrapolation.complete run=<folder> prompt=ROMEO: temperature=0.8    of a text, what goes on from it
   python -m rule_extrapolation.complete run=<folder>                 a prompt after the other; exit or Ctrl-D ends
   python -m rule_extrapolation.complete run=<folder> prompt=aaab attention=attention.png"""
+
+
+SAMPLES = 5
+"""Completions that are drawn, if the arguments do not say."""
 
 
 @dataclass
 class Arguments:
     run: Annotated[str, "the run's folder"]
-    prompt: Annotated[str | None, "symbols of the language, or nothing; default: ask for one after the other"] = None
-    samples: Annotated[int, "completions that are drawn, besides the greedy one"] = 5
+    prompt: Annotated[str | None, "symbols or text, or nothing; default: ask for one after the other"] = None
+    samples: Annotated[int | None, "completions that are drawn, besides the greedy one; default: 5, of text 1"] = None
     temperature: Annotated[float, "that they are drawn at"] = 1.0
     seed: Annotated[int, "that they are drawn with"] = 0
     max_new_tokens: Annotated[int | None, "tokens that a completion may have; default: the run's"] = None
@@ -41,7 +47,7 @@ class Arguments:
 def check(arguments: Arguments) -> None:
     """All that can be refused before torch is imported."""
     find_config(arguments.run)
-    if arguments.samples < 0:
+    if (arguments.samples or 0) < 0:
         raise ConfigError("samples", arguments.samples, "must be 0 or more")
     check_positive(temperature=arguments.temperature)
     check_seed(seed=arguments.seed)
@@ -84,7 +90,31 @@ def encode_prompt(grammar: Grammar, model: LanguageModel, prompt: str) -> Tensor
     return prepend_sos(grammar.encode([prompt])[:, :-1])
 
 
-def complete_prompt(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
+class RulePrompts:
+    """How prompts of a run on a language are read and completed; of one on a text: ``TextPrompts``."""
+
+    @staticmethod
+    def heading(run: TrainedRun) -> str:
+        return f"alphabet {' '.join(run.grammar.alphabet)}"
+
+    @staticmethod
+    def encode(run: TrainedRun, prompt: str) -> Tensor:
+        return encode_prompt(run.grammar, run.model, prompt)
+
+    @staticmethod
+    def check_attends(run: TrainedRun, file: str) -> None:
+        """Raise a ConfigError if the model has no attention to draw."""
+        start = encode_prompt(run.grammar, run.model, "")
+        if run.model.attention_weights(start, start) is None:
+            fix = f"{run.cfg.model.name} has no attention to its prompt; train with model=seq2seq model.attention=dot"
+            raise ConfigError("attention", file, fix)
+
+    @staticmethod
+    def complete(run: TrainedRun, arguments: Arguments, prompt: str, new_tokens: int) -> None:
+        complete_prompt(run, arguments, prompt, new_tokens)
+
+
+def complete_prompt(run: TrainedRun, arguments: Arguments, prompt: str, new_tokens: int) -> None:
     """Print the greedy completion and the drawn ones.
 
     Raises:
@@ -98,10 +128,10 @@ def complete_prompt(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
 
     grammar, model = run.grammar, run.model
     tokens = encode_prompt(grammar, model, prompt)
-    new_tokens = budget(run.cfg, arguments)
     decoders = {"greedy": (Greedy(new_tokens), 1)}
-    if arguments.samples:
-        decoders["sample"] = (Sample(new_tokens, arguments.temperature, arguments.seed), arguments.samples)
+    samples = SAMPLES if arguments.samples is None else arguments.samples
+    if samples:
+        decoders["sample"] = (Sample(new_tokens, arguments.temperature, arguments.seed), samples)
     rows = []
     for name, (decoder, samples) in decoders.items():
         completions = evaluation.complete(model, tokens, decoder, samples)
@@ -110,14 +140,6 @@ def complete_prompt(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
         rows += [{"decoding": name, "probability": p, **row} for p, row in zip(probable, judged)]
     could_begin_a_word = grammar.is_prefix(tokens[:, 1:]).item()
     print_completions(Console(), grammar, prompt, could_begin_a_word, rows)
-
-
-def check_attends(run: TrainedRun, file: str) -> None:
-    """Raise a ConfigError if the model has no attention to draw."""
-    start = encode_prompt(run.grammar, run.model, "")
-    if run.model.attention_weights(start, start) is None:
-        fix = f"{run.cfg.model.name} has no attention to its prompt; train with model=seq2seq model.attention=dot"
-        raise ConfigError("attention", file, fix)
 
 
 def draw_attention(run: TrainedRun, arguments: Arguments) -> None:
@@ -141,13 +163,19 @@ def draw_attention(run: TrainedRun, arguments: Arguments) -> None:
     print(f"Attention: {arguments.attention}")
 
 
+def prompts_of(run: TrainedRun) -> type[RulePrompts] | type[TextPrompts]:
+    from rule_extrapolation.text_completion import TextPrompts
+
+    return RulePrompts if run.task.rules else TextPrompts
+
+
 def session(run: TrainedRun, arguments: Arguments) -> None:
     """Complete one prompt after the other, until the input ends."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - lets input() edit the line and go back to earlier ones
     while (prompt := input("prompt> ").strip()) != "exit":
         try:
-            complete_prompt(run, arguments, prompt)
+            prompts_of(run).complete(run, arguments, prompt, budget(run.cfg, arguments))
         except ConfigError as error:
             print(f"error: {error}")
 
@@ -158,14 +186,14 @@ def complete(arguments: Arguments) -> None:
 
     from rule_extrapolation.reporting.terminal import model_title
 
-    asked = arguments.prompt is not None
+    prompts, asked = prompts_of(run), arguments.prompt is not None
     if asked:
-        encode_prompt(run.grammar, run.model, arguments.prompt)
+        prompts.encode(run, arguments.prompt)
     if arguments.attention is not None:
-        check_attends(run, arguments.attention)
-    print(f"{model_title(run.header())}; alphabet {' '.join(run.grammar.alphabet)}")
+        prompts.check_attends(run, arguments.attention)
+    print(f"{model_title(run.header())}; {prompts.heading(run)}")
     if asked:
-        complete_prompt(run, arguments, arguments.prompt)
+        prompts.complete(run, arguments, arguments.prompt, budget(run.cfg, arguments))
         return draw_attention(run, arguments) if arguments.attention is not None else None
     print("Type a prompt, or nothing for the empty one; exit or Ctrl-D ends.")
     try:

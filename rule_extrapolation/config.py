@@ -75,6 +75,9 @@ def register() -> None:
         canonical = ALIASES.get(name, name)
         node = {"name": canonical, "_target_": target(name), "test_prompt_length": None}
         ConfigStore.instance().store(group="grammar", name=name, node={**node, **LANGUAGES[canonical].options})
+    # data=text sets the language aside: runs are then named by the text.
+    ConfigStore.instance().store(group="grammar", name="none", node={"name": "${text_name:${data.path}}"})
+    OmegaConf.register_new_resolver("text_name", text_name, replace=True)
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
     OmegaConf.register_new_resolver("least", least, replace=True)
     OmegaConf.register_new_resolver("total", total, replace=True)
@@ -103,6 +106,11 @@ def least(*numbers: int | float) -> int | float:
     return min(number for number in numbers if isinstance(number, int | float) and number > 0)
 
 
+def text_name(path: str | None) -> str:
+    """What a text is called: by its file's name, pydoc_topics where none is given."""
+    return "pydoc_topics" if path is None else Path(path).stem
+
+
 def span(seed: int, seeds: int | None) -> str:
     """seed0, or seeds0-7."""
     return f"seeds{seed}-{seed + seeds - 1}" if isinstance(seeds, int) else f"seed{seed}"
@@ -122,6 +130,16 @@ def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:
     make = recipe(cfg, group, given=runtime)
     with naming_keys(cfg, group):
         return make(**runtime)
+
+
+def build_data(cfg: DictConfig) -> Any:
+    """The datamodule, of the language that ``grammar`` names unless it has been set aside (grammar=none).
+
+    Raises:
+        ConfigError: naming the key as one would write it on the command line.
+    """
+    language = {} if "_target_" not in cfg.grammar else {"grammar": recipe(cfg, "grammar", given=["max_length"])}
+    return build(cfg, "data", **language)
 
 
 def build_offering(cfg: DictConfig, group: str, **offered: Any) -> Any:

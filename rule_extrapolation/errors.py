@@ -53,6 +53,25 @@ def check_free(folder: str, key: str, pattern: str = "results.json") -> None:
         raise ConfigError(key, folder, "holds a run already; name another folder")
 
 
+def check_text(path: str | None) -> None:
+    """Raise a ConfigError if a path is given that is no text file, as far as its beginning says."""
+    if path is None:
+        return
+    file = Path(path)
+    if not file.is_file():
+        fix = "is a folder; name a text file" if file.is_dir() else "there is no such file; name a text file"
+        raise ConfigError("path", path, fix)
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(2**16)
+    except OSError as error:
+        raise ConfigError("path", path, f"cannot be read: {error.strerror}") from error
+    if not beginning.strip():
+        raise ConfigError("path", path, "is empty; name a file with text in it")
+    if b"\0" in beginning:
+        raise ConfigError("path", path, "is no text: it holds NUL bytes; name a UTF-8 file")
+
+
 def check_choice(choices: Iterable[str], **fields: str) -> None:
     """Raise a ConfigError, with the closest choice, for the first field that is none of the choices."""
     choices = list(choices)

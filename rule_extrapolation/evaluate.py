@@ -132,6 +132,9 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
 def evaluate(arguments: Arguments) -> None:
     check(arguments)
     run = load_run(arguments.run, lambda cfg: tokens_needed(cfg, arguments))
+    if not run.task.rules:
+        fix = f"{run.task.name} is a text, which has no rules; its perplexity is in results.json, complete writes more"
+        raise ConfigError("run", arguments.run, fix)
 
     from rich.console import Console
 

@@ -22,28 +22,25 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from torch import Tensor
 
 from rule_extrapolation import run_folder
 from rule_extrapolation.checkpoints import find_checkpoint, has_ended, last_checkpoint, load, load_weights, logged_rows
-from rule_extrapolation.config import build, build_offering, check_settings, naming_keys, recipe
+from rule_extrapolation.config import build, build_data, build_offering, check_settings, naming_keys, recipe
 from rule_extrapolation.distributed import World, is_follower, processes, world_of
 from rule_extrapolation.errors import ConfigError, check_choice, check_free, check_positive
-from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.ops.allocator import keep_freed_memory
-from rule_extrapolation.reporting.terminal import describe_run, print_run
-from rule_extrapolation.theory.chance import chance_levels
+from rule_extrapolation.reporting.terminal import describe_run
 from rule_extrapolation.threads import limited, multiply_adds, threads_for
 from rule_extrapolation.training import metrics_file
 from rule_extrapolation.training.callbacks import History, LastCheckpoint
-from rule_extrapolation.training.module import RuleExtrapolation, end_of_training
+from rule_extrapolation.training.language_modeling import LanguageModeling, end_of_training
 from rule_extrapolation.training.wandb import close_run
 
 
 @dataclass
 class Experiment:
     data: LightningDataModule
-    module: RuleExtrapolation
+    module: LanguageModeling
     callbacks: list[Callback]
     checkpoint: Path | None
     """Where training goes on from."""
@@ -67,11 +64,12 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
+def assemble(cfg: DictConfig, device: str | None = None, data: Any = None) -> Experiment:
     """Build everything that a run needs and that can refuse its configuration.
 
     Args:
         device: where the model is built; on "meta" it has no weights, for a check alone.
+        data: the datamodule, or what has its ``task`` and ``training_module``; by default, the one that is configured.
 
     Raises:
         ConfigError: naming the key, its value and what would work.
@@ -80,13 +78,13 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     # Where trainer.deterministic is set, torch would fill all new memory with nan, a tenth of a small model's step.
     torch.utils.deterministic.fill_uninitialized_memory = False
     check_settings(cfg)
-    data = build(cfg, "data", grammar=recipe(cfg, "grammar", given=["max_length"]))
-    grammar = data.grammar
-    if cfg.grammar.name != grammar.name:
-        raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {grammar.name}; use grammar=")
+    data = data or build_data(cfg)
+    task = data.task
+    if cfg.grammar.name != task.name:
+        raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {task.name}; use grammar=")
     with torch.device(device or "cpu"):
         accelerator = cfg.trainer.get("accelerator", "auto")
-        model = build_offering(cfg, "model", num_tokens=grammar.num_tokens, grammar=grammar, accelerator=accelerator)
+        model = build_offering(cfg, "model", num_tokens=task.num_tokens, grammar=task, accelerator=accelerator)
     if model.conditional != data.conditional:
         choice = "completions" if model.conditional else "grammar"
         raise ConfigError(
@@ -97,9 +95,9 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     scheduler = recipe(cfg, "scheduler", given=["optimizer"])
     ood = None
     if set(cfg.training) != {"name"}:  # standard has nothing to set
-        ood = build_offering(cfg, "training", grammar=grammar, model=model)
+        ood = build_offering(cfg, "training", grammar=task, model=model)
     with naming_keys(cfg, "data"):
-        module = data.training_module(model, grammar, optimizer, scheduler, decoder, ood)
+        module = data.training_module(model, task, optimizer, scheduler, decoder, ood)
     load_weights(cfg, module, device)
     # A model with nothing to train gets a parameter for the check: no optimizer takes none.
     parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
@@ -117,7 +115,7 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning's own checks
     world = world_of(trainer, cfg)
     nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
-    callbacks = [build_offering(cfg, f"callbacks.{name}", grammar=grammar, model=model) for name in nodes]
+    callbacks = [build_offering(cfg, f"callbacks.{name}", grammar=task, model=model) for name in nodes]
     if not cfg.trainer.get("enable_progress_bar", True):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     for name, needed in {"history": History, "last": LastCheckpoint}.items():
@@ -131,24 +129,24 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     return Experiment(data, module, callbacks, find_checkpoint(cfg, module), world)
 
 
-def start_loggers(cfg: DictConfig, folder: Path, grammar: Grammar) -> list[Logger]:
+def start_loggers(cfg: DictConfig, folder: Path, task: Any) -> list[Logger]:
     """metrics.csv, and what ``logger`` names besides."""
     loggers: list[Logger] = [metrics_file.MetricsFile(str(folder))]
     if "_target_" in cfg.logger:
         about = {
             "save_dir": str(folder),
-            "name": f"{grammar.name}-{cfg.model.name}-seed{cfg.seed}",
+            "name": f"{task.name}-{cfg.model.name}-seed{cfg.seed}",
             "config": OmegaConf.to_container(cfg, resolve=True),
-            "subjects": subjects(cfg, grammar),
+            "subjects": subjects(cfg, task),
         }
         loggers.append(build_offering(cfg, "logger", **about))
     return loggers
 
 
-def subjects(cfg: DictConfig, grammar: Grammar) -> dict[str, str]:
+def subjects(cfg: DictConfig, task: Any) -> dict[str, str]:
     """What one would look for a run by, or group runs by."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    names = {"language": grammar.name, "label": grammar.label, "architecture": cfg.model.name}
+    names = {"language": task.name, "label": task.label, "architecture": cfg.model.name}
     names["experiment"] = choices.get("experiment")
     return {subject: name for subject, name in names.items() if name}
 
@@ -168,8 +166,8 @@ class Run:
         return Path(self.cfg.run_dir)
 
     @property
-    def grammar(self) -> Grammar:
-        return self.experiment.module.grammar
+    def task(self) -> Any:
+        return self.experiment.module.task
 
     @property
     def leads(self) -> bool:
@@ -181,8 +179,8 @@ class Run:
         if not self.leads:
             self.loggers.append(DummyLogger())  # none at all is an error of the callback that logs the learning rate
             return
-        self.results |= yardsticks(self.experiment)
-        self.loggers += start_loggers(self.cfg, self.folder, self.grammar)
+        self.results |= self.experiment.data.yardsticks() | self.experiment.module.yardsticks()
+        self.loggers += start_loggers(self.cfg, self.folder, self.task)
 
 
 def run(cfg: DictConfig) -> None:
@@ -194,7 +192,7 @@ def run(cfg: DictConfig) -> None:
     """
     with started(cfg) as run:
         if run.leads:
-            print(describe_run(run.results, run.grammar), flush=True)
+            print(describe_run(run.results, run.task), flush=True)
         with processes(run.experiment.world, run.folder / "config.yaml"):
             run.prepare()
             trainer = build(cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
@@ -204,7 +202,7 @@ def run(cfg: DictConfig) -> None:
                 fit(run, trainer)
             test(run, trainer)
     if run.leads:
-        print_run(Console(), run.grammar, run.results, run.rows, run.folder)
+        run.experiment.module.print_run(Console(), run.results, run.rows, run.folder)
 
 
 @contextmanager
@@ -218,7 +216,7 @@ def started(cfg: DictConfig) -> Iterator[Run]:
     seed_everything(cfg.seed, verbose=False)
     experiment = assemble(cfg)
     module = experiment.module
-    run = Run(cfg, experiment, run_folder.header(cfg, module.grammar, module.model, module.caveat))
+    run = Run(cfg, experiment, run_folder.header(cfg, module.task, module.model, module.caveat))
     if not run.leads:
         if experiment.world.to_start:  # on another machine, in a folder that is thrown away
             OmegaConf.save(cfg, run.folder / "config.yaml", resolve=True)
@@ -231,6 +229,7 @@ def started(cfg: DictConfig) -> Iterator[Run]:
     if cfg.sweep is not None:
         clear(cfg, experiment.checkpoint)
     run_folder.replace_text(run.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    module.save_task(run.folder)
     results, beginning = run.results, time.perf_counter()
     try:
         yield run
@@ -260,16 +259,6 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
     else:
         (folder / "metrics.csv").unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def yardsticks(experiment: Experiment) -> dict[str, Any]:
-    """What the figures of a run are held against; no training is needed for it."""
-    module, data = experiment.module, experiment.data
-
-    def budget(prompts: Tensor) -> int:
-        return module.decoder.budget(module.model, prompts.shape[1])
-
-    return data.yardsticks() | {"chance_levels": chance_levels(data.grammar, budget)}
 
 
 def fit(run: Run, trainer: Trainer) -> None:
@@ -321,7 +310,7 @@ def test(run: Run, trainer: Trainer) -> None:
         return
     figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
     run.results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
-    run.rows += run_folder.judged_rows(module.grammar, module.completions)
+    run.rows += module.completion_rows()
     run_folder.write_rows(run.folder / "completions.csv", run.rows)
     lost = diverged or not math.isfinite(run.results["test"]["Test/objective"])
     run.results["status"] = "diverged" if lost else "finished"

@@ -13,7 +13,7 @@ WITHOUT_EFFECT = (
     *("hydra", "run_dir", "sweep", "logger", "threads"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.plugins", "trainer.profiler"),
-    *("callbacks.progress", "model.search"),
+    *("callbacks.progress", "model.search", "data.cache"),
 )
 """Keys, with all below them, that say where a run lies and is logged, what it shows on the terminal, on how many
 devices of what kind it runs, and how it is searched for."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rule_extrapolation.reporting.runs import Run
     from rule_extrapolation.reporting.tables import LanguageTable
+    from rule_extrapolation.reporting.text_tables import TextTable
 
 USAGE = """\
 Put runs side by side: the paper's tables, figures, and a page with every run's completions.
@@ -64,20 +65,25 @@ def report(arguments: Arguments) -> None:
     from rule_extrapolation.reporting.figures import draw_all
     from rule_extrapolation.reporting.page import render
     from rule_extrapolation.reporting.tables import language_tables
+    from rule_extrapolation.reporting.text_tables import text_tables
 
     console = Console()
-    runs = read(arguments, Console(stderr=True))
-    groups = group_runs(runs, arguments.by or (), arguments.mix)
+    runs, by = read(arguments, Console(stderr=True)), arguments.by or []
+    groups = group_runs(runs, by, arguments.mix)
     if not groups:
         raise ConfigError("runs", ",".join(arguments.runs or [str(arguments.wandb)]), "no run there says what it is of")
-    tables = language_tables(groups, arguments.by or ())
+    of_texts = [group for group in groups if any(run.text for run in group.runs + group.lost)]
+    groups = [group for group in groups if group not in of_texts]
+    tables, texts = language_tables(groups, by), text_tables(of_texts, by)
     with Console(stderr=True).status("Drawing"):
-        figures, left_out = draw_all(groups)
-        svgs = write(Path(arguments.out), runs, tables, figures)
-        page = render(arguments.title, runs, tables, svgs, left_out, arguments.completions)
+        figures, left_out = draw_all(groups) if groups or not texts else ({}, {})
+        svgs = write(Path(arguments.out), runs, tables, texts, figures)
+        page = render(arguments.title, runs, tables, texts, svgs, left_out, arguments.completions)
         (Path(arguments.out) / "report.html").write_text(page)
     print_tables(console, tables)
-    print_end(console, runs, left_out, Path(arguments.out), tables, list(figures))
+    print_text_tables(console, texts)
+    names = [table.grammar for table in [*tables, *texts]]
+    print_end(console, runs, left_out, Path(arguments.out), names, list(figures))
 
 
 def read(arguments: Arguments, console: Console) -> list[Run]:
@@ -99,9 +105,12 @@ def read(arguments: Arguments, console: Console) -> list[Run]:
         return read_runs(folders, arguments.completions, lambda: progress.advance(task))
 
 
-def write(out: Path, runs: list[Run], tables: list[LanguageTable], figures: dict) -> dict[str, str]:
+def write(
+    out: Path, runs: list[Run], tables: list[LanguageTable], text_tables: list[TextTable], figures: dict
+) -> dict[str, str]:
     """Write tables and figures, in place of an earlier report's. Returns the figures' SVGs."""
     from rule_extrapolation.reporting import tables as texts
+    from rule_extrapolation.reporting import text_tables as of_texts
     from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
     from rule_extrapolation.reporting.runs import frame
 
@@ -113,13 +122,19 @@ def write(out: Path, runs: list[Run], tables: list[LanguageTable], figures: dict
     earlier = [out / "figures" / f"{name}.{format}" for name in KINDS for format in FORMATS]
     for path in [*earlier, *(path for format in TABLE_FORMATS for path in (out / "tables").glob(f"*.{format}"))]:
         path.unlink(missing_ok=True)
+    contents = {}
     for table in tables:
         rows = texts.csv_rows(table)
-        contents = {"md": texts.markdown(table), "tex": texts.latex(table), "csv": texts.as_csv(rows)}
-        for format, content in contents.items():
-            (out / "tables" / f"{table.grammar}.{format}").write_text(content)
+        contents[table.grammar] = {"md": texts.markdown(table), "tex": texts.latex(table), "csv": texts.as_csv(rows)}
+    for table in text_tables:
+        csv = of_texts.csv_text(table)
+        contents[table.grammar] = {"md": of_texts.markdown(table), "tex": of_texts.latex(table), "csv": csv}
+    for name, by_format in contents.items():
+        for format, content in by_format.items():
+            (out / "tables" / f"{name}.{format}").write_text(content)
     every_row = [row for table in tables for row in texts.csv_rows(table)]
-    (out / "tables" / "all.csv").write_text(texts.as_csv(every_row))
+    if every_row:
+        (out / "tables" / "all.csv").write_text(texts.as_csv(every_row))
     frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
     for name, figure in figures.items():
         save(figure, out / "figures", name)
@@ -150,12 +165,28 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
         console.print(shown)
 
 
+def print_text_tables(console: Console, tables: list[TextTable]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rule_extrapolation.reporting.text_tables import HEADER
+
+    for table in tables:
+        shown = Table(title=escape(table.title), caption="at minimum validation loss", box=SIMPLE_HEAD, padding=0)
+        for title in HEADER:
+            shown.add_column(title, justify="left" if title == HEADER[0] else "right")
+        for row in table.rows:
+            shown.add_row(*map(escape, row.texts()), style="dim" if row.n is None else None)
+        console.print(shown)
+
+
 def print_end(
     console: Console,
     runs: list[Run],
     left_out: dict[str, str],
     out: Path,
-    tables: list[LanguageTable],
+    tables: list[str],
     figures: list[str],
 ) -> None:
     """How many runs there were, which are not averaged, and what has been written."""
@@ -173,8 +204,8 @@ def print_end(
         )
     for name, reason in left_out.items():
         console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)
-    names = ", ".join(table.grammar for table in tables)
-    console.print(f"Tables: {out}/tables/ (.md, .tex and .csv of {names}; all.csv, runs.csv)", **options)
+    more = sorted({"all.csv", "runs.csv"} & {path.name for path in (out / "tables").iterdir()})
+    console.print(f"Tables: {out}/tables/ (.md, .tex and .csv of {', '.join(tables)}; {', '.join(more)})", **options)
     console.print(f"Figures: {out}/figures/ (.pdf, .svg and .png of {', '.join(figures) or 'none'})", **options)
     console.print(f"Page: {out}/report.html", **options)
 

@@ -18,19 +18,18 @@ if TYPE_CHECKING:  # the report reads run folders without torch
     from omegaconf import DictConfig
     from torch import Tensor
 
+    from rule_extrapolation.data.text_data import TextTask
     from rule_extrapolation.grammars.grammar import Grammar
     from rule_extrapolation.models.language_model import LanguageModel
 
 PACKAGES = ("torch", "numba", "lightning", "hydra-core", "xlstm", "mamba-ssm")
 
 
-def header(cfg: DictConfig, grammar: Grammar, model: LanguageModel, caveat: str | None) -> dict[str, Any]:
+def header(cfg: DictConfig, task: Grammar | TextTask, model: LanguageModel, caveat: str | None) -> dict[str, Any]:
     """What results.json says of a run whatever becomes of it."""
     return {
         "status": "running",
-        "grammar": grammar.name,
-        "label": grammar.label,
-        "rules": grammar.rules,
+        **task.about(),
         "model": cfg.model.name,
         "backend": model.backend,
         "backend_reason": model.backend_reason,

@@ -51,7 +51,7 @@ def run_seeds(cfg: DictConfig) -> None:
     folder, seeds = Path(cfg.run_dir), range(cfg.seed, cfg.seed + cfg.seeds)
     configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
     experiment = assemble(configs[0], device="meta")
-    grammar, reason = experiment.module.grammar, why_apart(cfg, experiment)
+    task, reason = experiment.module.task, why_apart(cfg, experiment)
     left = [config for config in configs if cfg.sweep is None or status(Path(config.run_dir)) not in DONE]
     if reason is None and any(last_checkpoint(Path(config.run_dir)).is_file() for config in left):
         reason = "each goes on from its own checkpoint"
@@ -61,7 +61,7 @@ def run_seeds(cfg: DictConfig) -> None:
         print(f"Seeds {seeds[0]} to {seeds[-1]} side by side, in processes of their own: {reason}", flush=True)
         run_apart(left)
     results = [read_results(Path(config.run_dir)) for config in configs]
-    print_seeds(Console(), grammar, results, folder)
+    print_seeds(Console(), task, results, folder)
 
 
 def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
@@ -71,6 +71,8 @@ def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
         return f"{cfg.model.name} gains nothing from training them as one"
     if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in module.model.modules()):
         return "each draws its own dropout"
+    if module.apart is not None:
+        return module.apart
     if module.ood is not None:
         return f"training={cfg.training.name}"
     if cfg.optimizer._target_ not in ELEMENTWISE:
@@ -94,7 +96,7 @@ def run_stacked(configs: list[DictConfig]) -> None:
             runs[-1].prepare()
             members.append(Member(str(config.seed), experiment.module, callbacks, runs[-1].loggers))
         first, last = configs[0].seed, configs[-1].seed
-        print(f"{describe_run(runs[0].results, runs[0].grammar)}, seeds {first} to {last} at once", flush=True)
+        print(f"{describe_run(runs[0].results, runs[0].task)}, seeds {first} to {last} at once", flush=True)
         bars = [callback for callback in runs[0].experiment.callbacks if isinstance(callback, ProgressBar)]
         trainer = build(
             configs[0], "trainer", logger=MemberLoggers(members), callbacks=[MemberCallbacks(members), *bars]

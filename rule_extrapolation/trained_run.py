@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rule_extrapolation.grammars.grammar import Grammar
     from rule_extrapolation.models.language_model import LanguageModel
     from rule_extrapolation.training.decoding import Decoder
-    from rule_extrapolation.training.module import RuleExtrapolation
+    from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
 @dataclass
@@ -26,11 +26,17 @@ class TrainedRun:
     cfg: DictConfig
     checkpoint: Path | None
     """Where the weights are from; None: the model has none."""
-    grammar: Grammar
+    task: Any
+    """The language, or what has its place."""
     model: LanguageModel
     """On the CPU, for evaluation."""
     decoder: Decoder
     caveat: str | None
+
+    @property
+    def grammar(self) -> Grammar:
+        """The task of a run on a language."""
+        return self.task
 
     def grammar_with(self, **changed: int) -> Grammar:
         """The run's language with another max_length or test_prompt_length.
@@ -45,7 +51,7 @@ class TrainedRun:
         """What results.json says of it, as far as ``terminal.model_title`` reads it."""
         tested = self.checkpoint and self.checkpoint.stem
         name = self.cfg.model.name
-        return {"model": name, "caveat": self.caveat, "grammar": self.grammar.name, "tested": tested}
+        return {"model": name, "caveat": self.caveat, "grammar": self.task.name, "tested": tested}
 
 
 def find_config(folder: str) -> Path:
@@ -77,7 +83,7 @@ def load_run(folder: str, context: Callable[[DictConfig], int] = lambda cfg: 0) 
 
     try:
         cfg = read_config(config.parent)
-        module = assemble(on_cpu(cfg, context)).module
+        module = assemble(on_cpu(cfg, context), data=saved_data(cfg, config.parent)).module
     except Exception as error:
         raise ConfigError("run", folder, f"its config.yaml cannot be used: {error}") from error
     checkpoint = None
@@ -87,7 +93,7 @@ def load_run(folder: str, context: Callable[[DictConfig], int] = lambda cfg: 0) 
     module.eval().requires_grad_(False)
     caveats = [module.caveat, "diverged in training" if diverged(config.parent) else None]
     caveat = "; ".join(filter(None, caveats)) or None
-    return TrainedRun(config.parent, cfg, checkpoint, module.grammar, module.model, module.decoder, caveat)
+    return TrainedRun(config.parent, cfg, checkpoint, module.task, module.model, module.decoder, caveat)
 
 
 def on_cpu(cfg: DictConfig, context: Callable[[DictConfig], int]) -> DictConfig:
@@ -103,6 +109,12 @@ def on_cpu(cfg: DictConfig, context: Callable[[DictConfig], int]) -> DictConfig:
     return cfg
 
 
+def saved_data(cfg: DictConfig, folder: Path) -> Any:
+    """What the run has kept of its data, if it cannot be built from the configuration alone."""
+    saved = getattr(pydoc.locate(cfg.data._target_), "saved", None)
+    return saved and saved(cfg.grammar.name, folder)
+
+
 def diverged(folder: Path) -> bool:
     from rule_extrapolation.run_folder import read_results
 
@@ -116,7 +128,7 @@ def find_checkpoint(folder: Path) -> Path:
     raise ConfigError("run", folder, "holds no checkpoints/best.ckpt or last.ckpt; name a run that was trained")
 
 
-def load_weights(module: RuleExtrapolation, checkpoint: Path, folder: str) -> None:
+def load_weights(module: LanguageModeling, checkpoint: Path, folder: str) -> None:
     import torch
 
     try:

@@ -16,19 +16,27 @@ COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"
 COMMANDS = re.findall(COMMAND, README, re.MULTILINE)
 PROGRAMS = (budget, complete, dashboard, evaluate, report, runner)
 MAINS = {program.__name__.rpartition(".")[2]: program.main for program in PROGRAMS}
-# The runs that commands ask more of, and what they are.
-SEQ2SEQ = ["model=seq2seq", "model.hidden_dim=16"]
-RUNS = {
-    "first": [],
-    "seq2seq/none": [*SEQ2SEQ, "model.attention=none"],
-    "seq2seq/dot": [*SEQ2SEQ, "model.attention=dot"],
-}
 # What each is shortened by comes after what it says itself, and so wins.
 TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
+TINY_TEXT = [
+    "logger=csv",
+    "trainer.max_steps=1",
+    "decoding.max_new_tokens=2",
+    "data.max_length=8",
+    "model.num_layers=1",
+]
+# The runs that commands ask more of, and what they are.
+SEQ2SEQ = ["model=seq2seq", "model.hidden_dim=16", *TINY]
+RUNS = {
+    "first": TINY,
+    "text": ["data=text", *TINY_TEXT],
+    "seq2seq/none": ["model.attention=none", *SEQ2SEQ],
+    "seq2seq/dot": ["model.attention=dot", *SEQ2SEQ],
+}
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 41
+    assert len(COMMANDS) == 44
     assert "@@" not in README
 
 
@@ -74,10 +82,12 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
         arguments += [f"{key}={values}" for key, values in SOME_OF_MINI.items() if key not in given]
     arguments += ["hydra.sweeper.n_trials=1"] if "hparams_search=optuna" in arguments else []
     says = README.split(f"{program}{command}")[1].lstrip("\n ").split("\n")[0]
+    tiny = TINY_TEXT if "data=text" in arguments else TINY
     trains = program == "runner" and not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for run, overrides in RUNS.items():
         if {f"run={run}", f"ckpt={run}", f"runs={run.partition('/')[0]}"} & set(arguments):
-            cli(f"hydra.run.dir={run}", *overrides, *TINY)
+            cli(f"hydra.run.dir={run}", *overrides)
     if "runs=sweep" in arguments:
         cli("hydra.run.dir=sweep/0", *TINY)
     if program == "dashboard":
@@ -89,7 +99,7 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     before = set(tmp_path.rglob("results.json"))
     monkeypatch.setattr("sys.stdin", io.StringIO("aab\n"))
     status, out, err = (
-        cli(*arguments, *(TINY if trains else [])) if program == "runner" else call(MAINS[program], *arguments)
+        cli(*arguments, *(tiny if trains else [])) if program == "runner" else call(MAINS[program], *arguments)
     )
     results = [json.loads(path.read_text()) for path in set(tmp_path.rglob("results.json")) - before]
     if says.startswith("error: "):

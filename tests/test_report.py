@@ -393,7 +393,7 @@ class TestPage:
     def test_what_runs_say_is_text(self, real):
         run = read_run(real["minlstm0"], 10)
         run.problem = run.results["grammar"] = "</script><script>alert(1)</script>"
-        page = render("A<b>", [run], [], {}, {}, 10)
+        page = render("A<b>", [run], [], [], {}, {}, 10)
         assert "<script>alert" not in page and "A&lt;b&gt;" in page
 
     @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

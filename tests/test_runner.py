@@ -98,8 +98,9 @@ class TestConfigurations:
             (group, option)
             for group in ("model", "optimizer", "scheduler", "decoding", "trainer", "callbacks", "data", "training")
             for option in yaml_options(group)
-            # These need a run to start from (tests/test_ood_training.py), a model of their own (model=seq2seq here).
-            if option not in ("finetune", "completions")
+            # finetune needs a run to start from (tests/test_ood_training.py), completions a model of its own
+            # (model=seq2seq here), text other settings (tests/test_text.py).
+            if option not in ("finetune", "completions", "text")
         ],
     )
     def test_every_option_runs(self, train, group, option):

@@ -13,16 +13,19 @@ from rule_extrapolation.seeding import generator
 from rule_extrapolation.theory.likelihood import memorised_loss
 
 if TYPE_CHECKING:
-    from rule_extrapolation.training.module import RuleExtrapolation
+    from rule_extrapolation.training.language_modeling import LanguageModeling
 
 TRAIN, VAL, TEST, SHUFFLE = range(4)
 
 
 class TensorBatches:
-    """Batches of rows of a tensor, in a new order on every pass if there is a seed.
+    """Batches of rows, in a new order on every pass if there is a seed.
 
     The data is in memory already, so there are no worker processes; the position is in the state, so that an
     interrupted pass goes on where it stopped.
+
+    Args:
+        rows: a tensor, or what is indexed by a tensor of row numbers as one is.
     """
 
     def __init__(self, rows: Tensor, batch_size: int, shuffle_seed: int | None = None):
@@ -85,23 +88,23 @@ class GrammarDataModule(LightningDataModule):
         super().__init__()
         check_positive(num_train=num_train, num_val=num_val, num_test=num_test, batch_size=batch_size)
         check_seed(seed=seed)
-        self.grammar = grammar(max_length=max_length)
+        self.task = self.grammar = grammar(max_length=max_length)
         self.sizes = {TRAIN: num_train, VAL: num_val, TEST: num_test}
         self.batch_size, self.seed = batch_size, seed
         self.drawn: dict[int, Tensor] = {}
+
+    @property
+    def training_module(self) -> Callable[..., LanguageModeling]:
+        """What makes the LightningModule that trains on it, from model, task, optimizer, scheduler, decoder and ood."""
+        from rule_extrapolation.training.module import RuleExtrapolation  # which reads OOD prompts by TensorBatches
+
+        return RuleExtrapolation
 
     def words(self, split: int) -> Tensor:
         """(N, max_length + 2) framed words, the same on every call."""
         if split not in self.drawn:
             self.drawn[split] = self.grammar.dataset(self.sizes[split], generator(self.seed, split))
         return self.drawn[split]
-
-    @property
-    def training_module(self) -> type[RuleExtrapolation]:
-        """The LightningModule that trains a model on these batches."""
-        from rule_extrapolation.training.module import RuleExtrapolation  # which imports this file
-
-        return RuleExtrapolation
 
     def yardsticks(self) -> dict[str, float | None]:
         """What a loss is held against, by name in results.json; None where it is not known."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property, reduce
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +66,10 @@ class Grammar(ABC):
     @property
     def num_tokens(self) -> int:
         return FIRST_SYMBOL + len(self.alphabet)
+
+    def about(self) -> dict[str, Any]:
+        """What a run's results.json says of it."""
+        return {"grammar": self.name, "label": self.label, "rules": self.rules}
 
     # Rules
 

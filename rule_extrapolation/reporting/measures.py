@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,3 +90,9 @@ OVER_TRAINING = Protocol(
     finished=True,
 )
 PROTOCOLS = (AT_MINIMUM, OVER_TRAINING)
+
+
+def unigram_figures(results: dict[str, Any]) -> tuple[float, float, float]:
+    """Loss, perplexity and bits per character of a model that knows how frequent each token is, and nothing else."""
+    loss, part = results["unigram_loss"], results["text"]["parts"]["test"]
+    return loss, math.exp(loss), loss / math.log(2) * part["tokens"] / part["characters"]

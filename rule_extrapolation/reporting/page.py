@@ -18,12 +18,20 @@ from rule_extrapolation.reporting.plotting import WIDTH
 from rule_extrapolation.reporting.published import SOURCE
 from rule_extrapolation.reporting.runs import Run
 from rule_extrapolation.reporting.tables import HEADER, LABELS, Cell, LanguageTable, Row, as_texts, text
+from rule_extrapolation.reporting.text_tables import HEADER as TEXT_HEADER
+from rule_extrapolation.reporting.text_tables import TextTable
 
 PARTS = Path(__file__).with_name("page")
 
 
 def render(
-    title: str, runs: list[Run], tables: list[LanguageTable], svgs: dict[str, str], left_out: dict[str, str], most: int
+    title: str,
+    runs: list[Run],
+    tables: list[LanguageTable],
+    texts: list[TextTable],
+    svgs: dict[str, str],
+    left_out: dict[str, str],
+    most: int,
 ) -> str:
     """The page as HTML.
 
@@ -47,6 +55,8 @@ def render(
         left_out={KINDS[name].title: reason for name, reason in left_out.items()},
         header=HEADER,
         tables=[table_parts(table) for table in tables],
+        text_header=TEXT_HEADER,
+        texts=[text_parts(table) for table in texts],
         source=SOURCE,
         protocol=f"{AT_MINIMUM.title}, over all completions",
         measures=[measure.title for measure in MEASURES],
@@ -89,6 +99,19 @@ def table_parts(table: LanguageTable) -> dict[str, Any]:
         "rules": table.rules,
         "rows": [row for row in rows if row["source"] in ("ours", "published")],
         "yardsticks": [row for row in rows if row["source"] not in ("ours", "published")],
+        "notes": table.notes,
+    }
+
+
+def text_parts(table: TextTable) -> dict[str, Any]:
+    rows = [{"texts": row.texts(), "numbers": [row.n, *row.means, row.weights]} for row in table.rows]
+    of_runs = [row for row, of in zip(rows, table.rows) if of.n is not None]
+    yardsticks = [row for row, of in zip(rows, table.rows) if of.n is None]
+    return {
+        "grammar": table.grammar,
+        "title": table.title,
+        "rows": of_runs,
+        "yardsticks": yardsticks,
         "notes": table.notes,
     }
 

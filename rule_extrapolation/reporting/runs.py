@@ -67,7 +67,14 @@ class Run:
 
     @property
     def grammar(self) -> str:
-        return str(self.results.get("grammar") or named(self.config, "grammar"))
+        """Its language, or text and level."""
+        name = str(self.results.get("grammar") or named(self.config, "grammar"))
+        return f"{name}_{self.text['level']}" if self.text else name
+
+    @property
+    def text(self) -> dict[str, Any] | None:
+        """What results.json says of the text, of a run on one."""
+        return self.results.get("text")
 
     @property
     def model(self) -> str:

@@ -167,6 +167,20 @@ def table_notes(groups: list[Group], by: list[str]) -> list[str]:
     notes = [f"{protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
     if weights := [f"{weights_of(group)} {group.name}" for group in groups if group.runs]:
         notes.append(f"Trainable weights: {', '.join(weights)}.")
+    notes += group_notes(groups)
+    lengths = {run.settings.get("data.max_length") for group in groups for run in group.runs} - {PUBLISHED_MAX_LENGTH}
+    if lengths and paper_label(groups[0].grammar):
+        ours = ", ".join(map(str, sorted(lengths, key=str)))
+        notes.append(
+            f"Words have up to {ours} symbols in these runs, up to {PUBLISHED_MAX_LENGTH} in the published ones."
+        )
+    return [*notes, *difference_notes(groups, by)]
+
+
+def group_notes(groups: list[Group]) -> list[str]:
+    """The runs' commits, if there are several; what of each row is not averaged, and what is in spite of other
+    settings."""
+    notes = []
     commits = {run.results.get("commit") for group in groups for run in group.runs} - {None}
     if len(commits) > 1:
         notes.append(f"Runs of {len(commits)} commits: {', '.join(sorted(commit[:8] for commit in commits))}.")
@@ -178,12 +192,12 @@ def table_notes(groups: list[Group], by: list[str]) -> list[str]:
             notes.append(f"{group.name}: {len(group.lost)} of {whole} runs not averaged: {listed}.")
         if group.configurations > 1:
             notes.append(f"{group.name}: averages over {group.configurations} configurations (mix=true).")
-    lengths = {run.settings.get("data.max_length") for group in groups for run in group.runs} - {PUBLISHED_MAX_LENGTH}
-    if lengths and paper_label(groups[0].grammar):
-        ours = ", ".join(map(str, sorted(lengths, key=str)))
-        notes.append(
-            f"Words have up to {ours} symbols in these runs, up to {PUBLISHED_MAX_LENGTH} in the published ones."
-        )
+    return notes
+
+
+def difference_notes(groups: list[Group], by: list[str]) -> list[str]:
+    """What rows differ in besides the model and the keys of ``by``."""
+    notes = []
     for key, values in differing_settings(groups).items():
         if key not in by:
             listed = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())

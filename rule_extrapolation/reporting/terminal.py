@@ -77,8 +77,6 @@ def print_run(
         )
     if grammar.all_words() is not None:
         console.print("Test words are the training words: each of the language's words once.")
-    if results["status"] == "diverged":
-        console.print("The loss is not finite, the training has diverged: a lower optimizer.lr may help.", style="red")
     ood = [row for row in rows if row["prompt_set"] == "OOD"]
     if ood:
         console.print("OOD prompts | completions, and the rules that the whole keeps:")
@@ -87,12 +85,23 @@ def print_run(
             completion = shortened(row["completion"])
             line = Text.assemble("  ", (row["prompt"], "dim"), "|", (completion, "bold"), *marks(row))
             console.print(line, soft_wrap=True)
+    print_end_of_run(console, results, folder)
+
+
+def print_end_of_run(console: Console, results: dict[str, Any], folder: Path) -> None:
+    """Whether it has diverged, and its folder."""
+    if results["status"] == "diverged":
+        console.print("The loss is not finite, the training has diverged: a lower optimizer.lr may help.", style="red")
     console.print(f"Run folder: {seen_from_here(folder)}", soft_wrap=True, highlight=False)
 
 
 def print_seeds(console: Console, grammar: Grammar, results: list[dict[str, Any]], folder: Path) -> None:
     """A row for each seed, and their mean and standard deviation."""
-    columns = {"test loss": "Test/loss"}
+    columns = {
+        "test loss": "Test/loss",
+        "perplexity": "Test/perplexity",
+        "bits per character": "Test/bits_per_character",
+    }
     columns |= {f"{name} {COLUMNS[key]}": f"Test/{name}/{key}_accuracy" for name, key in SEEDS_COLUMNS}
     columns = {title: key for title, key in columns.items() if key in results[0]["test"]}
     table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(grammar)))
@@ -102,7 +111,8 @@ def print_seeds(console: Console, grammar: Grammar, results: list[dict[str, Any]
     values = {title: [of_seed["test"].get(key) for of_seed in results] for title, key in columns.items()}
 
     def cell(title: str, value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}" if title == "test loss" else figure(value)
+        is_accuracy = columns[title].endswith("_accuracy")
+        return "-" if value is None else figure(value) if is_accuracy else f"{value:.4f}"
 
     for i, of_seed in enumerate(results):
         row = [cell(title, values[title][i]) for title in columns]

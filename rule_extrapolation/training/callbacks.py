@@ -242,6 +242,7 @@ class TrainingBar(TQDMProgressBar):
             print(f"{whose}step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
-        shown = {"Val/loss": "Val/loss", "Val/ID/rule_1_accuracy": "ID R1", "Val/ID/rule_2_accuracy": "ID R2"}
+        shown = {"Val/loss": "Val/loss", "Val/perplexity": "perplexity"}
+        shown |= {"Val/ID/rule_1_accuracy": "ID R1", "Val/ID/rule_2_accuracy": "ID R2"}
         figures = {name: trainer.callback_metrics.get(key) for key, name in shown.items()}
         return {name: f"{value.item():.3f}" for name, value in figures.items() if value is not None}

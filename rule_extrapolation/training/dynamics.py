@@ -44,6 +44,8 @@ class Dynamics(Callback):
 
     def __init__(self, grammar: Grammar, model: LanguageModel, every_n_steps: int = 10, max_length: int = 8):
         check_positive(every_n_steps=every_n_steps, max_length=max_length)
+        if not grammar.rules:
+            raise ValueError(f"needs a language: {grammar.name} has no rules to tell strings by")
         check_strings(grammar.alphabet, max_length, model.max_context)
         if not model.causal:
             raise ValueError("needs a causal model: one that sees the future gives strings no probabilities")

@@ -1,26 +1,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import PAD, Grammar
 from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.seeding import generator
+from rule_extrapolation.reporting.terminal import print_run
+from rule_extrapolation.run_folder import judged_rows
+from rule_extrapolation.theory.chance import chance_levels
 from rule_extrapolation.training.decoding import Decoder
+from rule_extrapolation.training.language_modeling import LanguageModeling, logs_this_step
 from rule_extrapolation.training.metrics import accuracies, judge_completions, metric_names
 from rule_extrapolation.training.ood import OODTraining
-from rule_extrapolation.training.shard import Shard
 
 
-class RuleExtrapolation(LightningModule):
+class RuleExtrapolation(LanguageModeling):
     """Trains a model on words of a grammar, and measures which rules its completions of prompts keep.
 
     Logs Train/loss and Train/loss_ignore_pad, and Train/ood_loss where OOD prompts are trained on; and for validation
@@ -29,12 +30,7 @@ class RuleExtrapolation(LightningModule):
     ``kl`` (loss - optimal loss, where that is known), and the accuracies of ``metrics.accuracies`` for the prompt sets
     ID, OOD and SOS. Losses are in nats per token.
 
-    Where several processes train the module, each gets the same batches and takes its own rows of them.
-
     Args:
-        optimizer: makes the optimizer from parameters.
-        scheduler: makes Lightning's scheduler configuration from the optimizer.
-        decoder: completes the prompts.
         ood: training on OOD prompts besides, if any: ``ood.weight`` times its loss is added to the objective.
 
     Raises:
@@ -50,14 +46,8 @@ class RuleExtrapolation(LightningModule):
         decoder: Decoder,
         ood: OODTraining | None = None,
     ):
-        super().__init__()
-        self.model, self.grammar, self.decoder, self.ood = model, grammar, decoder, ood
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.completions: dict[str, Tensor] = {}
-        """The test prompts' completions, by prompt set."""
-        self.prompt_accuracies: dict[str, float] = {}
-        """The logged accuracies of the last time that the prompts were completed."""
-        self.rng_state: Tensor | None = None
+        super().__init__(model, grammar, optimizer, scheduler, decoder)
+        self.grammar, self.ood = grammar, ood
         longest = max(grammar.max_length + 1, *(prompts.shape[1] for prompts in grammar.prompts.values()))
         if model.max_context is not None and model.max_context < longest:
             raise ConfigError(
@@ -66,35 +56,26 @@ class RuleExtrapolation(LightningModule):
                 f"words or prompts take {longest} tokens, and the model reads {model.max_context}; change one",
             )
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes each hook's name here, some fifty times a step, and nn.Module would search weights and buffers
-        # for each.
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     @property
     def caveat(self) -> str | None:
-        """What a table must say beside the figures, if anything."""
-        caveats = [self.model.caveat, self.ood and self.ood.caveat]
+        caveats = [super().caveat, self.ood and self.ood.caveat]
         return "; ".join(filter(None, caveats)) or None
 
-    @property
-    def shard(self) -> Shard:
-        return Shard() if self._trainer is None else Shard(self.trainer.global_rank, self.trainer.world_size)
-
     def validation_names(self) -> list[str]:
-        """What a callback may monitor: everything that a validation can log."""
         losses = ["loss", "loss_ignore_pad", "objective", "accuracy"]
         losses += ["kl"] if self.grammar.process is not None else []
         paths = [f"{name}{part}" for name in self.grammar.prompts for part in ("", "/finished")]
         metrics = [f"{path}/{metric}_accuracy" for path in paths for metric in metric_names(self.grammar)]
         return [f"Val/{name}" for name in losses + metrics]
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.make_optimizer(self.model.parameters())
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+    def yardsticks(self) -> dict[str, Any]:
+        return {"chance_levels": chance_levels(self.grammar, lambda p: self.decoder.budget(self.model, p.shape[1]))}
+
+    def completion_rows(self) -> list[dict[str, Any]]:
+        return judged_rows(self.grammar, self.completions)
+
+    def print_run(self, console: Console, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> None:
+        print_run(console, self.grammar, results, rows, folder)
 
     def losses(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """(B, T + 1) rows -> the losses, and (B, num_tokens, T) logits."""
@@ -185,56 +166,12 @@ class RuleExtrapolation(LightningModule):
             self.prompt_accuracies |= accuracies(verdicts, f"{stage}/{name}")
         return completed
 
-    def complete(self, prompts: Tensor) -> Tensor:
-        """(B, P) prompts -> (B, P + new) in every process, though each completes only its own."""
-        shard = self.shard
-        if shard.size == 1 or not len(prompts):
-            return self.decoder(self.model, prompts)
-        own = self.decoder(self.model, prompts, rows=shard.rows)
-        width = int(shard.gather(torch.tensor([own.shape[1]], device=self.device)).max())
-        height = -(-len(prompts) // shard.size)
-        padded = F.pad(own, (0, width - own.shape[1], 0, height - len(own)), value=PAD)
-        return shard.gather(padded).transpose(0, 1).flatten(0, 1)[: len(prompts)]
-
-    # Dropout draws from torch's global generator, in each process another stream: a resumed run goes on with the states
-    # that it had, and with the OOD prompts that are next.
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = torch.get_rng_state()
-        checkpoint["rng_state"] = state if self.shard.size == 1 else self.shard.gather(state.to(self.device)).cpu()
+        super().on_save_checkpoint(checkpoint)
         if self.ood is not None:
             checkpoint["ood"] = self.ood.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.rng_state = checkpoint["rng_state"]
+        super().on_load_checkpoint(checkpoint)
         if self.ood is not None:
             self.ood.load_state_dict(checkpoint["ood"])
-
-    def on_train_start(self) -> None:
-        rank = self.shard.rank
-        states = () if self.rng_state is None else torch.atleast_2d(self.rng_state.cpu())
-        if rank < len(states):
-            torch.set_rng_state(states[rank].clone())  # torch reads a row of it from the start of all
-        elif rank:
-            torch.manual_seed(generator(torch.initial_seed(), rank).initial_seed())
-
-
-def logs_this_step(trainer: Trainer) -> bool:
-    """Whether the training step under way is one that is logged.
-
-    Lightning leaves the others out itself, but only after most of the work of logging them, which costs a small model
-    as much as its step.
-    """
-    every = trainer.log_every_n_steps
-    return every > 0 and ((trainer.global_step + 1) % every == 0 or trainer.should_stop)
-
-
-def end_of_training(trainer: Trainer, epoch: int) -> dict[str, Any]:
-    """The state of Lightning's fit loop as it is when a training ends within an epoch, or with it.
-
-    Lightning counts the epoch that a run stops in as complete, and a step back while it validates.
-    """
-    progress = deepcopy(trainer.fit_loop.state_dict())
-    progress["epoch_progress"]["current"]["completed"] = epoch + 1
-    progress["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
-    return progress

@@ -1,0 +1,118 @@
+"""A table for each text and level: perplexities by architecture, at the checkpoint of least validation loss."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from rule_extrapolation.reporting.comparison import Group
+from rule_extrapolation.reporting.measures import unigram_figures
+from rule_extrapolation.reporting.tables import as_csv, difference_notes, escaped, group_notes
+
+MEASURES = {
+    "test loss": "loss",
+    "perplexity": "perplexity",
+    "bits per character": "bits_per_character",
+    "accuracy": "accuracy",
+}
+HEADER = ["architecture", "n", *MEASURES, "weights"]
+
+
+@dataclass
+class TextRow:
+    architecture: str
+    n: int | None
+    """Runs; None: no run, a yardstick."""
+    means: list[float | None]
+    """In the order of MEASURES."""
+    stds: list[float | None]
+    weights: int | None = None
+    model: str = ""
+
+    def texts(self) -> list[str]:
+        cells = [as_text(mean, std) for mean, std in zip(self.means, self.stds)]
+        weights = "-" if self.weights is None else f"{self.weights:,}"
+        return [self.architecture, "-" if self.n is None else str(self.n), *cells, weights]
+
+
+@dataclass
+class TextTable:
+    grammar: str
+    """The text's name and level."""
+    rows: list[TextRow]
+    notes: list[str]
+
+    @property
+    def title(self) -> str:
+        name, _, level = self.grammar.rpartition("_")
+        return f"{name}, by {level}"
+
+
+def text_tables(groups: list[Group], by: list[str]) -> list[TextTable]:
+    names = dict.fromkeys(group.grammar for group in groups)
+    return [text_table([group for group in groups if group.grammar == name], by) for name in names]
+
+
+def text_table(groups: list[Group], by: list[str]) -> TextTable:
+    """The table of the one text that the groups are of."""
+    rows = [text_row(group) for group in groups]
+    notes = [*group_notes(groups), *difference_notes(groups, by)]
+    known = [run for group in groups for run in group.runs]
+    if known:
+        # Loss, perplexity and bits per character; its accuracy is not known.
+        rows.append(TextRow("unigram", None, [*unigram_figures(known[0].results), None], [None] * len(MEASURES)))
+        part = known[0].results["text"]["parts"]["test"]
+        if part["unknown"]:
+            share = part["unknown"] / part["tokens"]
+            notes.append(f"{share:.1%} of the test part's tokens are <UNK>, which is predicted as one token.")
+    return TextTable(groups[0].grammar, rows, notes)
+
+
+def text_row(group: Group) -> TextRow:
+    name = f"{group.name} ({group.caveat})" if group.caveat else group.name
+    figures = [[run.results["test"].get(f"Test/{key}") for run in group.runs] for key in MEASURES.values()]
+    known = [[value for value in values if value is not None] for values in figures]
+    means = [statistics.fmean(values) if values else None for values in known]
+    stds = [statistics.stdev(values) if len(values) > 1 else None for values in known]
+    weights = group.runs[0].results.get("num_parameters") if group.runs else None
+    return TextRow(name, len(group.runs), means, stds, weights, group.model)
+
+
+def as_text(mean: float | None, std: float | None) -> str:
+    if mean is None or not math.isfinite(mean):
+        return "-"
+    return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
+
+
+def markdown(table: TextTable) -> str:
+    lines = [f"## {table.title}", "", "| " + " | ".join(HEADER) + " |", "| --- |" + " ---: |" * (len(HEADER) - 1)]
+    lines += ["| " + " | ".join(part.replace("|", "\\|") for part in row.texts()) + " |" for row in table.rows]
+    lines += ["", "Mean ± standard deviation over n runs, each at its least validation loss.", ""]
+    return "\n".join([*lines, *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+def latex(table: TextTable) -> str:
+    """A table environment; needs the package booktabs."""
+    caption = " ".join([f"{table.title}: mean ± standard deviation over n runs.", *table.notes])
+    lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", f"\\caption{{{escaped(caption)}}}"]
+    lines += [f"\\begin{{tabular}}{{l{'r' * (len(HEADER) - 1)}}}", "\\toprule"]
+    lines += [" & ".join(map(escaped, HEADER)) + " \\\\", "\\midrule"]
+    lines += [" & ".join(map(escaped, row.texts())) + " \\\\" for row in table.rows]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+
+
+def csv_text(table: TextTable) -> str:
+    rows: list[dict[str, Any]] = []
+    for row in table.rows:
+        line: dict[str, Any] = {
+            "text": table.title,
+            "architecture": row.architecture,
+            "n": row.n,
+            "weights": row.weights,
+        }
+        for key, mean, std in zip(MEASURES.values(), row.means, row.stds):
+            line |= {f"{key}_mean": mean, f"{key}_std": std}
+        rows.append({key: "none" if value is None else value for key, value in line.items()})
+    return as_csv(rows)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
+from rich.console import Console
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rule_extrapolation.data.text import Text
+from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.grammars.tokens import EOS, PAD
+from rule_extrapolation.models.language_model import LanguageModel, State
+from rule_extrapolation.reporting.text import print_text_run
+from rule_extrapolation.training.decoding import Decoder
+from rule_extrapolation.training.language_modeling import LanguageModeling, logs_this_step
+
+if TYPE_CHECKING:
+    from rule_extrapolation.data.text_data import TextTask
+
+PROMPTS, PROMPT_TOKENS = 8, 32
+"""How many stretches of the test part are completed, and how long they are at most."""
+OF_STAGE = {"Val": "validation", "Test": "test"}
+
+
+class TextModeling(LanguageModeling):
+    """Trains a model on a text.
+
+    Logs Train/loss and Train/perplexity; and for validation (Val/) and test (Test/) ``loss`` (cross-entropy in nats per
+    token), ``perplexity`` (e^loss), ``bits_per_character`` (the bits of all predictions over the part's characters;
+    at word level white space and the spelling of unknown words cost nothing), ``accuracy`` (of the next token) and
+    ``objective``, the loss again. They are over all tokens of the part but its first, each predicted once.
+
+    Args:
+        carry_state: rows of a batch go on where those of the batch before have ended, and so does the model's state:
+            its values, not their gradient. A part begins with the empty state.
+
+    Raises:
+        ConfigError: OOD prompts to train on, which a text has not; a model that reads fewer tokens than a chunk has, or
+            that cannot read on without end with its state carried.
+    """
+
+    apart = "a text is read by each on its own"
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        task: TextTask,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[[Optimizer], dict[str, Any]],
+        decoder: Decoder,
+        ood: None = None,
+        carry_state: bool = False,
+    ):
+        super().__init__(model, task, optimizer, scheduler, decoder)
+        if not model.causal:
+            raise ConfigError("published_mask", True, "sees the future, which a text's next tokens are; set false")
+        if carry_state and model.max_context is not None:
+            fix = f"the model reads at most {model.max_context} tokens in all; set false"
+            raise ConfigError("carry_state", True, fix)
+        self.carry_state = carry_state
+        self.states: dict[str, State] = {}
+        """By stage: what each row's model remembers behind the last batch."""
+        self.totals = torch.zeros(3, dtype=torch.float64)
+        """Nats, hits and tokens of the evaluation under way."""
+
+    @property
+    def text(self) -> Text:
+        return self.task.text
+
+    def validation_names(self) -> list[str]:
+        return [f"Val/{name}" for name in ("loss", "objective", "perplexity", "bits_per_character", "accuracy")]
+
+    def logits(self, tokens: Tensor, stage: str, begins: bool) -> Tensor:
+        """(B, T) -> (B, num_tokens, T), from the state behind the stage's last batch on if states are carried."""
+        if not self.carry_state:
+            return self.model(tokens)
+        state = self.model.init_state(len(tokens)) if begins else self.states[stage]
+        logits, state = self.model.advance(tokens, state)
+        self.states[stage] = apply_to_collection(state, Tensor, Tensor.detach)
+        return logits.transpose(1, 2)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        own = self.shard.of(batch)
+        targets = own[:, 1:]
+        logits = self.logits(own[:, :-1], "Train", begins=batch_idx == 0)
+        tokens = (targets != PAD).sum()
+        loss = F.cross_entropy(logits, targets, ignore_index=PAD, reduction="sum") / tokens.clamp_min(1)
+        loss = loss * self.shard.weight(batch, tokens, (batch[:, 1:] != PAD).sum())
+        if logs_this_step(self.trainer):
+            self.log("Train/loss", loss, sync_dist=True)
+            self.log("Train/perplexity", loss.detach().exp(), sync_dist=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.totals = torch.zeros(3, dtype=torch.float64)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.evaluation_step(batch, "Val", batch_idx)
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.evaluation_step(batch, "Test", batch_idx)
+
+    def evaluation_step(self, batch: Tensor, stage: str, batch_idx: int) -> None:
+        own = self.shard.of(batch)
+        targets = own[:, 1:]
+        logits = self.logits(own[:, :-1], stage, begins=batch_idx == 0)
+        is_token = (targets != PAD) & (self.shard.rank < len(batch))
+        nats = F.cross_entropy(logits, targets, reduction="none")[is_token].sum()
+        hits = (logits.argmax(1) == targets)[is_token].sum()
+        self.totals += torch.stack([nats, hits, is_token.sum()]).cpu()  # in float64
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_figures("Val")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_figures("Test")
+        self.completions = {"test": self.complete(self.test_prompts().to(self.device)).cpu()}
+
+    def log_figures(self, stage: str) -> None:
+        self.states.pop(stage, None)
+        totals = self.totals
+        if self.shard.size > 1:
+            totals = self.shard.gather(totals.to(self.device)).sum(0)
+        nats, hits, tokens = totals.tolist()
+        loss, part = nats / tokens, OF_STAGE[stage]
+        tokens_per_character = self.text.num(part) / self.text.num(part, "characters")
+        figures = {
+            "loss": loss,
+            "objective": loss,
+            "perplexity": math.exp(min(loss, 700)),  # e^709 is the largest float
+            "bits_per_character": loss / math.log(2) * tokens_per_character,
+            "accuracy": hits / tokens,
+        }
+        self.log_dict({f"{stage}/{name}": figure for name, figure in figures.items()}, sync_dist=True)
+
+    def test_prompts(self) -> Tensor:
+        """(PROMPTS, P): stretches of the test part, evenly over it."""
+        tokens = self.text.tokens("test")
+        length = min(PROMPT_TOKENS, len(tokens), self.model.max_context or PROMPT_TOKENS)
+        starts = np.linspace(0, len(tokens) - length, PROMPTS, dtype=int)
+        return torch.from_numpy(tokens[starts[:, None] + np.arange(length)].astype(np.int64))
+
+    def completion_rows(self) -> list[dict[str, Any]]:
+        vocabulary, length = self.task.vocabulary, self.test_prompts().shape[1]
+        rows = []
+        for name, completions in self.completions.items():
+            for tokens in completions.tolist():
+                prompt, completion = tokens[:length], tokens[length:]
+                finished = EOS in completion
+                completion = completion[: completion.index(EOS)] if finished else completion
+                texts = {"prompt": vocabulary.decode(prompt), "completion": vocabulary.decode(completion)}
+                rows.append({"prompt_set": name, **texts, "finished": finished})
+        return rows
+
+    def print_run(self, console: Console, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> None:
+        print_text_run(console, self.task, results, rows, folder)
+
+    # The vocabulary is the meaning of the weights, and the text may change.
+
+    def save_task(self, folder: Path) -> None:
+        self.task.vocabulary.save(folder)
+
+    def check_checkpoint(self, key: str, checkpoint: dict[str, Any]) -> None:
+        if json.loads(checkpoint.get("vocabulary", "[]")) != [*self.task.vocabulary.symbols]:
+            raise ConfigError(key, None, "its vocabulary is another; set that run's text and data settings")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["vocabulary"] = json.dumps(self.task.vocabulary.symbols)
+        if "Train" in self.states:
+            shard = self.shard
+            # With several processes, (processes, ...) of each tensor.
+            gather = shard.gather if shard.size > 1 else lambda tensor: tensor[None]
+            checkpoint["carried_state"] = apply_to_collection(self.states["Train"], Tensor, lambda t: gather(t).cpu())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if "carried_state" in checkpoint:
+            rank = self.shard.rank
+            self.states["Train"] = apply_to_collection(checkpoint["carried_state"], Tensor, lambda t: t[rank])
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.states = apply_to_collection(self.states, Tensor, lambda tensor: tensor.to(self.device))
