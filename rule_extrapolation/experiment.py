@@ -283,7 +283,7 @@ def estimate(run: Run, trainer: Trainer) -> None:
     """Have the model made from the data at once, and validate what has come of it."""
     module, data = run.experiment.module, run.experiment.data
     beginning = time.perf_counter()
-    module.model.estimate(data.train_dataloader(), data.val_dataloader())
+    module.model.estimate(data.train_dataloader(), data.val_dataloader(), data.carry_state)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
     trainer.validate(module, data, verbose=False)
     run.experiment.history.record(trainer, module)

@@ -75,6 +75,9 @@ class GrammarDataModule(LightningDataModule):
     conditional: ClassVar[bool] = False
     """Whether a batch is of prompts and completions, which models that are ``conditional`` train on."""
 
+    carry_state: ClassVar[bool] = False
+    """Whether rows go on where those of the batch before have ended."""
+
     def __init__(
         self,
         grammar: Callable[..., Grammar],

@@ -57,8 +57,12 @@ class LanguageModel(nn.Module, ABC):
     baseline: ClassVar[bool] = False
     """Whether tables set it apart, as what can be had without learning rules."""
 
-    def estimate(self, rows: Iterable[Tensor], held_out: Iterable[Tensor]) -> None:
-        """Make the model, where it is ``counted``, from (B, T) token rows of training and of validation."""
+    def estimate(self, rows: Iterable[Tensor], held_out: Iterable[Tensor], carried: bool = False) -> None:
+        """Make the model, where it is ``counted``, from (B, T) token rows of training and of validation.
+
+        Args:
+            carried: each row begins with the last token of that row of the batch before, and goes on from there.
+        """
         raise NotImplementedError(f"{type(self).__name__} is trained by gradient steps")
 
     @abstractmethod

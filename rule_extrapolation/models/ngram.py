@@ -76,10 +76,9 @@ class NGramLM(LanguageModel):
                 empty = torch.zeros(1 if name == "starts" else 0, dtype=dtype)
                 self.register_buffer(f"{name}_{length}", empty)
 
-    def estimate(self, rows: Iterable[Tensor], held_out: Iterable[Tensor]) -> None:
-        counts = count_ngrams(rows, self.order, self.num_tokens)
-        # Only the weights of the interpolation are fitted.
-        others = count_ngrams(held_out if self.smoothing.name == "interpolation" else (), self.order, self.num_tokens)
+    def estimate(self, rows: Iterable[Tensor], held_out: Iterable[Tensor], carried: bool = False) -> None:
+        held_out = held_out if self.smoothing.name == "interpolation" else ()  # no other has anything to fit
+        counts, others = (count_ngrams(each, self.order, self.num_tokens, carried) for each in (rows, held_out))
         words = self.unseen.cpu() > 0
         tables = self.smoothing.tables(counts, others, self.num_tokens, int(words.sum()))
         unseen = words / words.sum()

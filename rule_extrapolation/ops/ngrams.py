@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rule_extrapolation.grammars.tokens import PAD, SOS
@@ -52,20 +51,27 @@ class Level:
         return torch.zeros(len(self.contexts), dtype=torch.float64).index_add_(0, self.owners, values.double())
 
 
-def count_ngrams(batches: Iterable[Tensor], order: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+def count_ngrams(
+    batches: Iterable[Tensor], order: int, num_tokens: int, carried: bool = False
+) -> tuple[Tensor, Tensor]:
     """Count the n-grams that end in a symbol or EOS: SOS and PAD are never predicted.
 
     Args:
         batches: (N, T) token rows each; an n-gram lies within a row, and a row's first token is no target.
+        carried: a row's first token is the last one of that row of the batch before, and n-grams go on across.
 
     Returns:
         (U, order) different ones: target, the token before it, the one before that, ...; NONE before the row's first.
         And (U,) how often each has been seen.
     """
     waiting: list[tuple[Tensor, Tensor]] = [(torch.empty(0, order, dtype=torch.long), torch.empty(0, dtype=torch.long))]
-    size = 0
+    size, before = 0, None
     for rows in batches:
-        windows = F.pad(rows.cpu().long(), (order - 1, 0), value=NONE).unfold(1, order, 1)[:, 1:].flip(2).flatten(0, 1)
+        if before is None or not carried:
+            before = torch.full((len(rows), order - 1), NONE)
+        history = torch.cat([before, rows.cpu().long()], 1)
+        before = history[:, -order:-1]
+        windows = history.unfold(1, order, 1)[:, 1:].flip(2).flatten(0, 1)
         windows = windows[(windows[:, 0] != SOS) & (windows[:, 0] != PAD)]
         waiting.append((windows, windows.new_ones(len(windows))))
         size += len(windows)
