@@ -41,6 +41,12 @@ class Group:
         return any(run.results.get("baseline") for run in self.runs + self.lost)
 
     @property
+    def title(self) -> str:
+        """Its name, with what a table must say beside it."""
+        remarks = "; ".join(filter(None, ["baseline" if self.baseline else None, self.caveat]))
+        return f"{self.name} ({remarks})" if remarks else self.name
+
+    @property
     def caveat(self) -> str | None:
         return "; ".join(dict.fromkeys(run.results["caveat"] for run in self.runs if run.results.get("caveat"))) or None
 

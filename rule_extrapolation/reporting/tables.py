@@ -82,11 +82,9 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
     for model in models:
         ours = [group for group in groups if group.model == model]
         for group in ours:
-            remarks = "; ".join(filter(None, ["baseline" if group.baseline else None, group.caveat]))
-            name = f"{group.name} ({remarks})" if remarks else group.name
             for protocol in PROTOCOLS:
                 cells = {measure.key: average(group.runs, protocol, measure) for measure in MEASURES}
-                rows.append(Row(name, "ours", protocol.title, len(group.runs), cells, model))
+                rows.append(Row(group.title, "ours", protocol.title, len(group.runs), cells, model))
         if not ours:
             rows.append(Row(model, "ours", "both protocols", 0, named_cells("not run"), model))
         if model not in baselines:

@@ -57,7 +57,7 @@ def text_tables(groups: list[Group], by: list[str]) -> list[TextTable]:
 
 def text_table(groups: list[Group], by: list[str]) -> TextTable:
     """The table of the one text that the groups are of."""
-    rows = [text_row(group) for group in groups]
+    rows = [text_row(group) for group in sorted(groups, key=lambda group: group.baseline)]
     notes = [*group_notes(groups), *difference_notes(groups, by)]
     known = [run for group in groups for run in group.runs]
     if known:
@@ -71,13 +71,12 @@ def text_table(groups: list[Group], by: list[str]) -> TextTable:
 
 
 def text_row(group: Group) -> TextRow:
-    name = f"{group.name} ({group.caveat})" if group.caveat else group.name
     figures = [[run.results["test"].get(f"Test/{key}") for run in group.runs] for key in MEASURES.values()]
     known = [[value for value in values if value is not None] for values in figures]
     means = [statistics.fmean(values) if values else None for values in known]
     stds = [statistics.stdev(values) if len(values) > 1 else None for values in known]
     weights = group.runs[0].results.get("num_parameters") if group.runs else None
-    return TextRow(name, len(group.runs), means, stds, weights, group.model)
+    return TextRow(group.title, len(group.runs), means, stds, weights, group.model)
 
 
 def as_text(mean: float | None, std: float | None) -> str:
