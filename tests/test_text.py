@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import read_metrics, read_results
 from hydra import compose, initialize_config_dir
+from naive_ngrams import NaiveNGrams
 
 from rule_extrapolation import complete, evaluate, report
 from rule_extrapolation.config import CONF_DIR
@@ -24,11 +25,13 @@ from rule_extrapolation.data.vocabulary import LEVELS, UNK, Vocabulary
 from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.experiment import assemble, run
 from rule_extrapolation.grammars.tokens import EOS, PAD, SOS
+from rule_extrapolation.models.ffnn import FFNN
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.seeds import why_apart
+from rule_extrapolation.sweep import leave_word
 from rule_extrapolation.trained_run import load_run
 from rule_extrapolation.training.decoding import Greedy
 from rule_extrapolation.training.text import TextModeling
@@ -36,7 +39,7 @@ from rule_extrapolation.training.text import TextModeling
 # A run that takes about a second.
 SHORT = ["data=text", "logger=csv", "trainer.max_steps=2", "trainer.log_every_n_steps=1", "data.max_length=8",
          "data.batch_size=4", "decoding.max_new_tokens=5"]  # fmt: skip
-MODELS = ("lstm", "minlstm", "mingru", "mamba", "xlstm", "transformer")
+MODELS = ("lstm", "minlstm", "mingru", "mamba", "xlstm", "transformer", "ffnn", "ngram")
 
 
 @pytest.fixture(autouse=True)
@@ -192,8 +195,9 @@ class TestChunks:
         lambda n: MinLSTM(n, 4, 6, 2),
         lambda n: MinGRU(n, 4, 6, 2),
         lambda n: MambaLM(n, d_model=4, d_state=2, d_conv=3, n_layers=2),
+        lambda n: FFNN(n, order=9, embedding_dim=4, hidden_dim=6),
     ],
-    ids=["lstm", "minlstm", "mingru", "mamba"],
+    ids=["lstm", "minlstm", "mingru", "mamba", "ffnn"],
 )
 def test_carried_state_is_one_long_forward_pass(model):
     vocabulary = Vocabulary(LEVELS["char"], tuple("abcdef"))
@@ -215,8 +219,10 @@ class TestRuns:
 
     @pytest.mark.parametrize("carry", ["true", "false"])
     @pytest.mark.parametrize("level", LEVELS)
-    def test_figures_are_those_of_a_token_at_a_time(self, train, verse, level, carry):
-        folder = train(f"data.path={verse}", f"data.level={level}", f"data.carry_state={carry}", "data.batch_size=3")
+    @pytest.mark.parametrize("model", ["minlstm", "ffnn", "ngram"])
+    def test_figures_are_those_of_a_token_at_a_time(self, train, verse, model, level, carry):
+        overrides = [f"model={model}", f"data.level={level}", f"data.carry_state={carry}", "data.batch_size=3"]
+        folder = train(f"data.path={verse}", *overrides)
         results = read_results(folder)
         model, vocabulary = load_run(str(folder)).model, Vocabulary.load(folder)
         text = read_text(verse, settings(level, max_vocabulary=10_000), None)
@@ -237,6 +243,29 @@ class TestRuns:
         assert test["bits_per_character"] == pytest.approx(bits, rel=1e-5)
         assert test["accuracy"] == pytest.approx(sum(hits) / len(hits))
         assert [row["Val/perplexity"] for row in read_metrics(folder) if "Val/perplexity" in row]
+
+    @pytest.mark.parametrize("carry", ["true", "false"])
+    @pytest.mark.parametrize("level", LEVELS)
+    @pytest.mark.parametrize("smoothing", ["kneser_ney", "interpolation"])
+    def test_ngrams_are_those_of_a_loop_over_the_text(self, train, verse, smoothing, level, carry):
+        """Counted within what is read from one empty state on, and predicted there a token at a time."""
+        arguments = ["model=ngram", f"model.smoothing={smoothing}", f"data.level={level}", f"data.carry_state={carry}"]
+        folder = train(f"data.path={verse}", "data.batch_size=3", *arguments)
+        text = read_text(verse, settings(level, max_vocabulary=10_000), None)
+
+        def pieces(part):
+            tokens = text.tokens(part).tolist()
+            span = -(-(len(tokens) - 1) // 3) if carry == "true" else 8
+            return [tokens[start : start + span + 1] for start in range(0, len(tokens) - 1, span)]
+
+        training, validation, test = map(pieces, PARTS)
+        assert any(len(piece) < len(test[0]) for piece in test)  # whose rows end in PAD
+        plain = NaiveNGrams(training, validation, 3, text.vocabulary.num_tokens - 2, smoothing, min_count=[1, 1, 1])
+        nats = [-math.log(plain.probability(token, context)) for context, token in plain.targets(test)]
+        figures = read_results(folder)["test"]
+        assert len(nats) == text.num("test") - 1
+        assert figures["Test/loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-4)
+        assert figures["Test/perplexity"] == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-3)
 
     @pytest.mark.parametrize("carry", ["true", "false"])
     def test_a_resumed_run_goes_on_along_the_same_curve(self, train, verse, carry):
@@ -292,6 +321,10 @@ class TestCommands:
         assert status == 2
         assert err.startswith("error: prompt=to Q: 'Q' is not in the vocabulary of verse")
 
+        status, _, err = call(complete.main, "run=second", "prompt=to", "attention=to.png")
+        assert (status, err.count("\n")) == (2, 1)
+        assert err.startswith("error: attention=to.png: verse is a text")
+
         status, _, err = call(evaluate.main, "run=first")
         assert status == 2
         assert "verse is a text, which has no rules" in err
@@ -303,6 +336,29 @@ class TestCommands:
         page = (tmp_path / "report" / "report.html").read_text()
         assert "verse, by char" in page
         assert f"{test['Test/perplexity']:.4f}" in page
+
+    def test_the_report_marks_baselines_and_names_texts_that_failed(self, cli, call, verse, tmp_path):
+        for model in ("ngram", "lstm"):
+            assert cli(*SHORT, f"data.path={verse}", f"model={model}", f"hydra.run.dir=runs/{model}")[0] == 0
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            failed = compose("config", [*SHORT, f"data.path={verse}", f"run_dir={tmp_path / 'runs' / 'failed'}"])
+        (tmp_path / "runs" / "failed").mkdir()
+        leave_word(failed, "no memory")
+        status, out, _ = call(report.main, "runs=runs")
+        assert status == 0
+        assert "failed: no memory" in out
+        lines = (tmp_path / "report" / "tables" / "verse_char.md").read_text().splitlines()
+        rows = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
+        assert rows[2:] == ["lstm", "minlstm", "ngram (baseline)", "unigram"]
+        assert "- minlstm: 1 of 1 runs not averaged: 1 failed." in lines
+        assert not (tmp_path / "report" / "tables" / "verse.md").exists()
+
+    @pytest.mark.parametrize("level", LEVELS)
+    def test_ngrams_complete(self, cli, call, verse, level):
+        assert cli(*SHORT, f"data.path={verse}", f"data.level={level}", "model=ngram", "hydra.run.dir=first")[0] == 0
+        status, out, err = call(complete.main, "run=first", "prompt=to be", "max_new_tokens=5")
+        assert (status, err) == (0, "")
+        assert re.search(r"^greedy +to be\|.+", out, re.MULTILINE)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -322,6 +378,7 @@ class TestCommands:
             "data.path=verse.txt model=oracle": "grammar=verse: does not know",
             "data.path=verse.txt callbacks=dynamics": "verse has no rules",
             "data.path=verse.txt training=oracle": "verse has no R1",
+            "data.path=verse.txt model=seq2seq": "seq2seq does not train on it; set data=completions",
         }.items(),
     )
     def test_errors_are_one_line(self, cli, verse, tmp_path, arguments, message):
