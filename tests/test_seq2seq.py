@@ -272,6 +272,16 @@ class TestRuns:
         assert "learning_curves, lengths, prompt_lengths" in " ".join(out.split())
         assert (tmp_path / "report" / "figures" / "prompt_lengths.png").stat().st_size > 1000
 
+    def test_its_loss_sets_no_axis_of_the_others(self, train):
+        from rule_extrapolation.reporting.comparison import group_runs
+        from rule_extrapolation.reporting.plotting import loss_limit, trains_on_loss
+        from rule_extrapolation.reporting.runs import read_runs
+
+        folders = [train(*TINY, folder="seq2seq"), train("model=lstm", "model.num_layers=1", folder="lstm")]
+        groups = group_runs(read_runs(folders, 10))
+        assert {group.model: trains_on_loss(group) for group in groups} == {"lstm": True, "seq2seq": False}
+        assert loss_limit({"lstm": [0.1, 0.5], "seq2seq": [9.0]}, groups) == pytest.approx(0.6)
+
     def test_the_figure_has_what_the_evaluation_found(self, train, call):
         from rule_extrapolation.reporting.comparison import group_runs
         from rule_extrapolation.reporting.figures import draw_all

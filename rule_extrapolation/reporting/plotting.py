@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rule_extrapolation.reporting.comparison import Group
-from rule_extrapolation.reporting.measures import Measure, Protocol
+from rule_extrapolation.reporting.measures import COMPLETIONS_ALONE, Measure, Protocol
 from rule_extrapolation.reporting.style import CHANCE, Look, looks
 from rule_extrapolation.reporting.tables import LABELS
 
@@ -126,7 +126,9 @@ def loss_limit(losses: dict[str, list[float]], groups: list[Group]) -> float:
 
 
 def trains_on_loss(group: Group) -> bool:
-    """Whether the row's objective is the loss, PAD included."""
+    """Whether the row's objective is the loss of whole words, PAD included."""
+    if COMPLETIONS_ALONE in (group.caveat or ""):
+        return False
     figures = [run.results.get("at_best_validation", {}) for run in group.runs]
     return all(of_run.get("Val/objective") == of_run.get("Val/loss") for of_run in figures)
 

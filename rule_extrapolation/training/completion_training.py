@@ -3,6 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rule_extrapolation.grammars.grammar import PAD
+from rule_extrapolation.reporting.measures import COMPLETIONS_ALONE
 from rule_extrapolation.training.module import RuleExtrapolation
 
 
@@ -16,7 +17,7 @@ class CompletionTraining(RuleExtrapolation):
 
     @property
     def caveat(self) -> str:
-        return "; ".join(filter(None, ["loss of completions alone", super().caveat]))
+        return "; ".join(filter(None, [COMPLETIONS_ALONE, super().caveat]))
 
     def validation_names(self) -> list[str]:
         return [name for name in super().validation_names() if name != "Val/kl"]
