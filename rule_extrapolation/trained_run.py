@@ -32,6 +32,13 @@ class TrainedRun:
     decoder: Decoder
     caveat: str | None
 
+    @property
+    def results(self) -> dict[str, Any]:
+        """What is in its results.json."""
+        from rule_extrapolation.run_folder import read_results
+
+        return read_results(self.folder)
+
     def grammar_with(self, **changed: int) -> Grammar:
         """The run's language with another max_length or test_prompt_length.
 
