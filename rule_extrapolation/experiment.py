@@ -183,15 +183,16 @@ class Run:
         self.loggers += start_loggers(self.cfg, self.folder, self.task)
 
 
-def run(cfg: DictConfig) -> None:
-    """Train, test the best checkpoint, write the run folder and print what came out.
+def run(cfg: DictConfig, quiet: bool = False) -> None:
+    """Train, test the best checkpoint, write the run folder and, unless quiet, print what came out.
 
     Raises:
         ConfigError: the configuration cannot work.
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
     with started(cfg) as run:
-        if run.leads:
+        talks = run.leads and not quiet
+        if talks:
             print(describe_run(run.results, run.task), flush=True)
         with processes(run.experiment.world, run.folder / "config.yaml"):
             run.prepare()
@@ -201,7 +202,7 @@ def run(cfg: DictConfig) -> None:
             elif run.experiment.module.model.num_parameters:
                 fit(run, trainer)
             test(run, trainer)
-    if run.leads:
+    if talks:
         run.experiment.module.print_run(Console(), run.results, run.rows, run.folder)
 
 

@@ -38,6 +38,13 @@ class TrainedRun:
         """The task of a run on a language."""
         return self.task
 
+    @property
+    def results(self) -> dict[str, Any]:
+        """What is in its results.json."""
+        from rule_extrapolation.run_folder import read_results
+
+        return read_results(self.folder)
+
     def grammar_with(self, **changed: int) -> Grammar:
         """The run's language with another max_length or test_prompt_length.
 
