@@ -21,7 +21,7 @@ TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_va
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 30
+    assert len(COMMANDS) == 32
     assert "@@" not in README
 
 
@@ -70,6 +70,8 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     trains = program == "runner" and not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
     if {"run=first", "ckpt=first"} & set(arguments):
         cli("hydra.run.dir=first", *TINY)
+    if "runs=runs/sweeps/mini" in arguments:
+        cli("hydra.run.dir=runs/sweeps/mini/0", *TINY)
     if "runs=sweep" in arguments:
         cli("hydra.run.dir=sweep/0", *TINY)
     if program == "dashboard":
