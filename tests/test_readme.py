@@ -32,11 +32,13 @@ RUNS = {
     "text": ["data=text", *TINY_TEXT],
     "seq2seq/none": ["model.attention=none", *SEQ2SEQ],
     "seq2seq/dot": ["model.attention=dot", *SEQ2SEQ],
+    "sweep/0": TINY,
+    "runs/sweeps/mini/0": TINY,
 }
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 44
+    assert len(COMMANDS) == 46
     assert "@@" not in README
 
 
@@ -86,10 +88,8 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     trains = program == "runner" and not says.startswith("error: ") and not {"--list", "--cfg"} & set(arguments)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for run, overrides in RUNS.items():
-        if {f"run={run}", f"ckpt={run}", f"runs={run.partition('/')[0]}"} & set(arguments):
+        if {f"run={run}", f"ckpt={run}", f"runs={run.rpartition('/')[0]}"} & set(arguments):
             cli(f"hydra.run.dir={run}", *overrides)
-    if "runs=sweep" in arguments:
-        cli("hydra.run.dir=sweep/0", *TINY)
     if program == "dashboard":
         import wandb
 
