@@ -8,8 +8,10 @@ import shlex
 
 import pytest
 from conftest import ROOT, SHORT
+from omegaconf import OmegaConf
 
 from rule_extrapolation import budget, complete, dashboard, evaluate, report, runner
+from rule_extrapolation.identity import identity
 
 README = (ROOT / "README.md").read_text()
 COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"
@@ -101,7 +103,8 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
     status, out, err = (
         cli(*arguments, *(tiny if trains else [])) if program == "runner" else call(MAINS[program], *arguments)
     )
-    results = [json.loads(path.read_text()) for path in set(tmp_path.rglob("results.json")) - before]
+    made = set(tmp_path.rglob("results.json")) - before
+    results = [json.loads(path.read_text()) for path in made]
     if says.startswith("error: "):
         assert (status, err.strip(), out) == (2, says, "")
         assert not results
@@ -112,7 +115,7 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, program, command):
         # A sweep has a run for each combination of what stands between commas, and for each seed.
         seeds = math.prod(int(argument.removeprefix("seeds=")) for argument in arguments if "seeds=" in argument)
         assert len(results) == seeds * math.prod(argument.count(",") + 1 for argument in arguments)
-        assert len({(result["model"], result["grammar"], result["seed"]) for result in results}) == len(results)
+        assert len({identity(OmegaConf.load(path.with_name("config.yaml"))) for path in made}) == len(results)
         assert all(result["status"] == "finished" for result in results)
 
 
