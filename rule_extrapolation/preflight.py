@@ -71,7 +71,8 @@ def check_jobs(sweep: Sweep) -> None:
         check([compose(sweep.config, alone, 0).cfg])
         return
     [jobs] = BasicSweeper.split_arguments(parsed, None)
-    check([sweep.job(job, number).cfg for number, job in enumerate(jobs)])
+    composed = [sweep.job(job, number) for number, job in enumerate(jobs)]
+    check([job.cfg for job in composed if not job.done])
     sweep.say_skipped()
 
 

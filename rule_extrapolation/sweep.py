@@ -278,11 +278,11 @@ class ResumingLauncher:
         self.launcher, self.sweep = launcher, sweep
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        if len(job_overrides) > 1:
-            print(f"Sweep {self.sweep.name}: {len(job_overrides)} jobs", flush=True)  # composing many takes a while
         jobs = [self.sweep.job(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         self.sweep.say_skipped()
         left = {job.folder: job for job in jobs if not job.done}  # two may be the same run
+        if len(left) > 1:
+            print(f"Sweep {self.sweep.name}: {len(left)} jobs to run", flush=True)
         self.launch_all(list(left.values()), initial_job_idx)
         return [returned(job) for job in jobs]
 
