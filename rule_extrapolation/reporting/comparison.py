@@ -13,7 +13,19 @@ from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
 from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, Run
 
-ARCHITECTURES = ("transformer", "lstm", "linear", "mamba", "xlstm", "minlstm", "mingru", "ffnn", "oracle", "ngram")
+ARCHITECTURES = (
+    "transformer",
+    "lstm",
+    "linear",
+    "mamba",
+    "xlstm",
+    "minlstm",
+    "mingru",
+    "ffnn",
+    "seq2seq",
+    "oracle",
+    "ngram",
+)
 ABSENT = "absent"
 """What a key is that a configuration has not got."""
 
