@@ -25,13 +25,13 @@ TINY_TEXT = [
     "trainer.max_steps=1",
     "decoding.max_new_tokens=2",
     "data.max_length=8",
-    "model.num_layers=1",
 ]
 # The runs that commands ask more of, and what they are.
 SEQ2SEQ = ["model=seq2seq", "model.hidden_dim=16", *TINY]
 RUNS = {
     "first": TINY,
     "text": ["data=text", *TINY_TEXT],
+    "runs/sweeps/text/0": ["data=text", "model=ngram", *TINY_TEXT],
     "seq2seq/none": ["model.attention=none", *SEQ2SEQ],
     "seq2seq/dot": ["model.attention=dot", *SEQ2SEQ],
     "sweep/0": TINY,
@@ -40,7 +40,7 @@ RUNS = {
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 46
+    assert len(COMMANDS) == 50
     assert "@@" not in README
 
 

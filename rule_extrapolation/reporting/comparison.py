@@ -113,7 +113,7 @@ def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> li
 
     for run in sorted((run for run in runs if UNKNOWN not in (run.grammar, run.model)), key=place):
         values = [run.settings.get(key, ABSENT) for key in by]
-        variant = ", ".join(f"{key}={written(value)}" for key, value in zip(by, values))
+        variant = ", ".join(f"{key}={written(value)}" for key, value in zip(by, values) if value is not ABSENT)
         group = groups.setdefault((run.grammar, run.model, variant), Group(run.grammar, run.model, variant))
         (group.lost if run.problem else group.runs).append(run)
     rows = list(groups.values())
