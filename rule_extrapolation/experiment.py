@@ -86,10 +86,9 @@ def assemble(cfg: DictConfig, device: str | None = None, data: Any = None) -> Ex
         accelerator = cfg.trainer.get("accelerator", "auto")
         model = build_offering(cfg, "model", num_tokens=task.num_tokens, grammar=task, accelerator=accelerator)
     if model.conditional != data.conditional:
-        choice = "completions" if model.conditional else "grammar"
-        raise ConfigError(
-            "data._target_", cfg.data._target_, f"{cfg.model.name} does not train on it; set data={choice}"
-        )
+        apart = "trains on a language's words in two parts; set data=completions"
+        whole = "does not train on words in two parts; set data=grammar"
+        raise ConfigError("model", cfg.model.name, apart if model.conditional else whole)
     decoder = build(cfg, "decoding")
     optimizer = recipe(cfg, "optimizer", given=["params"])
     scheduler = recipe(cfg, "scheduler", given=["optimizer"])

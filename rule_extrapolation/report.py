@@ -206,7 +206,8 @@ def print_end(
         console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)
     more = sorted({"all.csv", "runs.csv"} & {path.name for path in (out / "tables").iterdir()})
     console.print(f"Tables: {out}/tables/ (.md, .tex and .csv of {', '.join(tables)}; {', '.join(more)})", **options)
-    console.print(f"Figures: {out}/figures/ (.pdf, .svg and .png of {', '.join(figures) or 'none'})", **options)
+    if figures:
+        console.print(f"Figures: {out}/figures/ (.pdf, .svg and .png of {', '.join(figures)})", **options)
     console.print(f"Page: {out}/report.html", **options)
 
 

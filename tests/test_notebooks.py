@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, and what is committed of it is what such a run leaves."""
+"""Every notebook runs from top to bottom, and what is committed is a whole run's, with the same kinds of output."""
 
 import re
 

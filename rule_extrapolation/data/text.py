@@ -27,7 +27,7 @@ from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.tokens import FIRST_SYMBOL
 
 PARTS = ("training", "validation", "test")
-FORMAT = 2
+FORMAT = 3
 """Of the cache: another number where the same file and settings are to be written anew."""
 BLOCK = 2**22
 """Bytes read at once."""
@@ -195,14 +195,17 @@ def part_spans(path: Path, val_fraction: float, test_fraction: float) -> list[tu
     size = path.stat().st_size
     with open(path, "rb") as file:
         behind = (val_fraction + test_fraction, test_fraction)
-        cuts = [line_start(file, int(size * (1 - fraction))) for fraction in behind]
+        most = int(size * min(val_fraction, test_fraction) / 2)  # of which each part has half left
+        cuts = [line_start(file, int(size * (1 - fraction)), most) for fraction in behind]
     return list(zip([0, *cuts], [*cuts, size]))
 
 
-def line_start(file: Any, position: int) -> int:
+def line_start(file: Any, position: int, most: int) -> int:
+    """Where a line begins, fewer than ``most`` bytes on; else where a character does."""
     file.seek(position)
     near = file.read(NEAR)
-    if (newline := near.find(b"\n")) >= 0:
+    newline = near.find(b"\n")
+    if 0 <= newline < most:
         return position + newline + 1
     return position + next((i for i, byte in enumerate(near) if byte & 0xC0 != 0x80), 0)
 

@@ -187,12 +187,14 @@ def values_in_words(values: Counter) -> str:
 def differing_settings(groups: list[Group]) -> dict[str, dict[str, list[str]]]:
     """What the rows of a language differ in besides the model: {key: {value: names of rows}}.
 
-    Only between rows that have the key: each optimizer and scheduler has settings of its own.
+    Only between rows that have the key: each optimizer and scheduler has settings of its own, and baselines that are
+    counted are trained by none.
     """
     seen: dict[str, dict[str, list[str]]] = {}
     for group in groups:
         for run in group.runs[:1]:
             for key, value in run.settings.items():
-                if key.partition(".")[0] not in ("model", "grammar"):
+                of_training = run.results.get("baseline") and key.startswith(("trainer.", "optimizer.", "scheduler."))
+                if key.partition(".")[0] not in ("model", "grammar") and not of_training:
                     seen.setdefault(key, {}).setdefault(written(value), []).append(group.name)
     return {key: values for key, values in seen.items() if len(values) > 1}
