@@ -31,7 +31,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
     committed = nbformat.read(path, as_version=4)
     executed = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
-        executed, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        executed, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
     client.execute()  # raises at the first cell that does
     assert not [output.text for output in streams(executed) if output.name == "stderr"]
