@@ -29,7 +29,7 @@ from rule_extrapolation.reporting.plotting import (
     say_missing,
     step_axis,
 )
-from rule_extrapolation.reporting.style import looks
+from rule_extrapolation.reporting.style import Look, looks
 
 Curve = tuple[list[int], list[float]]
 """Steps or lengths, which increase, and values."""
@@ -132,11 +132,7 @@ def lengths(groups: list[Group]) -> Figure | None:
     for row, (grammar, of) in zip(grid, languages.items()):
         for axes, (column, title) in zip(row, columns.items()):
             for group in of:
-                curves = [length_curve(run.lengths, column) for run in group.runs if run.lengths]
-                curves = [curve for curve in curves if curve[0]]
-                look = everyone[group.name]
-                if curves:
-                    axes.plot(*mean_curve(curves), **marked(look), ls=look.line, ms=3.5)
+                draw_length_curve(axes, [run.lengths for run in group.runs], column, everyone[group.name])
             draw_length_axis(axes, of)
             if column == "loss":
                 axes.set_ylabel(title)
@@ -168,17 +164,20 @@ def prompt_lengths(groups: list[Group]) -> Figure | None:
         row[0].set_title(language_name(grammar), loc="left")
         for axes, (column, title) in zip(row, columns.items()):
             for group in of:
-                curves = [length_curve(run.prompt_lengths, column) for run in group.runs if run.prompt_lengths]
-                curves = [curve for curve in curves if curve[0]]
-                look = everyone[group.name]
-                if curves:
-                    axes.plot(*mean_curve(curves), **marked(look), ls=look.line, ms=3.5)
+                draw_length_curve(axes, [run.prompt_lengths for run in group.runs], column, everyone[group.name])
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             accuracy_axis(axes, title)
     for axes in grid[-1]:
         axes.set_xlabel("prompt_length")
     legend_above(figure, row_handles(shown, lines=True))
     return figure
+
+
+def draw_length_curve(axes: Axes, runs: list[list[dict[str, float]]], column: str, look: Look) -> None:
+    """The mean over the runs that have the column, if any: each by its rows, one for each length."""
+    curves = [curve for rows in runs if (curve := length_curve(rows, column))[0]]
+    if curves:
+        axes.plot(*mean_curve(curves), **marked(look), ls=look.line, ms=3.5)
 
 
 def length_curve(rows: list[dict[str, float]], column: str) -> Curve:
