@@ -22,6 +22,7 @@ bench: $(VENV)/.installed-bench
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # torch comes first, so that whatever needs it to build finds it.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt

@@ -11,8 +11,8 @@ from benchmarks.comparison import Comparison
 from benchmarks.sizes import MODELS, NUM_TOKENS, make
 from benchmarks.table import run
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, PAD, prepend_sos
+from rule_extrapolation.inference.decoding import Greedy
 from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.training.decoding import Greedy
 
 AT_LEAST = {32: 8.0, 256: 60.0}
 AT_LEAST_OF = {"linear": {32: 1.0, 256: 2.0}}

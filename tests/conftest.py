@@ -17,8 +17,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Callback
 
-from rule_extrapolation.config import CONF_DIR
-from rule_extrapolation.runner import main
+from rule_extrapolation.cli.train import main
+from rule_extrapolation.config.composing import CONF_DIR
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +37,7 @@ def config(run_dir: Path, *overrides: str):
 @pytest.fixture
 def train(tmp_path):
     """Run one configuration in this process; returns its run folder."""
-    from rule_extrapolation.experiment import run
+    from rule_extrapolation.experiment.run import run
 
     def train(*overrides: str, folder: str = "run") -> Path:
         (tmp_path / folder).mkdir()
@@ -50,7 +50,7 @@ def train(tmp_path):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The folder of a run with these overrides, trained once for all tests that read it."""
-    from rule_extrapolation.experiment import run
+    from rule_extrapolation.experiment.run import run
 
     folders: dict[tuple[str, ...], Path] = {}
 

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from math import log2
 
-from rule_extrapolation.grammars.tokens import PAD, SOS
+from rule_extrapolation.core.tokens import PAD, SOS
 
 FALLBACK = (0.5, 1.0, 1.5)
 

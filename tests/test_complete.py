@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import environment
 
-from rule_extrapolation.complete import main
-from rule_extrapolation.evaluation import probabilities
+from rule_extrapolation.cli.complete import main
+from rule_extrapolation.experiment.trained_run import load_run
 from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
-from rule_extrapolation.trained_run import load_run
+from rule_extrapolation.inference.evaluation import probabilities
 
 
 def lines(out):

@@ -16,7 +16,7 @@ import pytest
 from conftest import config, environment
 from offline_wandb import read_run
 
-from rule_extrapolation import dashboard
+from rule_extrapolation.cli import dashboard
 
 # wandb-workspaces' own.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -66,7 +66,7 @@ def test_panels_show_what_runs_log(call, tmp_path, trained):
     run = read_run(file)
     logged = set(run.summary).union(*run.history)
     # Of a run so short, no completion ends.
-    from rule_extrapolation.experiment import assemble
+    from rule_extrapolation.experiment.run import assemble
 
     names = assemble(config(tmp_path / "other"), device="meta").module.validation_names()
     assert shown - logged <= {name for name in names if "/finished/" in name}
@@ -154,7 +154,7 @@ def test_with_a_key_it_is_saved(takes, call, monkeypatch):
 
 
 def test_help_needs_no_torch(tmp_path):
-    code = "import sys; sys.argv = ['dashboard', '--help']; from rule_extrapolation.dashboard import main; main(); "
+    code = "import sys; sys.argv = ['dashboard', '--help']; from rule_extrapolation.cli.dashboard import main; main(); "
     code += "assert not {'torch', 'wandb'} & set(sys.modules)"
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)

@@ -9,8 +9,8 @@ from conftest import SHORT, config, read_metrics
 from lightning.pytorch import seed_everything
 from offline_wandb import read_run
 
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.experiment import assemble
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.experiment.run import assemble
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.grammars.grammar import EOS, SOS
 from rule_extrapolation.models.linear import LinearLLM
@@ -20,7 +20,7 @@ from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.models.oracle import OracleLM
 from rule_extrapolation.models.transformer import TransformerDecoder
 from rule_extrapolation.models.xlstm import xLSTMLMModel
-from rule_extrapolation.training.dynamics import Dynamics, categories, log_probabilities, probability_masses
+from rule_extrapolation.training.callbacks.dynamics import Dynamics, categories, log_probabilities, probability_masses
 
 TINY = ["model.embedding_dim=8", "model.hidden_dim=8"]
 MODELS = {
@@ -88,7 +88,7 @@ class TestMasses:
     def test_of_the_optimal_model_are_those_of_the_language(self, language):
         """Words of up to 6 symbols have half the mass of those up to 12, and nothing else has any."""
         grammar = get_grammar(language, 12)
-        masses = masses_of(OracleLM(grammar.num_tokens, grammar), grammar, 6)
+        masses = masses_of(OracleLM(grammar.num_tokens, grammar.process), grammar, 6)
         assert masses == pytest.approx(dict.fromkeys(NAMES, 0.0) | {"rules_1_and_2": 0.5, "longer": 0.5}, abs=1e-6)
 
     def test_of_an_even_model_are_counts(self):
@@ -114,7 +114,7 @@ class TestMasses:
     def test_reading_in_parts_changes_nothing(self, monkeypatch):
         model = MinLSTM(5)
         whole = log_probabilities(model, "ab", 6)
-        monkeypatch.setattr("rule_extrapolation.training.dynamics.ROWS", 10)
+        monkeypatch.setattr("rule_extrapolation.training.callbacks.dynamics.ROWS", 10)
         torch.testing.assert_close(log_probabilities(model, "ab", 6), whole)
 
     def test_modes_and_random_state_are_left_as_they_were(self):

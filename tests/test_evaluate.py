@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import environment, read_results
 
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.evaluate import main
-from rule_extrapolation.evaluation import ladder, words_of_length
+from rule_extrapolation.cli.evaluate import main
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.random import generator
+from rule_extrapolation.experiment.trained_run import load_run
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
-from rule_extrapolation.seeding import generator
-from rule_extrapolation.trained_run import load_run
+from rule_extrapolation.inference.evaluation import ladder, words_of_length
 
 
 def evaluations(run):
@@ -213,7 +213,7 @@ class TestErrors:
 
     def test_torch_is_not_waited_for(self, tmp_path):
         script = (
-            "import sys; from rule_extrapolation.evaluate import main\n"
+            "import sys; from rule_extrapolation.cli.evaluate import main\n"
             "try: main()\n"
             "finally: print('torch' in sys.modules)"
         )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from naive_grammars import NAIVE
 from scipy.stats import chi2_contingency
 
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, get_grammar, target
 
 SOS, EOS, PAD = 0, 1, 2

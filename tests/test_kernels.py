@@ -252,9 +252,8 @@ class TestNumba:
         assert run("import sys; sys.modules['numba'] = None\n" + TRAIN) == compiled
 
     def test_is_imported_only_to_compute(self):
-        script = (
-            "import sys, rule_extrapolation.runner, rule_extrapolation.models.mamba, rule_extrapolation.models.mingru"
-        )
+        modules = ("cli.train", "models.mamba", "models.mingru")
+        script = "import sys; " + "; ".join(f"import rule_extrapolation.{module}" for module in modules)
         assert run(f"{script}; print('numba' in sys.modules)") == "False\n"
 
     @pytest.mark.slow  # compiles everything once more

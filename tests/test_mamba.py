@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from sizes import MODELS, NUM_TOKENS, make
 
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.models.mamba import MambaLM, kernel_scan
 from rule_extrapolation.ops.selective_scan import selective_scan
 

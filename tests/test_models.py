@@ -9,8 +9,8 @@ from sizes import MODELS, NUM_TOKENS, make
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from rule_extrapolation.config import CONF_DIR
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.config.composing import CONF_DIR
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mingru import MinGRU

@@ -11,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_ngrams import NaiveNGrams
 
-from rule_extrapolation import evaluate, ops
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.experiment import assemble
+from rule_extrapolation import ops
+from rule_extrapolation.cli import evaluate
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.random import generator
+from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
+from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.trained_run import load_run
 from rule_extrapolation.grammars import get_grammar
-from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.models.ffnn import FFNN
 from rule_extrapolation.models.ngram import SMOOTHINGS, NGramLM
 from rule_extrapolation.models.smoothing import discounts
 from rule_extrapolation.ops import ngrams
-from rule_extrapolation.seeding import generator
-from rule_extrapolation.trained_run import load_run
 
 NUM_TOKENS, NUM_WORDS = 7, 5  # SOS and PAD are never predicted
 WORDS = [EOS, *range(FIRST_SYMBOL, NUM_TOKENS)]

@@ -9,14 +9,14 @@ from conftest import SHORT, config, read_metrics, read_results
 from lightning.pytorch import seed_everything
 from sizes import MODELS, NUM_TOKENS, make
 
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.experiment import assemble
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.experiment.run import assemble
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
+from rule_extrapolation.grammars.exact.acceptor import Acceptor, matched
+from rule_extrapolation.grammars.exact.completion import shortest_completion
 from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
 from rule_extrapolation.models.minlstm import MinLSTM
-from rule_extrapolation.theory.acceptor import Acceptor, matched
-from rule_extrapolation.theory.completion import shortest_completion
 from rule_extrapolation.training.ood import OODTraining, completed_prompts
 
 TINY = ["model.embedding_dim=8", "model.hidden_dim=8"]

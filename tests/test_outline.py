@@ -10,9 +10,9 @@ import textwrap
 import pytest
 from conftest import environment
 
-from rule_extrapolation.config import CONF_DIR
+from rule_extrapolation.config.composing import CONF_DIR
+from rule_extrapolation.config.outline import outline
 from rule_extrapolation.grammars import LANGUAGES, target
-from rule_extrapolation.outline import outline
 
 WRITTEN = [re.findall(r"^ *_target_: (.*)$", path.read_text(), re.M) for path in CONF_DIR.glob("*/*.yaml")]
 TARGETS = {name for names in WRITTEN for name in names} | {target(name) for name in LANGUAGES}
@@ -48,7 +48,7 @@ def test_help_and_errors_do_without_torch(tmp_path):
     script = f"""
         import sys
         from hydra.core.global_hydra import GlobalHydra
-        from rule_extrapolation.runner import main
+        from rule_extrapolation.cli.train import main
 
         for command in ["--help", "--help model=lstm", "--cfg job", *{list(REFUSED)}]:
             sys.argv = ["runner", *command.split()]
@@ -91,7 +91,7 @@ def test_an_outline_stops_where_the_constructor_does_more_than_check(tmp_path, m
             from __future__ import annotations
 
             import torch
-            from rule_extrapolation.errors import ConfigError, check_positive
+            from rule_extrapolation.core.errors import ConfigError, check_positive
 
             LIMIT = 5
             RATES = {"slow": torch.nn.Identity}

@@ -8,8 +8,8 @@ import pytest
 from conftest import read_results
 from hydra import compose, initialize_config_dir
 
-from rule_extrapolation.config import CONF_DIR, PACKAGE
-from rule_extrapolation.experiment import assemble
+from rule_extrapolation.config.composing import CONF_DIR, PACKAGE
+from rule_extrapolation.experiment.run import assemble
 
 with open(PACKAGE / "reporting" / "published_results.csv") as file:
     PUBLISHED = list(csv.DictReader(file))
@@ -48,7 +48,7 @@ SETTINGS = {
     "trainer.val_check_interval": 1.0,
     "callbacks.early_stopping.monitor": "Val/loss",
     "callbacks.early_stopping.patience": 25,
-    "decoding._target_": "rule_extrapolation.training.decoding.Greedy",
+    "decoding._target_": "rule_extrapolation.inference.decoding.Greedy",
     "decoding.max_new_tokens": 300,
 }
 TRAINING_WORDS = {"baN": 15_000, "bbaN": 15_000, "aNbN": 128, "aNbNcN": 85}  # of the latter two, all there are

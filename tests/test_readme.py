@@ -10,8 +10,9 @@ import pytest
 from conftest import ROOT, SHORT
 from omegaconf import OmegaConf
 
-from rule_extrapolation import budget, complete, dashboard, evaluate, report, runner
-from rule_extrapolation.identity import identity
+from rule_extrapolation.cli import budget, complete, dashboard, evaluate, report
+from rule_extrapolation.cli import train as runner
+from rule_extrapolation.runs.identity import identity
 
 README = (ROOT / "README.md").read_text()
 COMMAND = r"^    (?:\$ )?python -m rule_extrapolation\.(\w+)(.*?)(?:  +#.*)?$"

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from conftest import environment, read_results
 
-from rule_extrapolation import report
+from rule_extrapolation.cli import report
 from rule_extrapolation.reporting.comparison import average, differences, group_runs
 from rule_extrapolation.reporting.figures import KINDS, draw_all, save
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES, OVER_TRAINING
@@ -502,7 +502,7 @@ class TestErrors:
 
     def test_torch_is_never_imported(self, folders, tmp_path):
         script = (
-            "import sys; from rule_extrapolation.report import main\n"
+            "import sys; from rule_extrapolation.cli.report import main\n"
             "try: main()\n"
             "finally: print('torch' in sys.modules, 'matplotlib' in sys.modules)"
         )

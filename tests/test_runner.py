@@ -13,8 +13,8 @@ import torch
 from conftest import ROOT, SHORT, config, environment, read_metrics, read_results
 from omegaconf import OmegaConf
 
-from rule_extrapolation.config import CONF_DIR
-from rule_extrapolation.experiment import assemble
+from rule_extrapolation.config.composing import CONF_DIR
+from rule_extrapolation.experiment.run import assemble
 from rule_extrapolation.grammars import ALIASES, LANGUAGES
 from rule_extrapolation.reporting.terminal import figure
 

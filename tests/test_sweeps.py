@@ -16,9 +16,9 @@ from filelock import FileLock
 from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
-from rule_extrapolation.config import CONF_DIR
-from rule_extrapolation.experiment import assemble
-from rule_extrapolation.launching import cores, threads_of
+from rule_extrapolation.config.composing import CONF_DIR
+from rule_extrapolation.core.launching import cores, threads_of
+from rule_extrapolation.experiment.run import assemble
 from rule_extrapolation.reporting.runs import find_runs, read_run
 
 SHORT = [

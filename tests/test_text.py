@@ -16,24 +16,24 @@ from conftest import read_metrics, read_results
 from hydra import compose, initialize_config_dir
 from naive_ngrams import NaiveNGrams
 
-from rule_extrapolation import complete, evaluate, report
-from rule_extrapolation.config import CONF_DIR
+from rule_extrapolation.cli import complete, evaluate, report
+from rule_extrapolation.config.composing import CONF_DIR
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, PAD, SOS
 from rule_extrapolation.data import text as reading
 from rule_extrapolation.data.text import PARTS, Settings, read_text, unigram_loss
 from rule_extrapolation.data.text_data import Chunks, TextDataModule, TextTask
 from rule_extrapolation.data.vocabulary import LEVELS, UNK, Vocabulary
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.experiment import assemble, run
-from rule_extrapolation.grammars.tokens import EOS, PAD, SOS
+from rule_extrapolation.experiment.run import assemble, run
+from rule_extrapolation.experiment.seeds import why_apart
+from rule_extrapolation.experiment.sweep import leave_word
+from rule_extrapolation.experiment.trained_run import load_run
+from rule_extrapolation.inference.decoding import Greedy
 from rule_extrapolation.models.ffnn import FFNN
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
-from rule_extrapolation.seeds import why_apart
-from rule_extrapolation.sweep import leave_word
-from rule_extrapolation.trained_run import load_run
-from rule_extrapolation.training.decoding import Greedy
 from rule_extrapolation.training.text import TextModeling
 
 # A run that takes about a second.

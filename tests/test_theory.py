@@ -9,13 +9,13 @@ import torch
 from conftest import read_results
 
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
+from rule_extrapolation.grammars.chance import chance_levels, exact_levels, sampled_levels
+from rule_extrapolation.grammars.exact.acceptor import both
+from rule_extrapolation.grammars.exact.likelihood import memorised_loss
 from rule_extrapolation.grammars.grammar import EOS, FIRST_SYMBOL, PAD
+from rule_extrapolation.grammars.judging import accuracies, judge_completions
+from rule_extrapolation.inference.decoding import Greedy
 from rule_extrapolation.models.oracle import OracleLM
-from rule_extrapolation.theory.acceptor import both
-from rule_extrapolation.theory.chance import chance_levels, exact_levels, sampled_levels
-from rule_extrapolation.theory.likelihood import memorised_loss
-from rule_extrapolation.training.decoding import Greedy
-from rule_extrapolation.training.metrics import accuracies, judge_completions
 
 SMALL = 6
 OPTIONS = [
@@ -189,7 +189,7 @@ class TestOracle:
     @pytest.mark.parametrize("name", LANGUAGES)
     def test_its_loss_is_optimal_and_it_keeps_every_rule_of_its_own(self, name):
         grammar = get_grammar(name, max_length=32)
-        oracle = OracleLM(grammar.num_tokens, grammar)
+        oracle = OracleLM(grammar.num_tokens, grammar.process)
         rows = grammar.dataset(500, torch.Generator().manual_seed(3))
         losses = torch.nn.functional.cross_entropy(oracle(rows[:, :-1]), rows[:, 1:], reduction="none").sum(1)
         torch.testing.assert_close(losses.double(), -grammar.log_probability(rows), rtol=1e-5, atol=1e-4)
@@ -205,7 +205,7 @@ class TestOracle:
     def test_it_goes_on_from_a_prompt_that_no_word_begins_with(self):
         """bba: nothing begins with b, so only the a counts, behind which comes b^1 or another a."""
         grammar = get_grammar("L3", max_length=8)
-        oracle = OracleLM(grammar.num_tokens, grammar)
+        oracle = OracleLM(grammar.num_tokens, grammar.process)
         tokens = torch.nn.functional.pad(grammar.encode(["bba", "a"])[:, :-1], (1, 0))
         broken, _ = oracle.prefill(tokens[:1])
         begun, _ = oracle.prefill(torch.nn.functional.pad(grammar.encode(["a"])[:, :-1], (1, 0)))
@@ -216,7 +216,7 @@ class TestOracle:
     def test_only_pad_comes_behind_the_end(self):
         grammar = get_grammar("L3", max_length=8)
         rows = grammar.all_words()
-        probabilities = OracleLM(grammar.num_tokens, grammar)(rows).softmax(1)
+        probabilities = OracleLM(grammar.num_tokens, grammar.process)(rows).softmax(1)
         ended = (rows == EOS) | (rows == PAD)
         assert (probabilities[:, PAD][ended] == 1).all()
         assert (probabilities[:, PAD][~ended] < 1e-30).all()

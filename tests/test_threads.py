@@ -5,9 +5,9 @@ import torch
 from sizes import make
 from torch import nn
 
+from rule_extrapolation.core.threads import WORTH_A_THREAD, limited, multiply_adds, threads_for
 from rule_extrapolation.grammars.grammar import prepend_sos
-from rule_extrapolation.threads import WORTH_A_THREAD, limited, multiply_adds, threads_for
-from rule_extrapolation.training.decoding import Greedy
+from rule_extrapolation.inference.decoding import Greedy
 
 
 @pytest.fixture

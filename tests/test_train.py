@@ -2,8 +2,8 @@ import pytest
 import torch
 from conftest import SHORT, read_results
 
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.train import train
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.experiment.train import train
 
 
 def test_it_makes_the_run_of_the_command_line(tmp_path, cli):

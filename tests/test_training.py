@@ -14,17 +14,17 @@ from lightning.pytorch import seed_everything
 from sizes import MODELS, make
 from torch import nn
 
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.data.grammar_data import GrammarDataModule, TensorBatches
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.experiment import assemble
+from rule_extrapolation.experiment.run import assemble
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN
 from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
+from rule_extrapolation.grammars.judging import accuracies, judge_completions
+from rule_extrapolation.inference.decoding import Greedy, Sample
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.minlstm import MinLSTM
-from rule_extrapolation.training.decoding import Greedy, Sample
-from rule_extrapolation.training.metrics import accuracies, judge_completions
 from rule_extrapolation.training.schedules import inverse_sqrt
 
 TINY = ["model.embedding_dim=8", "model.hidden_dim=8"]

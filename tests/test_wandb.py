@@ -18,8 +18,8 @@ import pytest
 from conftest import SHORT, read_metrics, read_results
 from offline_wandb import OfflineRun, read_run
 
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.training import wandb as ours
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.training.loggers import wandb as ours
 
 CONFIG = {"model": {"name": "lstm", "sizes": [8, 16]}, "seed": 3, "note": None}
 KEY = "0123456789" * 4

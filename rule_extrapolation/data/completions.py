@@ -2,19 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.random import generator
 from rule_extrapolation.data.grammar_data import TEST, TRAIN, VAL, GrammarDataModule, TensorBatches
-from rule_extrapolation.errors import ConfigError
 from rule_extrapolation.grammars.grammar import PAD, Grammar, uniform_integers
-from rule_extrapolation.seeding import generator
-
-if TYPE_CHECKING:
-    from rule_extrapolation.training.completion_training import CompletionTraining
 
 POSITIONS = 4
 """The random stream of where words are split, beside those of grammar_data."""
@@ -53,12 +49,6 @@ class CompletionDataModule(GrammarDataModule):
         if not 0 <= min_prompt_length <= max_length:
             raise ConfigError("min_prompt_length", min_prompt_length, f"must be from 0 to max_length={max_length}")
         self.min_prompt_length = min_prompt_length
-
-    @property
-    def training_module(self) -> type[CompletionTraining]:
-        from rule_extrapolation.training.completion_training import CompletionTraining
-
-        return CompletionTraining
 
     def yardsticks(self) -> dict[str, float | None]:
         """None: how long a prompt is says something of how long its word is, and the language's own probabilities leave

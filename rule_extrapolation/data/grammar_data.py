@@ -1,19 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from rule_extrapolation.errors import check_positive, check_seed
+from rule_extrapolation.core.errors import check_positive, check_seed
+from rule_extrapolation.core.random import generator
+from rule_extrapolation.grammars.exact.likelihood import memorised_loss
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.seeding import generator
-from rule_extrapolation.theory.likelihood import memorised_loss
-
-if TYPE_CHECKING:
-    from rule_extrapolation.training.language_modeling import LanguageModeling
 
 TRAIN, VAL, TEST, SHUFFLE = range(4)
 
@@ -95,13 +92,6 @@ class GrammarDataModule(LightningDataModule):
         self.sizes = {TRAIN: num_train, VAL: num_val, TEST: num_test}
         self.batch_size, self.seed = batch_size, seed
         self.drawn: dict[int, Tensor] = {}
-
-    @property
-    def training_module(self) -> Callable[..., LanguageModeling]:
-        """What makes the LightningModule that trains on it, from model, task, optimizer, scheduler, decoder and ood."""
-        from rule_extrapolation.training.module import RuleExtrapolation  # which reads OOD prompts by TensorBatches
-
-        return RuleExtrapolation
 
     def words(self, split: int) -> Tensor:
         """(N, max_length + 2) framed words, the same on every call."""

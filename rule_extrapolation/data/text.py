@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from rule_extrapolation.config import text_name
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import FIRST_SYMBOL
+from rule_extrapolation.data import text_name
 from rule_extrapolation.data.vocabulary import LEVELS, UNK, Level, Vocabulary
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.grammars.tokens import FIRST_SYMBOL
 
 PARTS = ("training", "validation", "test")
 FORMAT = 3

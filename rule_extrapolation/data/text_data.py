@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,18 +10,18 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from rule_extrapolation.config import text_name
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed, check_text
+from rule_extrapolation.core.tokens import PAD
+from rule_extrapolation.data import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
 from rule_extrapolation.data.text import PARTS, Settings, Text, read_text, unigram_loss
 from rule_extrapolation.data.vocabulary import Vocabulary
-from rule_extrapolation.errors import ConfigError, check_choice, check_positive, check_seed, check_text
-from rule_extrapolation.grammars.tokens import PAD
-from rule_extrapolation.training.text import TextModeling
 
 
 class TextTask:
     """What a run on a text needs in the place of a grammar: a name, tokens, and no rules."""
 
+    kind = "text"
     label = process = None
     rules: ClassVar[dict[str, str]] = {}
     acceptors: ClassVar[dict[str, Any]] = {}
@@ -54,7 +53,7 @@ class SavedText:
 
     task: TextTask
     conditional: ClassVar[bool] = False
-    training_module: ClassVar[type[TextModeling]] = TextModeling
+    carry_state: ClassVar[bool] = False
 
 
 class Chunks:
@@ -161,11 +160,6 @@ class TextDataModule(LightningDataModule):
     def saved(name: str, folder: Path) -> SavedText:
         """What is in a run's folder: the text need not be there any more."""
         return SavedText(TextTask(name, Vocabulary.load(folder)))
-
-    @property
-    def training_module(self) -> Callable[..., TextModeling]:
-        """What makes the LightningModule that trains on it."""
-        return partial(TextModeling, carry_state=self.carry_state)
 
     def yardsticks(self) -> dict[str, float | None]:
         """What a loss is held against, by name in results.json."""

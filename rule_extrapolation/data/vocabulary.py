@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rule_extrapolation.grammars.tokens import FIRST_SYMBOL
+from rule_extrapolation.core.tokens import FIRST_SYMBOL
 
 UNK = "<UNK>"
 SPECIAL = ("<SOS>", "<EOS>", "<PAD>")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rule_extrapolation.errors import ConfigError, one_of
+from rule_extrapolation.core.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
     from rule_extrapolation.grammars.grammar import Grammar

@@ -5,11 +5,11 @@ import math
 import torch
 from torch import Tensor
 
+from rule_extrapolation.grammars.exact.acceptor import tally
+from rule_extrapolation.grammars.exact.process import Automaton
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.letters import A, B, log_orders, shuffled
 from rule_extrapolation.ops.strings import count
-from rule_extrapolation.theory.acceptor import tally
-from rule_extrapolation.theory.process import Automaton
 
 
 class AbN(Grammar):

@@ -3,11 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rule_extrapolation.grammars.exact.acceptor import in_order
+from rule_extrapolation.grammars.exact.process import Process
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.letters import A, B, all_before, evenly
 from rule_extrapolation.ops.words import runs
-from rule_extrapolation.theory.acceptor import in_order
-from rule_extrapolation.theory.process import Process
 
 
 class AnBm(Grammar):

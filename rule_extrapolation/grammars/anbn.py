@@ -3,13 +3,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.grammars.exact.acceptor import in_order, tally
+from rule_extrapolation.grammars.exact.process import Process
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.letters import A, B, all_before, evenly, length
 from rule_extrapolation.ops.strings import count, frame
 from rule_extrapolation.ops.words import runs
-from rule_extrapolation.theory.acceptor import in_order, tally
-from rule_extrapolation.theory.process import Process
 
 
 class AnBn(Grammar):

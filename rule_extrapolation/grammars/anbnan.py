@@ -3,12 +3,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rule_extrapolation.grammars.exact.acceptor import Acceptor, tally
+from rule_extrapolation.grammars.exact.process import Process
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.letters import A, B, evenly, seen
 from rule_extrapolation.ops.strings import count
 from rule_extrapolation.ops.words import runs
-from rule_extrapolation.theory.acceptor import Acceptor, tally
-from rule_extrapolation.theory.process import Process
 
 
 def read_b_block(state: tuple[str, int], symbol: str) -> tuple[str, int] | None:

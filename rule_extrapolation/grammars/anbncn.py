@@ -3,12 +3,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rule_extrapolation.grammars.exact.acceptor import in_order, tally
+from rule_extrapolation.grammars.exact.process import Process
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.letters import A, B, C, all_before, evenly
 from rule_extrapolation.ops.strings import count, frame
 from rule_extrapolation.ops.words import runs
-from rule_extrapolation.theory.acceptor import in_order, tally
-from rule_extrapolation.theory.process import Process
 
 
 class AnBnCn(Grammar):

@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
+from rule_extrapolation.grammars.exact.acceptor import Acceptor, in_order
+from rule_extrapolation.grammars.exact.process import Automaton
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.letters import A, B, all_before, length, sample_lengths_and_as
 from rule_extrapolation.ops.strings import last
 from rule_extrapolation.ops.words import runs
-from rule_extrapolation.theory.acceptor import Acceptor, in_order
-from rule_extrapolation.theory.process import Automaton
 
 
 class BbaN(Grammar):

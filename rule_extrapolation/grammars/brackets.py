@@ -1,5 +1,5 @@
 from rule_extrapolation.grammars.dyck import OneKind
-from rule_extrapolation.theory.acceptor import matched
+from rule_extrapolation.grammars.exact.acceptor import matched
 
 
 class Brackets(OneKind):

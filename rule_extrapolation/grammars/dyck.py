@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.grammars.exact import acceptor
+from rule_extrapolation.grammars.exact.bracket_process import BracketProcess
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, MAX_PROMPTS, PAD, Grammar
 from rule_extrapolation.ops import strings
 from rule_extrapolation.ops.words import brackets, draw_keys
-from rule_extrapolation.theory import acceptor
-from rule_extrapolation.theory.bracket_process import BracketProcess
 
 PROMPT_SEED = 2409_13728
 

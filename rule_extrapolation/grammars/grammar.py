@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
+from rule_extrapolation.grammars.exact.acceptor import Acceptor
+from rule_extrapolation.grammars.exact.process import NO_SYMBOL, Process
 from rule_extrapolation.ops.strings import cut_at_eos, frame
-from rule_extrapolation.theory.acceptor import Acceptor
-from rule_extrapolation.theory.process import NO_SYMBOL, Process
 
 # A prompt set is decoded at every validation: past this it is a mistake, not an experiment.
 MAX_PROMPTS = 2**17
@@ -46,6 +46,7 @@ class Grammar(ABC):
     alphabet: ClassVar[str]
     rules: ClassVar[dict[str, str]]
     """The rules the language has, in words: a subset of rule_1, rule_2, rule_3."""
+    kind: ClassVar[str] = "language"
     least_max_length: ClassVar[int]
     default_prompt_length: ClassVar[int] = 8
     prompt_prefix: ClassVar[int | None] = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rule_extrapolation.grammars.exact.process import Automaton
 from rule_extrapolation.grammars.grammar import PAD, as_numbers, uniform_integers
 from rule_extrapolation.ops import words
 from rule_extrapolation.ops.strings import first, last
-from rule_extrapolation.theory.process import Automaton
 
 A, B, C = 3, 4, 5
 

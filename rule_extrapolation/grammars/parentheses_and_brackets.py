@@ -3,8 +3,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from rule_extrapolation.grammars.dyck import TwoKinds
+from rule_extrapolation.grammars.exact import acceptor
 from rule_extrapolation.ops.strings import nested
-from rule_extrapolation.theory import acceptor
 
 
 class ParenthesesAndBrackets(TwoKinds):

@@ -13,9 +13,9 @@ from rule_extrapolation.grammars.dyck import (
     sample_brackets,
     sample_targets,
 )
+from rule_extrapolation.grammars.exact import acceptor
+from rule_extrapolation.grammars.exact.bracket_process import BracketProcess
 from rule_extrapolation.grammars.grammar import FIRST_SYMBOL
-from rule_extrapolation.theory import acceptor
-from rule_extrapolation.theory.bracket_process import BracketProcess
 
 
 def only_one_kind(kind: str, symbol: str) -> str | None:

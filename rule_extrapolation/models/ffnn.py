@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rule_extrapolation.errors import ConfigError, check_positive
+from rule_extrapolation.core.errors import ConfigError, check_positive
 from rule_extrapolation.models.language_model import LanguageModel
 
 

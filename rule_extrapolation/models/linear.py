@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rule_extrapolation.errors import check_positive
+from rule_extrapolation.core.errors import check_positive
 from rule_extrapolation.models.language_model import LanguageModel
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rule_extrapolation.errors import check_fraction, check_positive
+from rule_extrapolation.core.errors import check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel
 
 

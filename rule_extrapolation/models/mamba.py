@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rule_extrapolation.errors import ConfigError, check_choice, check_positive
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive
 from rule_extrapolation.models.language_model import LanguageModel, runs_on_cuda
 from rule_extrapolation.ops.selective_scan import selective_scan
 

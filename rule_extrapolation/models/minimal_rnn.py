@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rule_extrapolation.errors import ConfigError, check_choice, check_fraction, check_positive
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops import compiled, linear_recurrence
 

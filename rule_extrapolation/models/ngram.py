@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rule_extrapolation.errors import ConfigError, check_choice, check_fraction, check_positive
-from rule_extrapolation.grammars.tokens import EOS, PAD, SOS
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_fraction, check_positive
+from rule_extrapolation.core.tokens import EOS, PAD, SOS
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.models.smoothing import Smoothing, Table
 from rule_extrapolation.ops.ngrams import NONE, count_ngrams, look_up

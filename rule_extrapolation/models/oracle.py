@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.grammars.grammar import EOS, FIRST_SYMBOL, PAD, Grammar
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD
 from rule_extrapolation.models.language_model import LanguageModel
 
 OracleState = tuple[Tensor, Tensor]
 """(B, S) states of the language's process, and (B,) whether the word has ended."""
+
+
+class Process(Protocol):
+    """The exact distribution of the next symbol, state by state: what ``grammars.exact.process`` defines."""
+
+    def start(self, batch_size: int) -> Tensor: ...
+
+    def read(self, state: Tensor, symbol: Tensor) -> Tensor: ...
+
+    def probabilities(self, state: Tensor) -> Tensor: ...
 
 
 class OracleLM(LanguageModel):
@@ -18,7 +30,7 @@ class OracleLM(LanguageModel):
     has read and goes on as if a word began with the symbol that fitted no more, or behind that symbol, if none does.
 
     Args:
-        grammar: the language; the program gives it.
+        process: the language's; the program gives it.
 
     Raises:
         ConfigError: the language does not know its words' probabilities.
@@ -26,11 +38,12 @@ class OracleLM(LanguageModel):
 
     caveat = "restarts behind what begins no training word"
 
-    def __init__(self, num_tokens: int, grammar: Grammar):
+    def __init__(self, num_tokens: int, process: Process | None):
         super().__init__()
-        if grammar.process is None:
-            raise ConfigError("grammar", grammar.name, "does not know its words' probabilities; define make_process")
-        self.num_tokens, self.process = num_tokens, grammar.process
+        if process is None:
+            fix = "the language does not know its words' probabilities; define make_process"
+            raise ConfigError("name", "oracle", fix)
+        self.num_tokens, self.process = num_tokens, process
 
     def init_state(self, batch_size: int) -> OracleState:
         return self.process.start(batch_size), torch.zeros(batch_size, dtype=torch.bool)

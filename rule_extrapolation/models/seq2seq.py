@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rule_extrapolation.errors import ConfigError, check_choice, check_fraction, check_positive
-from rule_extrapolation.grammars.tokens import SOS
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_fraction, check_positive
+from rule_extrapolation.core.tokens import SOS
 from rule_extrapolation.models.language_model import LanguageModel
 
 Hidden = Tensor | tuple[Tensor, Tensor]

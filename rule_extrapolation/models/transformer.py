@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rule_extrapolation.errors import ConfigError, check_fraction, check_positive
+from rule_extrapolation.core.errors import ConfigError, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.attention import causal_attention
 from rule_extrapolation.ops.dropout import dropout, relu_dropout

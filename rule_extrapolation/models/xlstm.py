@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import cpp_extension
 
-from rule_extrapolation.errors import ConfigError, check_choice, check_fraction, check_positive
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel, runs_on_cuda
 
 # On a machine with a GPU, the package looks for the CUDA toolkit on import and fails if there is none.

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.tokens import PAD, SOS
+from rule_extrapolation.core.tokens import PAD, SOS
 
 NONE = -1
 """In the place of a token before the row's first one."""

@@ -52,7 +52,7 @@ def kernel(function: Callable[[Any], None]) -> Any:
 def sources() -> str:
     """A hash of all that kernels are made of: the modules of this package, and the tokens."""
     package = Path(__file__).parent
-    files = [*sorted(package.glob("*.py")), package.parent / "grammars" / "tokens.py"]
+    files = [*sorted(package.glob("*.py")), package.parent / "core" / "tokens.py"]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
+from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.ops import compiled
 
 WORTH_COMPILING = 2**18

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from rule_extrapolation.grammars.tokens import EOS, FIRST_SYMBOL, PAD, SOS
+from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
 
 BLOCK = 64

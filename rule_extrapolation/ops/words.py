@@ -10,11 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rule_extrapolation.grammars.tokens import FIRST_SYMBOL, PAD
+from rule_extrapolation.core.tokens import FIRST_SYMBOL, PAD
 from rule_extrapolation.ops import compiled
+from rule_extrapolation.ops.splitmix import FIRST_FACTOR, SECOND_FACTOR, STEP
 from rule_extrapolation.ops.strings import ROWS, takes_kernel
-
-STEP, FIRST_FACTOR, SECOND_FACTOR = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def draw_keys(num: int, generator: torch.Generator | None) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from rule_extrapolation.grammars.tokens import FIRST_SYMBOL, PAD
+from rule_extrapolation.core.tokens import FIRST_SYMBOL, PAD
 from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
-from rule_extrapolation.ops.words import FIRST_FACTOR, SECOND_FACTOR, STEP
+from rule_extrapolation.ops.splitmix import FIRST_FACTOR, SECOND_FACTOR, STEP
 
 # In one type with everything they meet: numba would compute with int64 and uint64 in float64.
 STEP, FIRST_FACTOR, SECOND_FACTOR = np.uint64(STEP), np.uint64(FIRST_FACTOR), np.uint64(SECOND_FACTOR)

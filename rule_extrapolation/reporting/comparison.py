@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rule_extrapolation.errors import ConfigError, one_of
+from rule_extrapolation.core.errors import ConfigError, one_of
 from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
 from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, Run

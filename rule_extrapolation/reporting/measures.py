@@ -29,8 +29,6 @@ class Measure:
 
 
 LOSS = Measure("test_loss", "test loss")
-COMPLETIONS_ALONE = "loss of completions alone"
-"""The caveat of runs whose loss is another than that of words, prompt and PAD included."""
 OOD_RULE_1 = Measure("ood_rule_1", "OOD R1", "OOD", "rule_1")
 OOD_RULE_2_COMPLETION = Measure("ood_rule_2_completion", "OOD R2 completion", "OOD", "rule_2_completion")
 MEASURES = (

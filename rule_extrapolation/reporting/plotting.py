@@ -14,9 +14,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rule_extrapolation.reporting.comparison import Group
-from rule_extrapolation.reporting.measures import COMPLETIONS_ALONE, Measure, Protocol
+from rule_extrapolation.reporting.measures import Measure, Protocol
 from rule_extrapolation.reporting.style import CHANCE, Look, looks
 from rule_extrapolation.reporting.tables import LABELS
+from rule_extrapolation.runs.run_folder import COMPLETIONS_ALONE
 
 WIDTH = 7.0
 """Inches: a page's text."""

@@ -17,10 +17,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.identity import WITHOUT_EFFECT, without
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.reporting.measures import MEASURES, PROTOCOLS
-from rule_extrapolation.run_folder import read_results
+from rule_extrapolation.runs.identity import WITHOUT_EFFECT, without
+from rule_extrapolation.runs.run_folder import read_results
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

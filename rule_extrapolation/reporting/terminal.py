@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rule_extrapolation.core.random import generator
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.seeding import generator
 
 COLUMNS = {
     "finished": "finished",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, Run, problem
 
 

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
-from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rule_extrapolation.grammars.tokens import PAD
+from rule_extrapolation.core.random import generator
+from rule_extrapolation.core.task import Task
+from rule_extrapolation.core.tokens import PAD
+from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.seeding import generator
-from rule_extrapolation.training.decoding import Decoder
 from rule_extrapolation.training.shard import Shard
 
 
@@ -27,8 +27,7 @@ class LanguageModeling(LightningModule, ABC):
     processes train the module, each gets the same batches and takes its own rows of them.
 
     Args:
-        task: what it is trained on, a Grammar or what has the same ``name``, ``label``, ``level``, ``num_tokens``,
-            ``rules`` and ``about``.
+        task: what it is trained on, a Grammar or a TextTask.
         optimizer: makes the optimizer from parameters.
         scheduler: makes Lightning's scheduler configuration from the optimizer.
         decoder: completes the prompts.
@@ -42,7 +41,7 @@ class LanguageModeling(LightningModule, ABC):
     def __init__(
         self,
         model: LanguageModel,
-        task: Any,
+        task: Task,
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer], dict[str, Any]],
         decoder: Decoder,
@@ -69,10 +68,6 @@ class LanguageModeling(LightningModule, ABC):
     @abstractmethod
     def completion_rows(self) -> list[dict[str, Any]]:
         """A row of completions.csv for each of the test prompts' completions."""
-
-    @abstractmethod
-    def print_run(self, console: Console, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> None:
-        """Print what has come out of a run."""
 
     def save_task(self, folder: Path) -> None:
         """Keep in the run's folder what its model cannot be used without, besides the configuration."""

@@ -1,23 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rule_extrapolation.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.grammars.chance import chance_levels
 from rule_extrapolation.grammars.grammar import PAD, Grammar
+from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows, metric_names
+from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.reporting.terminal import print_run
-from rule_extrapolation.run_folder import judged_rows
-from rule_extrapolation.theory.chance import chance_levels
-from rule_extrapolation.training.decoding import Decoder
 from rule_extrapolation.training.language_modeling import LanguageModeling, logs_this_step
-from rule_extrapolation.training.metrics import accuracies, judge_completions, metric_names
 from rule_extrapolation.training.ood import OODTraining
 
 
@@ -73,9 +69,6 @@ class RuleExtrapolation(LanguageModeling):
 
     def completion_rows(self) -> list[dict[str, Any]]:
         return judged_rows(self.grammar, self.completions)
-
-    def print_run(self, console: Console, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> None:
-        print_run(console, self.grammar, results, rows, folder)
 
     def losses(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """(B, T + 1) rows -> the losses, and (B, num_tokens, T) logits."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from rule_extrapolation.errors import ConfigError, check_choice
+from rule_extrapolation.core.errors import ConfigError, check_choice
 
 
 def inverse_sqrt(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rule_extrapolation.data.grammar_data import TensorBatches
-from rule_extrapolation.training.callbacks import LastCheckpoint
+from rule_extrapolation.training.callbacks.last_checkpoint import LastCheckpoint
 from rule_extrapolation.training.language_modeling import end_of_training, logs_this_step
 from rule_extrapolation.training.module import RuleExtrapolation
 

@@ -10,16 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_utilities.core.apply_func import apply_to_collection
-from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.data.text import Text
-from rule_extrapolation.errors import ConfigError
-from rule_extrapolation.grammars.tokens import EOS, PAD
+from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel, State
-from rule_extrapolation.reporting.text import print_text_run
-from rule_extrapolation.training.decoding import Decoder
 from rule_extrapolation.training.language_modeling import LanguageModeling, logs_this_step
 
 if TYPE_CHECKING:
@@ -161,9 +159,6 @@ class TextModeling(LanguageModeling):
                 texts = {"prompt": vocabulary.decode(prompt), "completion": vocabulary.decode(completion)}
                 rows.append({"prompt_set": name, **texts, "finished": finished})
         return rows
-
-    def print_run(self, console: Console, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> None:
-        print_text_run(console, self.task, results, rows, folder)
 
     # The vocabulary is the meaning of the weights, and the text may change.
 

@@ -1,0 +1,87 @@
+"""``key=value`` arguments, for the commands that ask a trained model more; the runner's are Hydra's.
+
+A command declares its arguments as a dataclass of ints, floats, strings, bools and lists, each annotated with what it
+means. Values are taken as they are written: a prompt such as ``([`` is no YAML.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+from rule_extrapolation.config.composing import one_line
+from rule_extrapolation.core.errors import ConfigError, check_choice, one_of
+from rule_extrapolation.experiment.preflight import fail
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(cls: type[Arguments], words: list[str]) -> Arguments:
+    """The dataclass from the words of a command line.
+
+    Raises:
+        ConfigError: an unknown key, a key without a value or given twice, a value of another type, or one missing.
+    """
+    known, hints = meanings(cls), typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if key not in known:
+            raise ConfigError(key, text, f"no such key; {one_of(key, known)}")
+        if not equals:
+            raise ConfigError(key, text, f"needs a value: {known[key]}")
+        if key in values:
+            raise ConfigError(key, text, "is there twice; give one")
+        values[key] = convert(key, text, hints[key])
+    for field in fields(cls):
+        if field.name not in values and field.default is MISSING:
+            raise ConfigError(field.name, None, f"is needed: {known[field.name]}")
+    return cls(**values)
+
+
+def convert(key: str, text: str, hint: Any) -> Any:
+    """Text as what ``hint`` asks for: a type, a list of it, or one of these or None."""
+    if hint is bool:
+        check_choice(("true", "false"), **{key: text})
+        return text == "true"
+    if isinstance(hint, types.UnionType):
+        [hint] = [option for option in typing.get_args(hint) if option is not type(None)]
+    element = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
+    try:
+        return hint(text) if element is None else [element(part) for part in text.split(",")]
+    except ValueError as error:
+        wanted = hint.__name__ if element is None else f"{element.__name__}s with commas between them"
+        raise ConfigError(key, text, f"must be {wanted}") from error
+
+
+def meanings(cls: type) -> dict[str, str]:
+    return {key: hint.__metadata__[0] for key, hint in typing.get_type_hints(cls, include_extras=True).items()}
+
+
+def help_text(cls: type, usage: str) -> str:
+    defaults = ["" if field.default in (MISSING, None) else field.default for field in fields(cls)]
+    defaults = [str(default).lower() if isinstance(default, bool) else default for default in defaults]
+    settings = [f"{key}={default}" for key, default in zip(meanings(cls), defaults)]
+    width = max(map(len, settings))
+    lines = [f"  {setting:{width}}  {meaning}" for setting, meaning in zip(settings, meanings(cls).values())]
+    return "\n".join([usage, "", *lines])
+
+
+def command(run: Callable[[Any], None], cls: type, usage: str) -> None:
+    """A command's main: parse the arguments and run; bad ones are one line on stderr and exit status 2."""
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        return print(help_text(cls, usage))
+    # Before torch is imported; runner.main says why.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    try:
+        run(parse(cls, words))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ConfigError as error:
+        fail(one_line(error))

@@ -1,0 +1,136 @@
+"""Find the width at which a model has so many weights: python -m rule_extrapolation.budget"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from hydra import compose, initialize_config_dir
+
+from rule_extrapolation.cli.arguments import help_text, parse
+from rule_extrapolation.config.composing import CONF_DIR, build_data, build_offering, one_line, register
+from rule_extrapolation.config.outline import check_outlines
+from rule_extrapolation.core.errors import ConfigError, check_positive, one_of
+from rule_extrapolation.experiment.preflight import fail
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+USAGE = """\
+Find the width at which a model has so many weights.
+
+  python -m rule_extrapolation.budget model=lstm parameters=50000 vary=embedding_dim,hidden_dim
+  python -m rule_extrapolation.budget model=mamba model.n_layers=4 grammar=L5 parameters=50000 vary=d_model
+
+Whatever else the runner takes may be set too: depth, language, experiment."""
+
+
+@dataclass
+class Arguments:
+    parameters: Annotated[int, "trainable weights to come near to"]
+    vary: Annotated[list[str], "keys of the model; the others keep their ratio to the first"]
+
+
+@dataclass
+class Size:
+    values: dict[str, int]
+    """What the varied keys are set to."""
+    parameters: int
+
+
+def sizes(cfg: DictConfig, keys: list[str], start: int = 1) -> Iterator[Size]:
+    """The model's number of weights at every width from ``start`` on that its architecture admits, without end.
+
+    The first key counts up, and the others keep their ratio to it: a width that would give one of them a fraction is
+    left out, as is one that the constructor refuses.
+    """
+    for width in itertools.count(start):
+        if all(width * cfg.model[key] % cfg.model[keys[0]] == 0 for key in keys):
+            try:
+                yield sized(cfg, keys, width)
+            except ConfigError:
+                continue
+
+
+def sized(cfg: DictConfig, keys: list[str], width: int) -> Size:
+    """The model with the first key at that width, built on the meta device: without weights.
+
+    Raises:
+        ConfigError: the architecture does not admit it.
+    """
+    import torch
+
+    values = {key: width * cfg.model[key] // cfg.model[keys[0]] for key in keys}
+    varied = cfg.copy()
+    varied.model.update(values)
+    task = build_data(cfg).task
+    with torch.device("meta"):
+        accelerator = cfg.trainer.get("accelerator", "auto")
+        model = build_offering(varied, "model", num_tokens=task.num_tokens, grammar=task, accelerator=accelerator)
+    return Size(values, model.num_parameters)
+
+
+def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Size], int]:
+    """The admitted width whose number of weights is nearest to ``parameters``, with its neighbours, and its place
+    among them.
+
+    Raises:
+        ConfigError: a key that is no width of the model, or a model that cannot be built as it is configured.
+    """
+    check_positive(parameters=parameters)
+    check_outlines(cfg)
+    for key in keys:
+        if key not in cfg.model:
+            raise ConfigError("vary", key, one_of(key, [k for k in cfg.model if type(cfg.model[k]) is int]))
+        if type(cfg.model[key]) is not int or cfg.model[key] < 1:
+            raise ConfigError("vary", key, f"model.{key}={cfg.model[key]} is no width; name whole numbers")
+    own = cfg.model[keys[0]]
+    if sized(cfg, keys, 2 * own).parameters == sized(cfg, keys, own).parameters:
+        raise ConfigError("vary", ",".join(keys), "does not change the number of weights; name a width")
+    # Multiples of the configured width are admitted where it is: between which two of them to look.
+    low, high = 0, 1
+    while sized(cfg, keys, high * own).parameters <= parameters:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if sized(cfg, keys, middle * own).parameters <= parameters else (low, middle)
+    found: list[Size] = []
+    for size in sizes(cfg, keys, start=max(1, (low - 1) * own)):
+        found.append(size)
+        if len(found) > 1 and found[-2].parameters > parameters:
+            break
+    best = min(range(len(found)), key=lambda i: abs(found[i].parameters - parameters))
+    start = max(0, best - 1)
+    return found[start : best + 2], best - start
+
+
+def print_budget(arguments: Arguments, overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("config", [*overrides, "run_dir=''"])
+    shown, best = nearest(cfg, arguments.vary, arguments.parameters)
+    print(f"{cfg.model.name} on {cfg.grammar.name}, {arguments.parameters:,} weights wanted")
+    for i, size in enumerate(shown):
+        values = " ".join(f"model.{key}={value}" for key, value in size.values.items())
+        share = size.parameters / arguments.parameters - 1
+        print(f"{'nearest' if i == best else '':9}{values}  {size.parameters:,} ({share:+.1%})")
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        return print(help_text(Arguments, USAGE))
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # runner.main says why
+    register()
+    own = [word for word in words if word.partition("=")[0] in ("parameters", "vary")]
+    try:
+        print_budget(parse(Arguments, own), [word for word in words if word not in own])
+    except Exception as error:  # the command line is the cause, whatever Hydra makes of it
+        fail(one_line(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Type a prompt, see what a trained model makes of it: python -m rule_extrapolation.complete run=<folder>"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed
+from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from rule_extrapolation.cli.text_completion import TextPrompts
+    from rule_extrapolation.grammars.grammar import Grammar
+    from rule_extrapolation.models.language_model import LanguageModel
+
+USAGE = """\
+Complete a prompt with a run's best checkpoint, and see which rules the whole keeps.
+
+  python -m rule_extrapolation.complete run=<folder> prompt=bbaaa
+  python -m rule_extrapolation.complete run=<folder> 'prompt=([' samples=10 temperature=0.8
+  python -m rule_extrapolation.complete run=<folder> prompt=ROMEO: temperature=0.8    of a text, what goes on from it
+  python -m rule_extrapolation.complete run=<folder>                 a prompt after the other; exit or Ctrl-D ends
+  python -m rule_extrapolation.complete run=<folder> prompt=aaab attention=attention.png"""
+
+
+SAMPLES = 5
+"""Completions that are drawn, if the arguments do not say."""
+
+
+@dataclass
+class Arguments:
+    run: Annotated[str, "the run's folder"]
+    prompt: Annotated[str | None, "symbols or text, or nothing; default: ask for one after the other"] = None
+    samples: Annotated[int | None, "completions that are drawn, besides the greedy one; default: 5, of text 1"] = None
+    temperature: Annotated[float, "that they are drawn at"] = 1.0
+    seed: Annotated[int, "that they are drawn with"] = 0
+    max_new_tokens: Annotated[int | None, "tokens that a completion may have; default: the run's"] = None
+    attention: Annotated[str | None, "a .png, .svg or .pdf file: what the greedy completion attends to"] = None
+
+
+def check(arguments: Arguments) -> None:
+    """All that can be refused before torch is imported."""
+    find_config(arguments.run)
+    if (arguments.samples or 0) < 0:
+        raise ConfigError("samples", arguments.samples, "must be 0 or more")
+    check_positive(temperature=arguments.temperature)
+    check_seed(seed=arguments.seed)
+    if arguments.max_new_tokens is not None:
+        check_positive(max_new_tokens=arguments.max_new_tokens)
+    if arguments.attention is not None:
+        check_figure(arguments.attention, arguments.prompt)
+
+
+def check_figure(file: str, prompt: str | None) -> None:
+    from rule_extrapolation.reporting.figures import FORMATS
+
+    if prompt is None:
+        raise ConfigError("attention", file, "is of one prompt; give prompt= too")
+    if Path(file).suffix[1:] not in FORMATS:
+        raise ConfigError("attention", file, f"must end in one of .{', .'.join(FORMATS)}")
+    if not Path(file).parent.is_dir():
+        raise ConfigError("attention", file, "there is no such folder; make it first")
+
+
+def budget(cfg: DictConfig, arguments: Arguments) -> int:
+    return arguments.max_new_tokens or cfg.decoding.max_new_tokens
+
+
+def encode_prompt(grammar: Grammar, model: LanguageModel, prompt: str) -> Tensor:
+    """(1, 1 + symbols), SOS first.
+
+    Raises:
+        ConfigError: what is no symbol of the language, or more symbols than the model reads.
+    """
+    from rule_extrapolation.grammars.grammar import prepend_sos
+
+    unknown = "".join(dict.fromkeys(symbol for symbol in prompt if symbol not in grammar.alphabet))
+    if unknown:
+        alphabet = " ".join(grammar.alphabet)
+        raise ConfigError("prompt", prompt, f"{unknown!r} is not in the alphabet of {grammar.name}: {alphabet}")
+    if model.max_context is not None and len(prompt) >= model.max_context:
+        fix = f"has {len(prompt)} symbols; use {model.max_context - 1} or less, the model reads no more"
+        raise ConfigError("prompt", prompt, fix)
+    return prepend_sos(grammar.encode([prompt])[:, :-1])
+
+
+class RulePrompts:
+    """How prompts of a run on a language are read and completed; of one on a text: ``TextPrompts``."""
+
+    @staticmethod
+    def heading(run: TrainedRun) -> str:
+        return f"alphabet {' '.join(run.grammar.alphabet)}"
+
+    @staticmethod
+    def encode(run: TrainedRun, prompt: str) -> Tensor:
+        return encode_prompt(run.grammar, run.model, prompt)
+
+    @staticmethod
+    def check_attends(run: TrainedRun, file: str) -> None:
+        """Raise a ConfigError if the model has no attention to draw."""
+        start = encode_prompt(run.grammar, run.model, "")
+        if run.model.attention_weights(start, start) is None:
+            fix = f"{run.cfg.model.name} has no attention to its prompt; train with model=seq2seq model.attention=dot"
+            raise ConfigError("attention", file, fix)
+
+    @staticmethod
+    def complete(
+        run: TrainedRun, prompt: str, new_tokens: int, samples: int | None, temperature: float, seed: int
+    ) -> None:
+        complete_prompt(run, prompt, new_tokens, SAMPLES if samples is None else samples, temperature, seed)
+
+
+def complete_prompt(run: TrainedRun, prompt: str, new_tokens: int, samples: int, temperature: float, seed: int) -> None:
+    """Print the greedy completion and the drawn ones.
+
+    Raises:
+        ConfigError: the prompt cannot be completed.
+    """
+    from rich.console import Console
+
+    from rule_extrapolation.grammars.judging import judged
+    from rule_extrapolation.inference import evaluation
+    from rule_extrapolation.inference.decoding import Greedy, Sample
+    from rule_extrapolation.reporting.terminal import print_completions
+
+    grammar, model = run.grammar, run.model
+    tokens = encode_prompt(grammar, model, prompt)
+    decoders = {"greedy": (Greedy(new_tokens), 1)}
+    if samples:
+        decoders["sample"] = (Sample(new_tokens, temperature, seed), samples)
+    rows = []
+    for name, (decoder, samples) in decoders.items():
+        completions = evaluation.complete(model, tokens, decoder, samples)
+        probable = evaluation.probabilities(model, completions, tokens.shape[1]).tolist()
+        verdicts = judged(grammar, completions, tokens.shape[1])
+        rows += [{"decoding": name, "probability": p, **row} for p, row in zip(probable, verdicts)]
+    could_begin_a_word = grammar.is_prefix(tokens[:, 1:]).item()
+    print_completions(Console(), grammar, prompt, could_begin_a_word, rows)
+
+
+def draw_attention(run: TrainedRun, arguments: Arguments) -> None:
+    """Draw what the greedy completion attends to in the prompt, to a file."""
+    from rule_extrapolation.grammars.grammar import EOS, SOS
+    from rule_extrapolation.inference.decoding import Greedy
+    from rule_extrapolation.reporting.attention_figure import attention
+    from rule_extrapolation.reporting.figures import save_as, styled
+
+    prompt = encode_prompt(run.grammar, run.model, arguments.prompt)
+    completion = Greedy(budget(run.cfg, arguments))(run.model, prompt)[:, prompt.shape[1] :]
+    [weights] = run.model.attention_weights(prompt, completion).tolist()
+    names = {SOS: "SOS", EOS: "EOS"}
+    labels = [
+        [names.get(t) or run.grammar.to_text(tokens.new_tensor([[t]]))[0] for t in tokens[0].tolist()]
+        for tokens in (prompt, completion)
+    ]
+    with styled():
+        figure = attention(weights, *labels)
+    save_as(figure, Path(arguments.attention))
+    print(f"Attention: {arguments.attention}")
+
+
+def prompts_of(run: TrainedRun) -> type[RulePrompts] | type[TextPrompts]:
+    from rule_extrapolation.cli.text_completion import TextPrompts
+
+    return TextPrompts if run.task.kind == "text" else RulePrompts
+
+
+def complete_one(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
+    drawn = (arguments.samples, arguments.temperature, arguments.seed)
+    prompts_of(run).complete(run, prompt, budget(run.cfg, arguments), *drawn)
+
+
+def session(run: TrainedRun, arguments: Arguments) -> None:
+    """Complete one prompt after the other, until the input ends."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - lets input() edit the line and go back to earlier ones
+    while (prompt := input("prompt> ").strip()) != "exit":
+        try:
+            complete_one(run, arguments, prompt)
+        except ConfigError as error:
+            print(f"error: {error}")
+
+
+def complete(arguments: Arguments) -> None:
+    check(arguments)
+    run = load_run(arguments.run, lambda cfg: 1 + len(arguments.prompt or "") + budget(cfg, arguments))
+
+    from rule_extrapolation.reporting.terminal import model_title
+
+    prompts, asked = prompts_of(run), arguments.prompt is not None
+    if asked:
+        prompts.encode(run, arguments.prompt)
+    if arguments.attention is not None:
+        prompts.check_attends(run, arguments.attention)
+    print(f"{model_title(run.header())}; {prompts.heading(run)}")
+    if asked:
+        complete_one(run, arguments, arguments.prompt)
+        return draw_attention(run, arguments) if arguments.attention is not None else None
+    print("Type a prompt, or nothing for the empty one; exit or Ctrl-D ends.")
+    try:
+        session(run, arguments)
+    except (EOFError, KeyboardInterrupt):
+        print()
+
+
+def main() -> None:
+    command(complete, Arguments, USAGE)
+
+
+if __name__ == "__main__":
+    main()

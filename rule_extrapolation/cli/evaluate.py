@@ -1,0 +1,226 @@
+"""Ask a run's best checkpoint again: python -m rule_extrapolation.evaluate run=<folder>"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
+from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor
+
+    from rule_extrapolation.grammars.grammar import Grammar
+    from rule_extrapolation.inference.decoding import Decoder
+
+USAGE = """\
+Ask a run's best checkpoint again: other prompts, other decoding, longer words.
+
+  python -m rule_extrapolation.evaluate run=<folder>
+  python -m rule_extrapolation.evaluate run=<folder> prompt_length=4,6,8,10 max_new_tokens=200
+  python -m rule_extrapolation.evaluate run=<folder> decoding=sample temperature=0.8 samples=10
+
+Writes a new folder, <run>/evaluations/<time>, and changes nothing of the run."""
+
+WORDS = 256
+"""Words of one length, where the language draws them."""
+
+
+@dataclass
+class Arguments:
+    run: Annotated[str, "the run's folder"]
+    prompt_length: Annotated[list[int] | None, "lengths of the prompts, such as 4,6,8,10; default: the run's"] = None
+    max_new_tokens: Annotated[int | None, "tokens to add; default: the run's; for words of length L 2 L or more"] = None
+    decoding: Annotated[str | None, "greedy or sample; default: the run's"] = None
+    temperature: Annotated[float | None, "for decoding=sample; default: the run's, or 1"] = None
+    samples: Annotated[int, "completions of each prompt, with decoding=sample"] = 1
+    seed: Annotated[int | None, "of what is drawn; default: the run's"] = None
+    lengths: Annotated[list[int] | None, "lengths of words, such as 16,32,64; default: by max_length_factor"] = None
+    max_length_factor: Annotated[float, "longest words, times the run's max_length; 0: leave lengths out"] = 4.0
+
+
+def check(arguments: Arguments) -> None:
+    """All that can be refused before torch is imported."""
+    find_config(arguments.run)
+    if arguments.decoding is not None:
+        check_choice(("greedy", "sample"), decoding=arguments.decoding)
+    numbers = {name: getattr(arguments, name) for name in ("max_new_tokens", "temperature", "samples")}
+    check_positive(**{name: number for name, number in numbers.items() if number is not None})
+    for name in ("prompt_length", "lengths"):
+        for number in getattr(arguments, name) or ():
+            check_positive(**{name: number})
+    if arguments.seed is not None:
+        check_seed(seed=arguments.seed)
+    if not 0 <= arguments.max_length_factor <= 256:
+        raise ConfigError("max_length_factor", arguments.max_length_factor, "must be from 0 to 256")
+    if not os.access(arguments.run, os.W_OK):
+        raise ConfigError("run", arguments.run, "cannot be written to, and evaluations go there")
+
+
+def prompt_grammars(run: TrainedRun, lengths: list[int] | None) -> Iterator[Grammar]:
+    """The run's language with each length of prompts.
+
+    Raises:
+        ConfigError: a length that the language has no prompts of, or that the model cannot read.
+    """
+    for length in dict.fromkeys(lengths or [run.grammar.test_prompt_length]):
+        try:
+            grammar = run.grammar_with(test_prompt_length=length)
+        except ConfigError as error:
+            raise ConfigError("prompt_length", length, error.fix) from error
+        tokens = max(prompts.shape[1] for prompts in grammar.prompts.values())
+        most = run.model.max_context
+        if most is not None and tokens > most:
+            raise ConfigError("prompt_length", length, f"makes {tokens} tokens, and the model reads {most}; use less")
+        yield grammar
+
+
+def tokens_needed(cfg: DictConfig, arguments: Arguments) -> int:
+    """As many as the prompts and completions of the longest word, and of the prompt sets, can have."""
+    longest = max(arguments.lengths or [int(cfg.data.max_length * arguments.max_length_factor)])
+    prompt = max(arguments.prompt_length or [cfg.data.max_length])
+    budget = max(arguments.max_new_tokens or 0, cfg.decoding.max_new_tokens)
+    return 3 + max(longest, prompt) + max(budget, 2 * longest)
+
+
+def context(run: TrainedRun) -> str:
+    return f"{run.cfg.model.name} reads at most {run.model.max_context} tokens"
+
+
+def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[list[Tensor], list[str]]:
+    """Words of each length, (N, L + 2) framed, and a line for each thing that is not as it was asked for."""
+    from rule_extrapolation.core.random import generator
+    from rule_extrapolation.inference.evaluation import ladder, words_of_length
+
+    grammar, model, notes = run.grammar, run.model, []
+    lengths = arguments.lengths or ladder(grammar.max_length, arguments.max_length_factor)
+    if model.max_context is not None and max(lengths, default=0) >= model.max_context:
+        most = model.max_context - 1
+        notes.append(f"{context(run)}: lengths above {most} are left out")
+        lengths = [length for length in lengths if length <= most]
+
+    def longer(max_length: int) -> Grammar:
+        # The prompts are not used, but have to fit max_length.
+        return run.grammar_with(max_length=max(max_length, 2 + grammar.least_max_length), test_prompt_length=2)
+
+    def nearest(length: int) -> Tensor | None:
+        """Words of that length, or of the nearest below it that has words."""
+        downwards = (words_of_length(grammar, longer, n, WORDS, generator(seed, n)) for n in range(length, 0, -1))
+        return next((words for words in downwards if len(words)), None)
+
+    found: dict[int, Tensor] = {}
+    for length in sorted(set(lengths)):
+        words = nearest(length)
+        instead = None if words is None else words.shape[1] - 2
+        if words is not None:
+            found[instead] = words
+        if arguments.lengths and instead != length:
+            fate = "left out" if instead is None else f"{instead} instead"
+            notes.append(f"{grammar.name} has no words of length {length}: {fate}")
+    return list(found.values()), notes
+
+
+def evaluate(arguments: Arguments) -> None:
+    check(arguments)
+    run = load_run(arguments.run, lambda cfg: tokens_needed(cfg, arguments))
+    if not run.task.rules:
+        fix = f"{run.task.name} is a text, which has no rules; its perplexity is in results.json, complete writes more"
+        raise ConfigError("run", arguments.run, fix)
+
+    from rich.console import Console
+
+    from rule_extrapolation.inference.evaluation import make_decoder
+    from rule_extrapolation.reporting.terminal import print_evaluation
+
+    started = time.perf_counter()
+    given = {name: getattr(arguments, name) for name in ("max_new_tokens", "temperature", "seed")}
+    decoder = make_decoder(run.decoder, arguments.decoding, **given)
+    check_samples(arguments.samples, decoder)
+    grammars = list(prompt_grammars(run, arguments.prompt_length))
+    words, notes = words_by_length(run, arguments, run.cfg.seed if arguments.seed is None else arguments.seed)
+    if arguments.max_new_tokens is not None:
+        notes += cut_budgets(run, grammars, decoder)
+    figures, completions = evaluate_all(run, grammars, words, decoder, arguments.samples)
+    results = {
+        **run.header(),
+        "run": str(run.folder.resolve()),
+        "checkpoint": run.checkpoint and str(run.checkpoint.relative_to(run.folder)),
+        "arguments": dataclasses.asdict(arguments),
+        "decoding": describe(decoder),
+        "max_length": run.grammar.max_length,
+        **figures,
+        "notes": notes,
+        "seconds": time.perf_counter() - started,
+    }
+    print_evaluation(Console(), grammars, results, write(run.folder, results, completions))
+
+
+def evaluate_all(
+    run: TrainedRun, grammars: list[Grammar], words: list[Tensor], decoder: Decoder, samples: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The figures by prompt length and by length of word, and the judged completions of the prompts."""
+    from rule_extrapolation.inference.evaluation import evaluate_length, evaluate_prompts, make_decoder
+
+    prompts: dict[str, Any] = {}
+    completions: list[dict[str, Any]] = []
+    for grammar in grammars:
+        length = grammar.test_prompt_length
+        prompts[str(length)], rows = evaluate_prompts(grammar, run.model, decoder, samples)
+        completions += [{"prompt_length": length, **row} for row in rows]
+    lengths: dict[str, Any] = {}
+    for rows in words:
+        length = rows.shape[1] - 2
+        longer = make_decoder(decoder, None, max_new_tokens=max(decoder.max_new_tokens, 2 * length), temperature=None)
+        lengths[str(length)] = evaluate_length(run.grammar, run.model, rows, longer, samples)
+    return {"prompt_length": prompts, "lengths": lengths}, completions
+
+
+def write(run: Path, results: dict[str, Any], completions: list[dict[str, Any]]) -> Path:
+    """Write everything to a new folder in the run's. Returns it."""
+    from rule_extrapolation.runs import run_folder
+
+    folder = run / "evaluations" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    folder.mkdir(parents=True)
+    run_folder.write_results(folder, results | {"commit": run_folder.commit()}, "evaluation.json")
+    run_folder.write_rows(folder / "completions.csv", completions)
+    if results["lengths"]:
+        run_folder.write_rows(folder / "lengths.csv", list(results["lengths"].values()))
+    return folder
+
+
+def cut_budgets(run: TrainedRun, grammars: list[Grammar], decoder: Decoder) -> list[str]:
+    """A line for each length of prompts that the model's context leaves fewer new tokens than asked for."""
+    widths = [max(prompts.shape[1] for prompts in grammar.prompts.values()) for grammar in grammars]
+    budgets = {tokens: decoder.budget(run.model, tokens) for tokens in widths}
+    return [
+        f"{context(run)}: prompts of {tokens} get {budget} new ones at most"
+        for tokens, budget in budgets.items()
+        if budget < decoder.max_new_tokens
+    ]
+
+
+def check_samples(samples: int, decoder: Decoder) -> None:
+    if samples > 1 and decoder.make_generator() is None:
+        raise ConfigError("samples", samples, "greedy decoding has one completion for a prompt; set decoding=sample")
+
+
+def describe(decoder: Decoder) -> dict[str, Any]:
+    """Its name and settings."""
+    return {"name": type(decoder).__name__.lower(), **vars(decoder)}
+
+
+def main() -> None:
+    command(evaluate, Arguments, USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Tables, figures and a page from run folders: python -m rule_extrapolation.report runs=<folders>"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.core.errors import ConfigError, check_positive
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rule_extrapolation.reporting.runs import Run
+    from rule_extrapolation.reporting.tables import LanguageTable
+    from rule_extrapolation.reporting.text_tables import TextTable
+
+USAGE = """\
+Put runs side by side: the paper's tables, figures, and a page with every run's completions.
+
+  python -m rule_extrapolation.report runs=<folders or globs, with commas between them>
+  python -m rule_extrapolation.report runs=runs/multirun/2026-01-31_12-00-00 out=first
+  python -m rule_extrapolation.report runs=runs by=optimizer.lr,model.num_layers
+  python -m rule_extrapolation.report wandb=<entity/project>
+
+Runs that differ in their seed alone are averaged; other differences within a row are an error that names them."""
+
+TABLE_FORMATS = ("md", "tex", "csv")
+
+
+@dataclass
+class Arguments:
+    runs: Annotated[list[str] | None, "run folders, folders above them, or globs"] = None
+    wandb: Annotated[str | None, "entity/project on W&B, in place of runs"] = None
+    out: Annotated[str, "the folder to write to; an earlier report there is replaced"] = "report"
+    by: Annotated[list[str] | None, "keys of the configuration, such as optimizer.lr, that rows are set apart by"] = (
+        None
+    )
+    mix: Annotated[bool, "true: average over all configurations of an architecture on a language"] = False
+    completions: Annotated[int, "completions of each prompt set and run on the page, at most"] = 64
+    title: Annotated[str, "of the page"] = "Rule extrapolation"
+
+
+def check(arguments: Arguments) -> None:
+    """All that can be refused before anything is read."""
+    if (arguments.runs is None) == (arguments.wandb is None):
+        raise ConfigError("runs", None, "give runs=<folders> or wandb=<entity/project>, one of the two")
+    if arguments.wandb is not None and arguments.wandb.count("/") != 1:
+        raise ConfigError("wandb", arguments.wandb, "must be entity/project")
+    check_positive(completions=arguments.completions)
+    out = Path(arguments.out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError("out", arguments.out, "is a file; name a folder")
+    if out.is_dir() and {path.name for path in out.iterdir()} - {"report.html", "tables", "figures"}:
+        raise ConfigError("out", arguments.out, "holds other files than a report; name another folder")
+
+
+def report(arguments: Arguments) -> None:
+    check(arguments)
+
+    from rich.console import Console
+
+    from rule_extrapolation.reporting.comparison import group_runs
+    from rule_extrapolation.reporting.figures import draw_all
+    from rule_extrapolation.reporting.page import render
+    from rule_extrapolation.reporting.tables import language_tables
+    from rule_extrapolation.reporting.text_tables import text_tables
+
+    console = Console()
+    runs, by = read(arguments, Console(stderr=True)), arguments.by or []
+    groups = group_runs(runs, by, arguments.mix)
+    if not groups:
+        raise ConfigError("runs", ",".join(arguments.runs or [str(arguments.wandb)]), "no run there says what it is of")
+    of_texts = [group for group in groups if any(run.text for run in group.runs + group.lost)]
+    groups = [group for group in groups if group not in of_texts]
+    tables, texts = language_tables(groups, by), text_tables(of_texts, by)
+    with Console(stderr=True).status("Drawing"):
+        figures, left_out = draw_all(groups) if groups or not texts else ({}, {})
+        svgs = write(Path(arguments.out), runs, tables, texts, figures)
+        page = render(arguments.title, runs, tables, texts, svgs, left_out, arguments.completions)
+        (Path(arguments.out) / "report.html").write_text(page)
+    print_tables(console, tables)
+    print_text_tables(console, texts)
+    names = [table.grammar for table in [*tables, *texts]]
+    print_end(console, runs, left_out, Path(arguments.out), names, list(figures))
+
+
+def read(arguments: Arguments, console: Console) -> list[Run]:
+    """The runs, with a progress bar where there is a terminal."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from rule_extrapolation.reporting.runs import find_runs, read_runs
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        if arguments.wandb is not None:
+            from rule_extrapolation.reporting.wandb_runs import read_wandb
+
+            task = progress.add_task("Asking W&B", total=None)
+            return read_wandb(arguments.wandb, lambda: progress.advance(task))
+        task = progress.add_task("Looking for runs", total=None)
+        folders = find_runs(arguments.runs or [])
+        progress.update(task, description="Reading runs", total=len(folders))
+        return read_runs(folders, arguments.completions, lambda: progress.advance(task))
+
+
+def write(
+    out: Path, runs: list[Run], tables: list[LanguageTable], text_tables: list[TextTable], figures: dict
+) -> dict[str, str]:
+    """Write tables and figures, in place of an earlier report's. Returns the figures' SVGs."""
+    from rule_extrapolation.reporting import tables as texts
+    from rule_extrapolation.reporting import text_tables as of_texts
+    from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
+    from rule_extrapolation.reporting.runs import frame
+
+    try:
+        for name in ("tables", "figures"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("out", out, f"cannot be made: {error.strerror}") from error
+    earlier = [out / "figures" / f"{name}.{format}" for name in KINDS for format in FORMATS]
+    for path in [*earlier, *(path for format in TABLE_FORMATS for path in (out / "tables").glob(f"*.{format}"))]:
+        path.unlink(missing_ok=True)
+    contents = {}
+    for table in tables:
+        rows = texts.csv_rows(table)
+        contents[table.grammar] = {"md": texts.markdown(table), "tex": texts.latex(table), "csv": texts.as_csv(rows)}
+    for table in text_tables:
+        csv = of_texts.csv_text(table)
+        contents[table.grammar] = {"md": of_texts.markdown(table), "tex": of_texts.latex(table), "csv": csv}
+    for name, by_format in contents.items():
+        for format, content in by_format.items():
+            (out / "tables" / f"{name}.{format}").write_text(content)
+    every_row = [row for table in tables for row in texts.csv_rows(table)]
+    if every_row:
+        (out / "tables" / "all.csv").write_text(texts.as_csv(every_row))
+    frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
+    for name, figure in figures.items():
+        save(figure, out / "figures", name)
+    return {name: (out / "figures" / f"{name}.svg").read_text() for name in figures}
+
+
+def print_tables(console: Console, tables: list[LanguageTable]) -> None:
+    """The tables in short: our means at minimum validation loss, and the yardsticks."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
+    from rule_extrapolation.reporting.tables import OF_FINISHED, means
+
+    for table in tables:
+        caption = f"means {AT_MINIMUM.title}, over all completions"
+        shown = Table(title=escape(table.title), caption=caption, box=SIMPLE_HEAD, padding=0)
+        shown.add_column("architecture", overflow="fold", min_width=12)
+        for title in ("n", *(measure.title.replace("completion", "compl.") for measure in MEASURES)):
+            shown.add_column(title, justify="right", max_width=8)
+        ours = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
+        yardsticks = [row for row in table.rows if row.source in ("chance", "optimal") and row.protocol != OF_FINISHED]
+        for i, row in enumerate(ours):
+            shown.add_row(*map(escape, means(row)), end_section=i == len(ours) - 1)
+        for row in yardsticks:
+            shown.add_row(*map(escape, means(row)), style="dim")
+        console.print(shown)
+
+
+def print_text_tables(console: Console, tables: list[TextTable]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from rule_extrapolation.reporting.text_tables import HEADER
+
+    for table in tables:
+        shown = Table(title=escape(table.title), caption="at minimum validation loss", box=SIMPLE_HEAD, padding=0)
+        for title in HEADER:
+            shown.add_column(title, justify="left" if title == HEADER[0] else "right")
+        for row in table.rows:
+            shown.add_row(*map(escape, row.texts()), style="dim" if row.n is None else None)
+        console.print(shown)
+
+
+def print_end(
+    console: Console,
+    runs: list[Run],
+    left_out: dict[str, str],
+    out: Path,
+    tables: list[str],
+    figures: list[str],
+) -> None:
+    """How many runs there were, which are not averaged, and what has been written."""
+    from rule_extrapolation.reporting.figures import KINDS
+    from rule_extrapolation.reporting.page import count_in_words
+
+    options = {"soft_wrap": True, "highlight": False, "markup": False}
+    console.print(count_in_words(runs), **options)
+    lost = [run for run in runs if run.problem is not None]
+    for run in lost[:10]:
+        console.print(f"not averaged: {run.source}: {run.problem}", style="yellow", **options)
+    if len(lost) > 10:
+        console.print(
+            f"not averaged: {len(lost) - 10} more, see the page or tables/runs.csv", style="yellow", **options
+        )
+    for name, reason in left_out.items():
+        console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)
+    more = sorted({"all.csv", "runs.csv"} & {path.name for path in (out / "tables").iterdir()})
+    console.print(f"Tables: {out}/tables/ (.md, .tex and .csv of {', '.join(tables)}; {', '.join(more)})", **options)
+    if figures:
+        console.print(f"Figures: {out}/figures/ (.pdf, .svg and .png of {', '.join(figures)})", **options)
+    console.print(f"Page: {out}/report.html", **options)
+
+
+def main() -> None:
+    command(report, Arguments, USAGE)
+
+
+if __name__ == "__main__":
+    main()

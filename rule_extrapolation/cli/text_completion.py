@@ -1,0 +1,77 @@
+"""Prompts of a model that was trained on a text: what may come next, and text that goes on from there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS
+from rule_extrapolation.inference import evaluation
+from rule_extrapolation.inference.decoding import Greedy, Sample
+from rule_extrapolation.reporting.text import print_continuations
+
+if TYPE_CHECKING:
+    from rule_extrapolation.data.vocabulary import Vocabulary
+    from rule_extrapolation.experiment.trained_run import TrainedRun
+
+SAMPLES = 1
+"""Completions that are drawn, if the arguments do not say."""
+SHOWN = 6
+"""Tokens that may come next, with their probabilities."""
+
+
+class TextPrompts:
+    """How ``complete`` reads and completes the prompts of a run on a text."""
+
+    @staticmethod
+    def heading(run: TrainedRun) -> str:
+        return run.task.level
+
+    @staticmethod
+    def encode(run: TrainedRun, prompt: str) -> Tensor:
+        """(1, P): the prompt's tokens; a line's beginning if there are none.
+
+        Raises:
+            ConfigError: a symbol that the vocabulary has not, where there is no <UNK>; more than the model reads.
+        """
+        vocabulary: Vocabulary = run.task.vocabulary
+        try:
+            tokens = vocabulary.encode(prompt) or [vocabulary.beginning]
+        except KeyError as error:
+            fix = f"{error.args[0]!r} is not in the vocabulary of {run.task.name}: {''.join(vocabulary.symbols)!r}"
+            raise ConfigError("prompt", prompt, fix) from error
+        most = run.model.max_context
+        if most is not None and len(tokens) > most:
+            raise ConfigError(
+                "prompt", prompt, f"has {len(tokens)} tokens; use {most} or less, the model reads no more"
+            )
+        return torch.tensor([tokens])
+
+    @staticmethod
+    def check_attends(run: TrainedRun, file: str) -> None:
+        """Raise a ConfigError: what attends to a prompt (model=seq2seq) is not trained on text."""
+        raise ConfigError("attention", file, f"{run.task.name} is a text, read by models that have none; leave it out")
+
+    @staticmethod
+    def complete(
+        run: TrainedRun, prompt: str, new_tokens: int, samples: int | None, temperature: float, seed: int
+    ) -> None:
+        """Print what may come next, the greedy completion and the drawn ones."""
+        vocabulary, tokens = run.task.vocabulary, TextPrompts.encode(run, prompt)
+        samples = SAMPLES if samples is None else samples
+        decoders = {"greedy": (Greedy(new_tokens), 1)}
+        if samples:
+            decoders["sample"] = (Sample(new_tokens, temperature, seed), samples)
+        probabilities, next_ = run.model.prefill(tokens)[0][0].softmax(0).topk(min(SHOWN, run.task.num_tokens))
+        likely = {vocabulary.name(token): p for token, p in zip(next_.tolist(), probabilities.tolist())}
+        rows = []
+        for name, (decoder, number) in decoders.items():
+            for completion in evaluation.complete(run.model, tokens, decoder, number)[:, tokens.shape[1] :].tolist():
+                completion = completion[: completion.index(EOS)] if EOS in completion else completion
+                rows.append((name, vocabulary.decode(completion)))
+        unknown = [token for token in vocabulary.level.split(prompt) if token not in vocabulary.ids]
+        print_continuations(Console(), prompt, unknown, likely, rows)

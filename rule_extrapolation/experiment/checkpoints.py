@@ -1,0 +1,174 @@
+"""Checkpoints that a run goes on or starts from, held against its settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from omegaconf import DictConfig, OmegaConf
+
+from rule_extrapolation.core.errors import ConfigError, as_written
+from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.runs.identity import WITHOUT_EFFECT
+from rule_extrapolation.runs.run_folder import read_results
+from rule_extrapolation.training.language_modeling import LanguageModeling
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's, for a file that is never there in part.
+
+    Lightning writes to the system's folder for temporary files, and moves it; from one disk to another that is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+        super().save_checkpoint(checkpoint, temporary, storage_options)
+        os.replace(temporary, path)
+
+
+def find_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
+    """Where training goes on from: what the run itself has left, in a sweep; else the file that ``resume`` names, if it
+    does, a .ckpt or a run folder's last one.
+
+    Raises:
+        ConfigError: there is none, it belongs to a run of another model, language, data or optimization, or that run
+            has had all its steps, or the model takes no steps.
+    """
+    if cfg.sweep is not None and (own := own_checkpoint(cfg, module)):
+        check_same_settings(cfg, module.model, own.parent.parent)
+        return own
+    if cfg.resume is None:
+        return None
+    check_has_steps(cfg, "resume", module.model)
+    path, checkpoint = read_checkpoint(cfg, "resume", "last.ckpt", "meta")
+    check_same_settings(cfg, module.model, path.parent.parent)
+    if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
+        raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
+    module.check_checkpoint("resume", checkpoint)
+    if ("ood" in checkpoint) != (module.ood is not None):
+        raise ConfigError("training.name", cfg.training.get("name"), "the run to resume has another; set that")
+    for key, done in had(checkpoint).items():
+        if 0 < (cfg.trainer.get(key) or -1) <= done:
+            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"the run to resume has had {done}; set more")
+    return path
+
+
+def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
+    """The last checkpoint in the run's own folder, if there is one that loads and fits."""
+    path = last_checkpoint(Path(cfg.run_dir))
+    try:
+        checkpoint = load(path, "meta")
+        fits = shapes(checkpoint["state_dict"]) == shapes(module.state_dict())
+        module.check_checkpoint("resume", checkpoint)
+    except Exception:  # whatever is wrong with it, the run can begin anew
+        return None
+    return path if fits else None
+
+
+def last_checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def had(checkpoint: dict[str, Any]) -> dict[str, int]:
+    """The steps and complete epochs that a checkpoint is behind."""
+    epochs = checkpoint["epoch"] + checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
+
+
+def has_ended(cfg: DictConfig, path: Path) -> bool:
+    """Whether a checkpoint is of the end of the training, or of where it was stopped early."""
+    checkpoint = load(path, "meta")
+    stopped = any(state.get("stopped") for state in checkpoint["callbacks"].values())
+    return stopped or any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in had(checkpoint).items())
+
+
+def logged_rows(path: Path) -> int:
+    """How many rows metrics.csv had when a checkpoint was written."""
+    return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
+
+
+def load_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) -> None:
+    """Start from the weights that ``ckpt`` names, if it does; a run that is resumed has weights of its own.
+
+    Raises:
+        ConfigError: there are none, the module has others, or it is counted.
+    """
+    if cfg.ckpt is None or cfg.resume is not None:
+        return
+    if not cfg.ckpt:
+        raise ConfigError("ckpt", None, "is needed; name a run folder or a .ckpt file to start from")
+    check_has_steps(cfg, "ckpt", module.model)
+    _, checkpoint = read_checkpoint(cfg, "ckpt", "best.ckpt", device or "cpu")
+    weights, own = shapes(checkpoint["state_dict"]), shapes(module.state_dict())
+    if weights != own:
+        name = next(name for name in [*own, *weights] if weights.get(name) != own.get(name))
+        differ = f"its {name} is {weights.get(name, 'missing')}, not {own.get(name, 'missing')}"
+        raise ConfigError("ckpt", cfg.ckpt, f"{differ}; set its model and sizes, and a grammar with as many symbols")
+    module.check_checkpoint("ckpt", checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+
+
+def check_has_steps(cfg: DictConfig, key: str, model: LanguageModel) -> None:
+    """Raise a ConfigError for a model that is made at once, from the data alone."""
+    if model.counted:
+        raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted anew, in seconds; leave {key} out")
+
+
+def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[Path, dict[str, Any]]:
+    """The .ckpt file that a setting names, or the one of that name of the run folder; its path and what it holds.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(cfg[key])
+    path = path / "checkpoints" / name if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(key, cfg[key], f"there is no {path}; name a run folder or a .ckpt file")
+    try:
+        return path, load(path, device)
+    except Exception as error:
+        raise ConfigError(key, cfg[key], f"{path} is no checkpoint of a run") from error
+
+
+def load(path: Path, device: str) -> dict[str, Any]:
+    checkpoint = torch.load(path, map_location=device, weights_only=True)
+    if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
+        raise KeyError(*missing)
+    return checkpoint
+
+
+def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def read_config(folder: Path) -> DictConfig:
+    """A run's config.yaml; with what older runs could not set."""
+    could_not_be_set = {"training": {"name": "standard"}, "ckpt": None, "seeds": None, "sweep": None, "threads": None}
+    return OmegaConf.merge(could_not_be_set, OmegaConf.load(folder / "config.yaml"))
+
+
+def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:
+    """Raise a ConfigError for the first setting that shapes the curve and is not as in the run in that folder."""
+    if not (folder / "config.yaml").is_file():
+        return
+    before = read_config(folder)
+    for key in ("seed", "ckpt"):
+        if cfg[key] != before.get(key):
+            raise ConfigError(key, cfg[key], f"the run to resume has {before.get(key)}; set that")
+    trainer = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "precision")
+    for group in ("grammar", "data", "model", "optimizer", "scheduler", "training", "trainer"):
+        now, then = OmegaConf.to_container(cfg[group], resolve=True), before.get(group, {})
+        for key in trainer if group == "trainer" else {**now, **then}:
+            if (group == "model" and key == model.context_setting) or f"{group}.{key}" in WITHOUT_EFFECT:
+                continue
+            if now.get(key) != then.get(key):
+                raise ConfigError(
+                    f"{group}.{key}", now.get(key), f"the run to resume has {as_written(then.get(key))}; set that"
+                )
+    if (folder / "results.json").is_file():
+        backend = read_results(folder).get("backend")
+        if backend != model.backend:
+            raise ConfigError("model.backend", model.backend, f"the run to resume has taken {backend}; set that")

@@ -1,0 +1,113 @@
+"""Checks a command line before Hydra makes a folder for it."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
+
+from rule_extrapolation.config.composing import one_line, register
+from rule_extrapolation.config.outline import check_outlines
+from rule_extrapolation.core.errors import ConfigError, check_free
+from rule_extrapolation.experiment.distributed import is_follower
+from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run, compose
+
+# Launchers bring this callback to their processes, and with it what the configuration asks for.
+register()
+
+if TYPE_CHECKING:
+    from rule_extrapolation.experiment.run import Experiment
+
+
+class Preflight(Callback):
+    """A Hydra callback that assembles every job without weights, and exits with one line where one cannot work."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with failing_in_one_line():
+            [experiment] = check([config])
+            if experiment.world.rank:
+                return self.use_no_folder(config)
+            if config.sweep is not None:
+                return check_same_run(Path(config.hydra.run.dir), config, "hydra.run.dir")
+            check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
+
+    def use_no_folder(self, config: DictConfig) -> None:
+        """Where torchrun or srun starts a run's processes, each would make a folder of its own."""
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        with flag_override(config, ["readonly", "struct"], False):
+            config.hydra.run.dir, config.hydra.output_subdir = folder, None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with failing_in_one_line():
+            if config.sweep is None:
+                name = Path(config.hydra.sweep.dir).name
+                with read_write(config.hydra):
+                    plain = re.fullmatch(r"[A-Za-z_][\w.-]*", name)
+                    config.hydra.overrides.task.append(f"sweep={name}" if plain else f"sweep='{name}'")
+            check_jobs(begin(config))
+
+
+def check_jobs(sweep: Sweep) -> None:
+    params = [f"{key}={value}" for key, value in (sweep.config.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*params, *sweep.config.hydra.overrides.task])
+    if not sweep.config.hydra.sweeper._target_.endswith("BasicSweeper"):
+        # Other sweepers choose as they go; what they leave alone can be checked.
+        if not any(override.is_sweep_override() for override in parsed):
+            raise ConfigError("model.search", None, "is what to search over; or give ranges: optimizer.lr=1e-3,1e-2")
+        alone = [override.input_line for override in parsed if not override.is_sweep_override()]
+        check([compose(sweep.config, alone, 0).cfg])
+        return
+    [jobs] = BasicSweeper.split_arguments(parsed, None)
+    composed = [sweep.job(job, number) for number, job in enumerate(jobs)]
+    check([job.cfg for job in composed if not job.done])
+    sweep.say_skipped()
+
+
+def check(configs: list[DictConfig]) -> list[Experiment]:
+    """Assemble them without weights."""
+    configs = [without_hydra(config) for config in configs]
+    for cfg in configs:
+        check_outlines(cfg)
+    # torch and Lightning take seconds to import: not before all that needs neither has been checked.
+    from rule_extrapolation.experiment.run import assemble
+
+    return [assemble(cfg, device="meta") for cfg in configs]
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    if OmegaConf.is_interpolation(cfg, "run_dir"):
+        with open_dict(cfg):
+            cfg.run_dir = ""  # Hydra has yet to make it
+    return cfg
+
+
+@contextmanager
+def failing_in_one_line() -> Iterator[None]:
+    # Whatever it is that goes wrong: Hydra would make a warning of the exception and start the run.
+    try:
+        yield
+    except Exception as error:
+        fail(one_line(error))
+
+
+def fail(message: str) -> None:
+    if is_follower():
+        time.sleep(3)  # the first process says the same: whoever ends before it may end it too, as torchrun has it
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    # Hydra swallows exceptions from callbacks, but not an exit.
+    raise SystemExit(2)

@@ -1,0 +1,185 @@
+"""Many seeds of one configuration: seeds=8. Each leaves the run folder that it would leave alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+from rule_extrapolation.config.composing import build
+from rule_extrapolation.core.errors import RunsFailed
+from rule_extrapolation.core.launching import cores, threads_of
+from rule_extrapolation.core.threads import limited
+from rule_extrapolation.experiment.checkpoints import last_checkpoint
+from rule_extrapolation.experiment.run import Experiment, Run, assemble, started, test, training_threads
+from rule_extrapolation.experiment.sweep import DONE, status
+from rule_extrapolation.ops.allocator import keep_freed_memory
+from rule_extrapolation.reporting.terminal import describe_run, print_seeds
+from rule_extrapolation.runs.run_folder import read_results
+from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
+
+INTERRUPTED = 130
+"""The exit code of a run behind Ctrl-C."""
+ERROR_LINES = 20
+"""What is shown of the output of a run that fails."""
+ELEMENTWISE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
+
+
+def run_seeds(cfg: DictConfig) -> None:
+    """Train ``seeds`` runs, from ``seed`` on, in folders of their own within the run folder, and print what came out.
+
+    Where the configuration allows, one forward and backward pass serves all of them; else they run side by side, each
+    in a process of its own.
+
+    Raises:
+        RunsFailed: runs in processes of their own failed; the others have come to their end.
+    """
+    folder, seeds = Path(cfg.run_dir), range(cfg.seed, cfg.seed + cfg.seeds)
+    configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
+    experiment = assemble(configs[0], device="meta")
+    task, reason = experiment.module.task, why_apart(cfg, experiment)
+    left = [config for config in configs if cfg.sweep is None or status(Path(config.run_dir)) not in DONE]
+    if reason is None and any(last_checkpoint(Path(config.run_dir)).is_file() for config in left):
+        reason = "each goes on from its own checkpoint"
+    if reason is None:
+        run_stacked(left)
+    else:
+        print(f"Seeds {seeds[0]} to {seeds[-1]} side by side, in processes of their own: {reason}", flush=True)
+        run_apart(left)
+    results = [read_results(Path(config.run_dir)) for config in configs]
+    print_seeds(Console(), task, results, folder)
+
+
+def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
+    """What keeps the seeds from being trained as one, if anything."""
+    module, trainer = experiment.module, cfg.trainer
+    if not module.model.stacks:
+        return f"{cfg.model.name} gains nothing from training them as one"
+    if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in module.model.modules()):
+        return "each draws its own dropout"
+    if module.apart is not None:
+        return module.apart
+    if module.ood is not None:
+        return f"training={cfg.training.name}"
+    if cfg.optimizer._target_ not in ELEMENTWISE:
+        return f"{cfg.optimizer._target_} may look at several weights at once"
+    for key, single in {"devices": 1, "gradient_clip_val": None, "min_steps": None, "min_epochs": None}.items():
+        if trainer.get(key, single) != single:
+            return f"trainer.{key}={trainer[key]}"
+    return None
+
+
+def run_stacked(configs: list[DictConfig]) -> None:
+    """Train all of them in one Trainer, and test each on its own."""
+    with ExitStack() as stack:
+        runs: list[Run] = []
+        members = []
+        for config in configs:
+            write_hydra(config)
+            runs.append(stack.enter_context(started(config)))
+            experiment = runs[-1].experiment
+            callbacks = [callback for callback in experiment.callbacks if not isinstance(callback, ProgressBar)]
+            runs[-1].prepare()
+            members.append(Member(str(config.seed), experiment.module, callbacks, runs[-1].loggers))
+        first, last = configs[0].seed, configs[-1].seed
+        print(f"{describe_run(runs[0].results, runs[0].task)}, seeds {first} to {last} at once", flush=True)
+        bars = [callback for callback in runs[0].experiment.callbacks if isinstance(callback, ProgressBar)]
+        trainer = build(
+            configs[0], "trainer", logger=MemberLoggers(members), callbacks=[MemberCallbacks(members), *bars]
+        )
+        keep_freed_memory()
+        beginning = time.perf_counter()
+        with limited(training_threads(runs[0].experiment, len(runs))):
+            trainer.fit(Stack(members, [run.experiment.data for run in runs]))
+        for run in runs:
+            run.results["seconds"]["fit"] = time.perf_counter() - beginning
+        for run, member in zip(runs, members):
+            trainer = build(run.cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
+            trainer.fit_loop.load_state_dict(member.progress)  # the step and epoch that the test is logged at
+            test(run, trainer)
+
+
+def write_hydra(config: DictConfig) -> None:
+    """The .hydra folder that the run alone would have."""
+    folder = Path(config.run_dir) / ".hydra"
+    folder.mkdir(parents=True, exist_ok=True)
+    hydra = OmegaConf.create({"hydra": HydraConfig.get()})
+    OmegaConf.set_readonly(hydra.hydra, False)
+    task = own_overrides(config)
+    OmegaConf.update(hydra, "hydra.overrides.task", task)
+    OmegaConf.update(hydra, "hydra.job.override_dirname", ",".join(task))
+    OmegaConf.update(hydra, "hydra.run.dir", config.run_dir)
+    OmegaConf.update(hydra, "hydra.runtime.output_dir", config.run_dir)
+    unresolved = OmegaConf.merge(config, {"run_dir": "${hydra:runtime.output_dir}"})
+    for name, content in {"config": unresolved, "hydra": hydra, "overrides": OmegaConf.create(task)}.items():
+        OmegaConf.save(content, folder / f"{name}.yaml")
+
+
+def own_overrides(config: DictConfig) -> list[str]:
+    """The command line that makes this one run, but for its folder."""
+    given = HydraConfig.get().overrides.task
+    others = [o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds", "run_dir", "threads")]
+    return [*others, f"seed={config.seed}"]
+
+
+def run_apart(configs: list[DictConfig]) -> None:
+    """Run each in a process, as many at a time as there are cores, or threads for all of them."""
+    threads = configs[0].threads or threads_of(HydraConfig.get().launcher) or cores()
+    at_once = min(threads, len(configs))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // at_once)), "PYTHONUNBUFFERED": "1"}
+    sources = HydraConfig.get().runtime.config_sources
+    flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    flags += [f"--config-name={HydraConfig.get().job.config_name}"]
+    processes: list[subprocess.Popen] = []
+    interrupted = threading.Event()
+
+    def interrupt(*_: Any) -> None:
+        interrupted.set()
+        print("\nStopping each run after its batch; once more stops at once.", flush=True)
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+
+    def run_one(config: DictConfig) -> int:
+        if interrupted.is_set():
+            return INTERRUPTED
+        command = [sys.executable, "-m", "rule_extrapolation.runner", *flags, *own_overrides(config)]
+        command += ["hydra.mode=RUN", f"hydra.run.dir={config.run_dir}"]
+        # In a session of its own, Ctrl-C reaches it through us alone: twice would stop it without a checkpoint.
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        latest: deque[str] = deque(maxlen=ERROR_LINES)
+        with subprocess.Popen(command, env=environment, **options) as process:
+            processes.append(process)
+            for line in process.stdout:
+                latest.append(line)
+                if line.startswith(("step", "W&B")):  # tables are left to the one that all seeds share
+                    print(f"seed {config.seed}  {line}", end="", flush=True)
+        if process.returncode not in (0, INTERRUPTED):
+            print("".join(f"seed {config.seed}  {line}" for line in latest), end="", file=sys.stderr, flush=True)
+        return process.returncode
+
+    handled = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, interrupt) for number in handled}
+    try:
+        with ThreadPoolExecutor(at_once) as pool:
+            codes = list(pool.map(run_one, configs))
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    if failed := [str(config.seed) for config, code in zip(configs, codes) if code]:
+        raise RunsFailed(f"the runs of these seeds failed: {', '.join(failed)}; see their run folders' results.json")

@@ -1,0 +1,97 @@
+"""What a run leaves behind: results.json and completions.csv, beside the configuration, metrics.csv and checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rule_extrapolation
+
+if TYPE_CHECKING:  # the report reads run folders without torch
+    from omegaconf import DictConfig
+
+    from rule_extrapolation.core.task import Task
+    from rule_extrapolation.models.language_model import LanguageModel
+
+COMPLETIONS_ALONE = "loss of completions alone"
+"""The caveat of runs whose loss is another than that of words, prompt and PAD included."""
+PACKAGES = ("torch", "numba", "lightning", "hydra-core", "xlstm", "mamba-ssm")
+
+
+def header(cfg: DictConfig, task: Task, model: LanguageModel, caveat: str | None) -> dict[str, Any]:
+    """What results.json says of a run whatever becomes of it."""
+    return {
+        "status": "running",
+        **task.about(),
+        "model": cfg.model.name,
+        "backend": model.backend,
+        "backend_reason": model.backend_reason,
+        "training": cfg.training.get("name"),
+        "caveat": caveat,
+        "seed": cfg.seed,
+        "num_parameters": model.num_parameters,
+        "baseline": model.baseline,
+        "resumed_from": cfg.resume,
+        "started_from": cfg.ckpt,
+        "seconds": {},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: installed(package) for package in PACKAGES},
+            "rule_extrapolation": rule_extrapolation.__version__,
+        },
+        "commit": commit(),
+    }
+
+
+def installed(package: str) -> str | None:
+    """Its version, or None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The checkout's commit, with ``-dirty`` where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_results(folder: Path, results: dict[str, Any], name: str = "results.json") -> None:
+    """Write results.json. Numbers that are not finite, which JSON has not, become null."""
+    replace_text(folder / name, json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that it is never there in part, whenever the process is killed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, newline="")
+    os.replace(temporary, path)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A CSV file of at least one row, all with the same keys."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from rule_extrapolation.training.loggers.metrics_file import MetricsFile
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the batch under way is complete.
+
+    With it goes how many rows metrics.csv had: what comes behind them is logged again by a run that goes on from it.
+    Lightning logs and validates behind the hooks that stop it: the log of that one step, and a validation under way or
+    due, are left out. A second Ctrl-C stops at once and leaves the file as it was. Of several processes, all stop where
+    the first one that it reaches does, and so they do on SIGTERM.
+    """
+
+    def __init__(self, dirpath: str):
+        self.path = Path(dirpath) / "last.ckpt"
+        self.end = self.path.with_name("end.ckpt")
+        self.interrupted = False
+        self.rows = 0
+        self.previous_handler: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.path = trainer.strategy.broadcast(self.path)
+        self.end = self.path.with_name("end.ckpt")
+
+    def save(self, trainer: Trainer, path: Path | None = None) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+            if isinstance(logger, MetricsFile):
+                self.rows = logger.experiment.rows
+        trainer.save_checkpoint(path or self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.previous_handler = signal.signal(signal.SIGINT, self.on_sigint)
+
+    def on_sigint(self, signum: int, frame: Any) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        rank_zero_only(print)("\nStopping after this batch; Ctrl-C again stops at once.", flush=True)
+
+    def stops(self, trainer: Trainer) -> bool:
+        if trainer.world_size > 1:
+            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+        return self.interrupted
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last_step = trainer.estimated_stepping_batches
+        if trainer.world_size > 1:
+            # Lightning's handler would wait for the other processes there and then, and they for this one.
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+
+    def on_sigterm(self, signum: int, frame: Any) -> None:
+        self.interrupted = True
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.stops(trainer):
+            self.save(trainer)
+            raise KeyboardInterrupt
+        # Not on_train_end: by then Lightning has counted an epoch that max_steps cut short as complete. But under a
+        # name of its own: a run that is killed in the validation that may be due has to go on from the one before.
+        if trainer.global_step == self.last_step:
+            self.save(trainer, self.end)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.stops(trainer):
+            self.save(trainer)
+            raise KeyboardInterrupt
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            stops = self.stops(trainer)
+            self.save(trainer)
+            if trainer.is_global_zero:
+                self.end.unlink(missing_ok=True)
+            if stops:
+                raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self.end.is_file():
+            os.replace(self.end, self.path)
+        trainer.strategy.barrier()  # the others read it too
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        if self.previous_handler is not None:
+            signal.signal(signal.SIGINT, self.previous_handler)
+            self.previous_handler = None
+
+    on_exception = teardown

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.trainer.states import TrainerFn
+
+
+class TrainingBar(TQDMProgressBar):
+    """Lightning's progress bar, one for the whole training: an epoch may be a single step.
+
+    Where the output is no terminal, a line at each validation, with the run's name where others run beside it.
+
+    Args:
+        run_name: the run's name, if others print beside it; the program gives it.
+    """
+
+    def __init__(self, refresh_rate: int = 1, run_name: str | None = None):
+        super().__init__(refresh_rate)
+        self.run_name = run_name
+
+    def init_train_tqdm(self) -> Tqdm:
+        return super().init_train_tqdm() if sys.stdout.isatty() else Tqdm(disable=True)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+    def init_test_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start()
+        bar = self.train_progress_bar
+        bar.total, bar.initial = trainer.estimated_stepping_batches, trainer.global_step
+        bar.set_description("Training")
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """The bar goes on."""
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """The bar goes on."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        bar = self.train_progress_bar
+        if self._should_update(trainer.global_step, bar.total):
+            bar.update(trainer.global_step - bar.n)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.is_enabled and trainer.state.fn == TrainerFn.FITTING and not sys.stdout.isatty():
+            figures = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+            whose = f"{self.run_name}  " if self.run_name else ""
+            print(f"{whose}step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+        shown = {"Val/loss": "Val/loss", "Val/perplexity": "perplexity"}
+        shown |= {"Val/ID/rule_1_accuracy": "ID R1", "Val/ID/rule_2_accuracy": "ID R2"}
+        figures = {name: trainer.callback_metrics.get(key) for key, name in shown.items()}
+        return {name: f"{value.item():.3f}" for name, value in figures.items() if value is not None}

@@ -1,0 +1,76 @@
+"""metrics.csv: every logged value, through whatever stops a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from rule_extrapolation.runs.run_folder import replace_text
+
+
+class Writer(ExperimentWriter):
+    """Lightning's, which goes on behind the rows that are there, and is never without them on the disk."""
+
+    def __init__(self, log_dir: str):
+        super().__init__(log_dir)
+        path = Path(self.metrics_file_path)
+        self.metrics_keys, rows = read(path) if path.is_file() else ([], [])
+        self.rows = len(rows)
+
+    def save(self) -> None:
+        self.rows += len(self.metrics)
+        super().save()
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning would delete the rows."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        replace(path, fieldnames, read(path)[1])
+
+
+class MetricsFile(CSVLogger):
+    """Lightning's CSVLogger with the ``Writer`` above; metrics.csv lies in ``folder`` itself."""
+
+    def __init__(self, folder: str):
+        super().__init__(folder, name="", version="")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Writer:
+        if self._experiment is None:
+            self._experiment = Writer(self.log_dir)
+        return self._experiment
+
+
+def cut(path: Path, rows: int | None) -> None:
+    """Leave the first rows of a metrics.csv; None: all that are not of the test."""
+    if not path.is_file():
+        return
+    header, all_rows = read(path)
+    if rows is None:
+        kept = [row for row in all_rows if not any(row[key] for key in header if key.startswith("Test/"))]
+    else:
+        kept = all_rows[:rows]
+    replace(path, header, kept)
+
+
+def read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """The header and the rows, but for one that was being written when the process was killed."""
+    lines = path.read_text().splitlines(keepends=True)
+    reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+    return list(reader.fieldnames or ()), list(reader)
+
+
+def replace(path: Path, header: list[str], rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, header)
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_text(path, text.getvalue())
