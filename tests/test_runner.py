@@ -277,7 +277,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
 
 def test_the_wheel_runs_elsewhere_with_its_configuration(tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info"))
+    leftovers = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=lambda folder, names: leftovers(folder, names) if folder == str(ROOT) else ())
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--wheel-dir", tmp_path, source], check=True, capture_output=True)
     shutil.rmtree(source)
