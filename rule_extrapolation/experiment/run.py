@@ -99,7 +99,8 @@ def assemble(cfg: DictConfig, device: str | None = None, data: Any = None) -> Ex
         raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {task.name}; use grammar=")
     with torch.device(device or "cpu"):
         accelerator = cfg.trainer.get("accelerator", "auto")
-        model = build_offering(cfg, "model", num_tokens=task.num_tokens, process=task.process, accelerator=accelerator)
+        offered = {"num_tokens": task.num_tokens, "process": task.process, "language": task.name}
+        model = build_offering(cfg, "model", **offered, accelerator=accelerator)
     if model.conditional != data.conditional:
         apart = "trains on a language's words in two parts; set data=completions"
         whole = "does not train on words in two parts; set data=grammar"

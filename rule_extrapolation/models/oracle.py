@@ -31,6 +31,7 @@ class OracleLM(LanguageModel):
 
     Args:
         process: the language's; the program gives it.
+        language: its name, for the error.
 
     Raises:
         ConfigError: the language does not know its words' probabilities.
@@ -38,11 +39,10 @@ class OracleLM(LanguageModel):
 
     caveat = "restarts behind what begins no training word"
 
-    def __init__(self, num_tokens: int, process: Process | None):
+    def __init__(self, num_tokens: int, process: Process | None, language: str = "this language"):
         super().__init__()
         if process is None:
-            fix = "the language does not know its words' probabilities; define make_process"
-            raise ConfigError("name", "oracle", fix)
+            raise ConfigError("grammar", language, "does not know its words' probabilities; define make_process")
         self.num_tokens, self.process = num_tokens, process
 
     def init_state(self, batch_size: int) -> OracleState:
