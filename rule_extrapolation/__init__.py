@@ -1,8 +1,37 @@
-"""Rule extrapolation: which rules a sequence model keeps when a prompt has already broken one of them."""
+"""Rule extrapolation: which rules a sequence model keeps when a prompt has already broken one of them.
 
+The names of ``__all__`` are imported when they are first used, so that importing the package does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-# python -m rule_extrapolation.evaluate, and the other commands by the names that they have had.
+_HOMES = {
+    "train": "experiment.train",
+    "load_run": "experiment.trained_run",
+    "read_runs": "reporting.runs",
+    "get_grammar": "grammars",
+    "Grammar": "grammars.grammar",
+    "LanguageModel": "models.language_model",
+    "ConfigError": "core.errors",
+}
+
+__all__ = ["ConfigError", "Grammar", "LanguageModel", "__version__", "get_grammar", "load_run", "read_runs", "train"]
+
+# python -m rule_extrapolation.evaluate and the like: the commands by their former names.
 __path__.append(str(Path(__file__).parent / "cli"))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,20 @@
+"""List the languages: rule-extrapolation languages"""
+
+from __future__ import annotations
+
+import sys
+
+USAGE = """\
+List the languages that grammar= takes, with their labels, rules, an example word and example prompts.
+
+  rule-extrapolation languages"""
+
+
+def main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        return print(USAGE)
+    from rich.console import Console
+
+    from rule_extrapolation.reporting.terminal import print_languages
+
+    print_languages(Console())
