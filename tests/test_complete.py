@@ -125,7 +125,9 @@ class TestSession:
         process.stdin.flush()
         shown = ""
         while shown.count("prompt> ") < 2:
-            shown += process.stdout.read(1)
+            character = process.stdout.read(1)
+            assert character, process.stderr.read()
+            shown += character
         process.send_signal(signal.SIGINT)
         rest, err = process.communicate(timeout=30)
         assert (process.returncode, err, rest) == (0, "", "\n")
