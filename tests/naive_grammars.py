@@ -30,11 +30,11 @@ class NaiveLanguage:
     rules: dict[str, Callable[[str], bool]]
     sample: Callable[..., str]
     completions: Callable[[str], Iterable[str]]
-    nests: Callable[[str], bool] = lambda s: True
+    extra_constraint: Callable[[str], bool] = lambda s: True
 
     def judge(self, s: str) -> dict[str, bool]:
         verdicts = {name: rule(s) for name, rule in self.rules.items()}
-        return {**verdicts, "grammatical": all(verdicts.values()) and self.nests(s)}
+        return {**verdicts, "grammatical": all(verdicts.values()) and self.extra_constraint(s)}
 
     def grammatical(self, s: str) -> bool:
         return self.judge(s)["grammatical"]
@@ -201,7 +201,7 @@ NAIVE = {
         rules={"rule_1": matched("[]"), "rule_2": matched("()")},
         sample=sample_nested,
         completions=close_nested,
-        nests=lambda s: not cancel(s),
+        extra_constraint=lambda s: not cancel(s),
     ),
     "not_nested_parentheses_and_brackets": NaiveLanguage(
         alphabet="()[]",

@@ -74,7 +74,7 @@ def make(name):
     """A model with its initial weights, or with the counts of some rows that are no words."""
     architecture, arguments = MODELS[name]
     model = architecture(num_tokens=NUM_TOKENS, **arguments)
-    if model.counted:
+    if model.fitted_by_counting:
         rows = torch.randint(0, NUM_TOKENS, (40, 30), generator=torch.Generator().manual_seed(0))
         model.estimate([rows[:30]], [rows[30:]])
     return model

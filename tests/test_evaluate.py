@@ -17,7 +17,7 @@ from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.experiment.trained_run import load_run
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
-from rule_extrapolation.inference.evaluation import ladder, words_of_length
+from rule_extrapolation.inference.evaluation import evaluation_lengths, words_of_length
 
 
 def evaluations(run):
@@ -153,9 +153,9 @@ class TestLengths:
         assert grammar(length + 2).judge(words[:, 1:])["grammatical"].all()
 
     def test_ladder(self):
-        assert ladder(32, 4) == [8, 16, 24, 32, 48, 64, 96, 128]
-        assert ladder(32, 1.25) == [8, 16, 24, 32, 40]
-        assert ladder(12, 0) == []
+        assert evaluation_lengths(32, 4) == [8, 16, 24, 32, 48, 64, 96, 128]
+        assert evaluation_lengths(32, 1.25) == [8, 16, 24, 32, 40]
+        assert evaluation_lengths(12, 0) == []
 
 
 def test_draws_follow_the_seed_and_nothing_is_overwritten(trained, evaluated, tmp_path):

@@ -26,7 +26,7 @@ from rule_extrapolation.data.text_data import Chunks, TextDataModule, TextTask
 from rule_extrapolation.data.vocabulary import LEVELS, UNK, Vocabulary
 from rule_extrapolation.experiment.run import assemble, run
 from rule_extrapolation.experiment.seeds import why_apart
-from rule_extrapolation.experiment.sweep import leave_word
+from rule_extrapolation.experiment.sweep import record_failure
 from rule_extrapolation.experiment.trained_run import load_run
 from rule_extrapolation.inference.decoding import Greedy
 from rule_extrapolation.models.ffnn import FFNN
@@ -350,7 +350,7 @@ class TestCommands:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             failed = compose("config", [*SHORT, f"data.path={verse}", f"run_dir={tmp_path / 'runs' / 'failed'}"])
         (tmp_path / "runs" / "failed").mkdir()
-        leave_word(failed, "no memory")
+        record_failure(failed, "no memory")
         status, out, _ = call(report.main, "runs=runs")
         assert status == 0
         assert "failed: no memory" in out

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from hydra import compose, initialize_config_dir
 
 from rule_extrapolation.cli.arguments import help_text, parse
-from rule_extrapolation.config.composing import CONF_DIR, build_data, build_offering, one_line, register
+from rule_extrapolation.config.composing import CONF_DIR, build_data, build_model, one_line, register
 from rule_extrapolation.config.outline import check_outlines
 from rule_extrapolation.core.errors import ConfigError, check_positive, one_of
 from rule_extrapolation.experiment.preflight import fail
@@ -69,8 +69,7 @@ def sized(cfg: DictConfig, keys: list[str], width: int) -> Size:
     varied.model.update(values)
     task = build_data(cfg).task
     with torch.device("meta"):
-        accelerator = cfg.trainer.get("accelerator", "auto")
-        model = build_offering(varied, "model", num_tokens=task.num_tokens, grammar=task, accelerator=accelerator)
+        model = build_model(varied, task)
     return Size(values, model.num_parameters)
 
 

@@ -99,10 +99,10 @@ def context(run: TrainedRun) -> str:
 def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[list[Tensor], list[str]]:
     """Words of each length, (N, L + 2) framed, and a line for each thing that is not as it was asked for."""
     from rule_extrapolation.core.random import generator
-    from rule_extrapolation.inference.evaluation import ladder, words_of_length
+    from rule_extrapolation.inference.evaluation import evaluation_lengths, words_of_length
 
     grammar, model, notes = run.grammar, run.model, []
-    lengths = arguments.lengths or ladder(grammar.max_length, arguments.max_length_factor)
+    lengths = arguments.lengths or evaluation_lengths(grammar.max_length, arguments.max_length_factor)
     if model.max_context is not None and max(lengths, default=0) >= model.max_context:
         most = model.max_context - 1
         notes.append(f"{context(run)}: lengths above {most} are left out")
@@ -110,7 +110,7 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
 
     def longer(max_length: int) -> Grammar:
         # The prompts are not used, but have to fit max_length.
-        return run.grammar_with(max_length=max(max_length, 2 + grammar.least_max_length), test_prompt_length=2)
+        return run.grammar_with(max_length=max(max_length, 2 + grammar.min_max_length), test_prompt_length=2)
 
     def nearest(length: int) -> Tensor | None:
         """Words of that length, or of the nearest below it that has words."""

@@ -157,10 +157,11 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
         for title in ("n", *(measure.title.replace("completion", "compl.") for measure in MEASURES)):
             shown.add_column(title, justify="right", max_width=8)
         ours = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
-        yardsticks = [row for row in table.rows if row.source in ("chance", "optimal") and row.protocol != OF_FINISHED]
+        references = [row for row in table.rows if row.source in ("chance", "optimal")]
+        references = [row for row in references if row.protocol != OF_FINISHED]
         for i, row in enumerate(ours):
             shown.add_row(*map(escape, means(row)), end_section=i == len(ours) - 1)
-        for row in yardsticks:
+        for row in references:
             shown.add_row(*map(escape, means(row)), style="dim")
         console.print(shown)
 

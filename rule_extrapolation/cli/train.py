@@ -24,7 +24,7 @@ register()
 def train(cfg: DictConfig) -> float | None:
     limit_threads(cfg.threads or threads_of(HydraConfig.get().launcher))
     try:
-        return work(cfg) if cfg.sweep is None else sweep.attempt(cfg, work)
+        return work(cfg) if cfg.sweep is None else sweep.run_job(cfg, work)
     except Exception as error:
         error.add_note(DURING_RUN)
         raise

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed, one_of
+from rule_extrapolation.core.task import Task
 from rule_extrapolation.data import text_name
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, target
 from rule_extrapolation.runs.identity import identity
@@ -79,9 +80,9 @@ def register() -> None:
     ConfigStore.instance().store(group="grammar", name="none", node={"name": "${text_name:${data.path}}"})
     OmegaConf.register_new_resolver("text_name", text_name, replace=True)
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
-    OmegaConf.register_new_resolver("least", least, replace=True)
-    OmegaConf.register_new_resolver("total", total, replace=True)
-    OmegaConf.register_new_resolver("span", span, replace=True)
+    OmegaConf.register_new_resolver("min_positive", min_positive, replace=True)
+    OmegaConf.register_new_resolver("sum_ints", sum_ints, replace=True)
+    OmegaConf.register_new_resolver("seed_label", seed_label, replace=True)
     OmegaConf.register_new_resolver("sweep_name", lambda name: name or "default", replace=True)
     OmegaConf.register_new_resolver("identity", lambda *, _root_: identity(_root_), replace=True)
 
@@ -101,17 +102,17 @@ def chosen(folder: Path) -> Iterator[Path]:
             yield file.relative_to(folder).with_suffix("")
 
 
-def least(*numbers: int | float) -> int | float:
+def min_positive(*numbers: int | float) -> int | float:
     """The least number that is above 0: -1 is Lightning's "no limit", and whatever else is wrong is for it to say."""
     return min(number for number in numbers if isinstance(number, int | float) and number > 0)
 
 
-def span(seed: int, seeds: int | None) -> str:
+def seed_label(seed: int, seeds: int | None) -> str:
     """seed0, or seeds0-7."""
     return f"seeds{seed}-{seed + seeds - 1}" if isinstance(seeds, int) else f"seed{seed}"
 
 
-def total(*numbers: int) -> int:
+def sum_ints(*numbers: int) -> int:
     """The sum of what is a number; whatever is not is for the class that it is meant for to say."""
     return sum(number for number in numbers if isinstance(number, int))
 
@@ -122,8 +123,8 @@ def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:
     Raises:
         ConfigError: naming the key as one would write it on the command line.
     """
-    make = recipe(cfg, group, given=runtime)
-    with naming_keys(cfg, group):
+    make = resolve_factory(cfg, group, given=runtime)
+    with config_error_context(cfg, group):
         return make(**runtime)
 
 
@@ -133,17 +134,28 @@ def build_data(cfg: DictConfig) -> Any:
     Raises:
         ConfigError: naming the key as one would write it on the command line.
     """
-    language = {} if "_target_" not in cfg.grammar else {"grammar": recipe(cfg, "grammar", given=["max_length"])}
-    return build(cfg, "data", **language)
+    if "_target_" not in cfg.grammar:
+        return build(cfg, "data")
+    return build(cfg, "data", grammar=resolve_factory(cfg, "grammar", given=["max_length"]))
 
 
-def build_offering(cfg: DictConfig, group: str, **offered: Any) -> Any:
+def build_model(cfg: DictConfig, task: Task) -> Any:
+    """The model for a task's tokens, on torch's default device.
+
+    Raises:
+        ConfigError: naming the key as one would write it on the command line.
+    """
+    context = {"num_tokens": task.num_tokens, "process": task.process, "language": task.name}
+    return build_with_context(cfg, "model", **context, accelerator=cfg.trainer.get("accelerator", "auto"))
+
+
+def build_with_context(cfg: DictConfig, group: str, **offered: Any) -> Any:
     """``build`` with those of the run's own arguments that the class takes."""
-    takes = inspect.signature(recipe(cfg, group, given=offered)).parameters
+    takes = inspect.signature(resolve_factory(cfg, group, given=offered)).parameters
     return build(cfg, group, **{name: value for name, value in offered.items() if name in takes})
 
 
-def recipe(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.partial:
+def resolve_factory(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.partial:
     """What ``cfg[group]`` describes, held against its signature, still to be called with the ``given`` arguments.
 
     Raises:
@@ -165,7 +177,7 @@ def recipe(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.parti
 
 
 @contextmanager
-def naming_keys(cfg: DictConfig, group: str) -> Iterator[None]:
+def config_error_context(cfg: DictConfig, group: str) -> Iterator[None]:
     """What a constructor refuses becomes a ConfigError that names the key to change."""
     try:
         yield

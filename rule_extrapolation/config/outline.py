@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rule_extrapolation.config.composing import NO_ARGUMENTS, check_arguments, check_settings, naming_keys
+from rule_extrapolation.config.composing import NO_ARGUMENTS, check_arguments, check_settings, config_error_context
 from rule_extrapolation.core import errors
 from rule_extrapolation.core.errors import ConfigError
 
@@ -52,7 +52,7 @@ def check_outlines(cfg: DictConfig) -> None:
         required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
         given = [name for name in required if name not in arguments]  # by the program, for all that is known here
         check_arguments(make, arguments, group, given)
-        with naming_keys(cfg, group):
+        with config_error_context(cfg, group):
             try:
                 make(**dict.fromkeys(given, UNKNOWN), **arguments)
             except ConfigError:

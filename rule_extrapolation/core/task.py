@@ -13,6 +13,8 @@ class Task(Protocol):
     name: str
     label: str | None
     """A short second name, such as L3."""
+    process: Any
+    """The exact distribution of its words, where that is known."""
 
     @property
     def level(self) -> str: ...

@@ -50,10 +50,10 @@ class CompletionDataModule(GrammarDataModule):
             raise ConfigError("min_prompt_length", min_prompt_length, f"must be from 0 to max_length={max_length}")
         self.min_prompt_length = min_prompt_length
 
-    def yardsticks(self) -> dict[str, float | None]:
+    def reference_losses(self) -> dict[str, float | None]:
         """None: how long a prompt is says something of how long its word is, and the language's own probabilities leave
         that out."""
-        return dict.fromkeys(super().yardsticks())
+        return dict.fromkeys(super().reference_losses())
 
     def words(self, split: int) -> Tensor:
         words = super().words(split)

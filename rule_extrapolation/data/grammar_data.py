@@ -99,7 +99,7 @@ class GrammarDataModule(LightningDataModule):
             self.drawn[split] = self.grammar.dataset(self.sizes[split], generator(self.seed, split))
         return self.drawn[split]
 
-    def yardsticks(self) -> dict[str, float | None]:
+    def reference_losses(self) -> dict[str, float | None]:
         """What a loss is held against, by name in results.json; None where it is not known."""
         grammar, optimal_on_test = self.grammar, None
         if grammar.process is not None:

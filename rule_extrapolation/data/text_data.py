@@ -161,7 +161,7 @@ class TextDataModule(LightningDataModule):
         """What is in a run's folder: the text need not be there any more."""
         return SavedText(TextTask(name, Vocabulary.load(folder)))
 
-    def yardsticks(self) -> dict[str, float | None]:
+    def reference_losses(self) -> dict[str, float | None]:
         """What a loss is held against, by name in results.json."""
         return {"unigram_loss": unigram_loss(self.text)}
 

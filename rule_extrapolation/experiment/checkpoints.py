@@ -50,7 +50,7 @@ def find_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
     module.check_checkpoint("resume", checkpoint)
     if ("ood" in checkpoint) != (module.ood is not None):
         raise ConfigError("training.name", cfg.training.get("name"), "the run to resume has another; set that")
-    for key, done in had(checkpoint).items():
+    for key, done in completed_progress(checkpoint).items():
         if 0 < (cfg.trainer.get(key) or -1) <= done:
             raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"the run to resume has had {done}; set more")
     return path
@@ -72,7 +72,7 @@ def last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
 
-def had(checkpoint: dict[str, Any]) -> dict[str, int]:
+def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:
     """The steps and complete epochs that a checkpoint is behind."""
     epochs = checkpoint["epoch"] + checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
     return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
@@ -82,7 +82,8 @@ def has_ended(cfg: DictConfig, path: Path) -> bool:
     """Whether a checkpoint is of the end of the training, or of where it was stopped early."""
     checkpoint = load(path, "meta")
     stopped = any(state.get("stopped") for state in checkpoint["callbacks"].values())
-    return stopped or any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in had(checkpoint).items())
+    progress = completed_progress(checkpoint)
+    return stopped or any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in progress.items())
 
 
 def logged_rows(path: Path) -> int:
@@ -113,7 +114,7 @@ def load_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) 
 
 def check_has_steps(cfg: DictConfig, key: str, model: LanguageModel) -> None:
     """Raise a ConfigError for a model that is made at once, from the data alone."""
-    if model.counted:
+    if model.fitted_by_counting:
         raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted anew, in seconds; leave {key} out")
 
 

@@ -24,7 +24,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from rule_extrapolation.config.composing import build, build_data, build_offering, check_settings, naming_keys, recipe
+from rule_extrapolation.config.composing import (
+    build,
+    build_data,
+    build_model,
+    build_with_context,
+    check_settings,
+    config_error_context,
+    resolve_factory,
+)
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_free, check_positive
 from rule_extrapolation.core.threads import limited, multiply_adds, threads_for
 from rule_extrapolation.experiment.checkpoints import (
@@ -41,7 +49,7 @@ from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.reporting.text import print_text_run
 from rule_extrapolation.runs import run_folder
-from rule_extrapolation.training.callbacks.history import History
+from rule_extrapolation.training.callbacks.best_metrics import BestMetrics
 from rule_extrapolation.training.callbacks.last_checkpoint import LastCheckpoint
 from rule_extrapolation.training.completion_training import CompletionTraining
 from rule_extrapolation.training.language_modeling import LanguageModeling, end_of_training
@@ -61,8 +69,8 @@ class Experiment:
     world: World
 
     @property
-    def history(self) -> History:
-        return next(callback for callback in self.callbacks if isinstance(callback, History))
+    def history(self) -> BestMetrics:
+        return next(callback for callback in self.callbacks if isinstance(callback, BestMetrics))
 
 
 def quiet_lightning() -> None:
@@ -98,43 +106,41 @@ def assemble(cfg: DictConfig, device: str | None = None, data: Any = None) -> Ex
     if cfg.grammar.name != task.name:
         raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {task.name}; use grammar=")
     with torch.device(device or "cpu"):
-        accelerator = cfg.trainer.get("accelerator", "auto")
-        offered = {"num_tokens": task.num_tokens, "process": task.process, "language": task.name}
-        model = build_offering(cfg, "model", **offered, accelerator=accelerator)
+        model = build_model(cfg, task)
     if model.conditional != data.conditional:
         apart = "trains on a language's words in two parts; set data=completions"
         whole = "does not train on words in two parts; set data=grammar"
         raise ConfigError("model", cfg.model.name, apart if model.conditional else whole)
     decoder = build(cfg, "decoding")
-    optimizer = recipe(cfg, "optimizer", given=["params"])
-    scheduler = recipe(cfg, "scheduler", given=["optimizer"])
+    optimizer = resolve_factory(cfg, "optimizer", given=["params"])
+    scheduler = resolve_factory(cfg, "scheduler", given=["optimizer"])
     ood = None
     if set(cfg.training) != {"name"}:  # standard has nothing to set
-        ood = build_offering(cfg, "training", grammar=task, model=model)
-    with naming_keys(cfg, "data"):
+        ood = build_with_context(cfg, "training", grammar=task, model=model)
+    with config_error_context(cfg, "data"):
         module = training_module(data)(model, task, optimizer, scheduler, decoder, ood)
     load_weights(cfg, module, device)
     # A model with nothing to train gets a parameter for the check: no optimizer takes none.
     parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
-    with naming_keys(cfg, "optimizer"):
+    with config_error_context(cfg, "optimizer"):
         built = optimizer(parameters)
     mixed = str(cfg.trainer.get("precision")).endswith("-mixed")
     if mixed and cfg.trainer.get("gradient_clip_val") and getattr(built, "_step_supports_amp_scaling", False):
         raise ConfigError(
             "optimizer.fused", True, "Lightning does not clip its gradients in mixed precision; set false"
         )
-    with naming_keys(cfg, "scheduler"):
+    with config_error_context(cfg, "scheduler"):
         scheduler(built)
     if set(cfg.logger) != {"name"}:  # csv has nothing to set
-        recipe(cfg, "logger", given=["save_dir", "name", "config", "subjects"])
+        resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
     trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning's own checks
     world = world_of(trainer, cfg)
     nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
     offered = {"grammar": task, "model": model, "run_name": beside_others(cfg)}
-    callbacks = [build_offering(cfg, f"callbacks.{name}", **offered) for name in nodes]
+    callbacks = [build_with_context(cfg, f"callbacks.{name}", **offered) for name in nodes]
     if not cfg.trainer.get("enable_progress_bar", True):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    for name, needed in {"history": History, "last": LastCheckpoint}.items():
+    for name, needed in {"history": BestMetrics, "last": LastCheckpoint}.items():
         if not any(isinstance(callback, needed) for callback in callbacks):
             raise ConfigError(f"callbacks.{name}", None, f"is needed: results.json and resume= read what {name} keeps")
     for name, node in nodes.items():
@@ -171,13 +177,13 @@ def start_loggers(cfg: DictConfig, folder: Path, task: Any) -> list[Logger]:
             "save_dir": str(folder),
             "name": f"{task.name}-{cfg.model.name}-seed{cfg.seed}",
             "config": OmegaConf.to_container(cfg, resolve=True),
-            "subjects": subjects(cfg, task),
+            "run_tags": run_tags(cfg, task),
         }
-        loggers.append(build_offering(cfg, "logger", **about))
+        loggers.append(build_with_context(cfg, "logger", **about))
     return loggers
 
 
-def subjects(cfg: DictConfig, task: Any) -> dict[str, str]:
+def run_tags(cfg: DictConfig, task: Any) -> dict[str, str]:
     """What one would look for a run by, or group runs by."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     names = {"language": task.name, "label": task.label, "architecture": cfg.model.name}
@@ -204,16 +210,16 @@ class Run:
         return self.experiment.module.task
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is the one of its processes that prints and writes."""
         return self.experiment.world.rank == 0
 
     def prepare(self) -> None:
         """What needs no training: yardsticks and loggers."""
-        if not self.leads:
+        if not self.is_rank_zero:
             self.loggers.append(DummyLogger())  # none at all is an error of the callback that logs the learning rate
             return
-        self.results |= self.experiment.data.yardsticks() | self.experiment.module.yardsticks()
+        self.results |= self.experiment.data.reference_losses() | self.experiment.module.reference_losses()
         self.loggers += start_loggers(self.cfg, self.folder, self.task)
 
 
@@ -225,13 +231,13 @@ def run(cfg: DictConfig, quiet: bool = False) -> None:
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
     with started(cfg) as run:
-        talks = run.leads and not quiet
+        talks = run.is_rank_zero and not quiet
         if talks:
             print(describe_run(run.results, run.task), flush=True)
         with processes(run.experiment.world, run.folder / "config.yaml"):
             run.prepare()
             trainer = build(cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
-            if run.experiment.module.model.counted:
+            if run.experiment.module.model.fitted_by_counting:
                 estimate(run, trainer)
             elif run.experiment.module.model.num_parameters:
                 fit(run, trainer)
@@ -252,7 +258,7 @@ def started(cfg: DictConfig) -> Iterator[Run]:
     experiment = assemble(cfg)
     module = experiment.module
     run = Run(cfg, experiment, run_folder.header(cfg, module.task, module.model, module.caveat))
-    if not run.leads:
+    if not run.is_rank_zero:
         if experiment.world.to_start:  # on another machine, in a folder that is thrown away
             OmegaConf.save(cfg, run.folder / "config.yaml", resolve=True)
         yield run
@@ -299,7 +305,7 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
 def fit(run: Run, trainer: Trainer) -> None:
     """Train."""
     experiment, checkpoints = run.experiment, run.folder / "checkpoints"
-    if run.leads and experiment.checkpoint not in (None, last_checkpoint(run.folder)):
+    if run.is_rank_zero and experiment.checkpoint not in (None, last_checkpoint(run.folder)):
         best = experiment.checkpoint.with_name("best.ckpt")
         if best.is_file():
             checkpoints.mkdir()
@@ -341,7 +347,7 @@ def test(run: Run, trainer: Trainer) -> None:
     run.results["tested"] = checkpoint and checkpoint.stem
     diverged = history.diverged  # the test's checkpoint brings another history
     trainer.test(module, data, checkpoint, weights_only=True, verbose=False)
-    if not run.leads:
+    if not run.is_rank_zero:
         return
     figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
     run.results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}

@@ -67,12 +67,12 @@ def run_seeds(cfg: DictConfig) -> None:
 def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
     """What keeps the seeds from being trained as one, if anything."""
     module, trainer = experiment.module, cfg.trainer
-    if not module.model.stacks:
+    if not module.model.supports_vmap:
         return f"{cfg.model.name} gains nothing from training them as one"
     if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in module.model.modules()):
         return "each draws its own dropout"
-    if module.apart is not None:
-        return module.apart
+    if module.not_stackable_reason is not None:
+        return module.not_stackable_reason
     if module.ood is not None:
         return f"training={cfg.training.name}"
     if cfg.optimizer._target_ not in ELEMENTWISE:

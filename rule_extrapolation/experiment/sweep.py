@@ -204,7 +204,7 @@ def first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
+def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     """Do a run of a sweep, unless it has finished or another process is at it; returns its objective.
 
     Where the run is one of many, what goes wrong is left in its folder and stops nothing.
@@ -229,7 +229,7 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
             except Exception as error:
                 reason = first_line(f"{type(error).__name__}: {error}")
                 error_file.write_text(f"{reason}\n\n{traceback.format_exc()}")
-                leave_word(cfg, reason)
+                record_failure(cfg, reason)
                 if not is_one_of_many():
                     raise
                 print(f"error: {folder}: {reason}; see {ERROR_FILE} there", file=sys.stderr, flush=True)
@@ -238,7 +238,7 @@ def attempt(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     return job.objective
 
 
-def leave_word(cfg: DictConfig, reason: str) -> None:
+def record_failure(cfg: DictConfig, reason: str) -> None:
     """Have the report know of a run that failed before it had a folder to write to."""
     from rule_extrapolation.runs.run_folder import replace_text, write_results
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from rule_extrapolation.config.composing import recipe
+from rule_extrapolation.config.composing import resolve_factory
 from rule_extrapolation.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class TrainedRun:
         Raises:
             ConfigError: the language refuses it.
         """
-        make = recipe(self.cfg, "grammar", given=["max_length"])
+        make = resolve_factory(self.cfg, "grammar", given=["max_length"])
         return make(**{"max_length": self.grammar.max_length, **changed})
 
     def header(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def load_run(folder: str, context: Callable[[DictConfig], int] = lambda cfg: 0) 
     except Exception as error:
         raise ConfigError("run", folder, f"its config.yaml cannot be used: {error}") from error
     checkpoint = None
-    if module.model.num_parameters or module.model.counted:
+    if module.model.num_parameters or module.model.fitted_by_counting:
         checkpoint = find_checkpoint(config.parent)
         load_weights(module, checkpoint, folder)
     module.eval().requires_grad_(False)

@@ -27,7 +27,7 @@ class AbN(Grammar):
     alphabet = "ab"
     rules = {"rule_1": "#a = #b"}
     acceptors = {"rule_1": tally(a=1, b=-1)}
-    least_max_length = 2
+    min_max_length = 2
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         return count(symbols, A) == count(symbols, B)

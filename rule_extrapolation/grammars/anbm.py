@@ -6,7 +6,7 @@ from torch import Tensor
 from rule_extrapolation.grammars.exact.acceptor import in_order
 from rule_extrapolation.grammars.exact.process import Process
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, all_before, evenly
+from rule_extrapolation.grammars.letters import A, B, all_before, uniform_over
 from rule_extrapolation.ops.words import runs
 
 
@@ -25,7 +25,7 @@ class AnBm(Grammar):
     alphabet = "ab"
     rules = {"rule_2": "a's before b's"}
     acceptors = {"rule_2": in_order("ab")}
-    least_max_length = 4
+    min_max_length = 4
 
     def rule_2(self, symbols: Tensor) -> Tensor:
         return all_before(symbols, A, B)
@@ -40,4 +40,4 @@ class AnBm(Grammar):
         return runs([A, B], torch.stack([n, self.max_length - 2 - n], 1), self.max_length)
 
     def make_process(self) -> Process:
-        return evenly(self.words(torch.arange(1, self.max_length - 2)), len(self.alphabet))
+        return uniform_over(self.words(torch.arange(1, self.max_length - 2)), len(self.alphabet))

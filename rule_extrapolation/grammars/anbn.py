@@ -7,7 +7,7 @@ from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.grammars.exact.acceptor import in_order, tally
 from rule_extrapolation.grammars.exact.process import Process
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, all_before, evenly, length
+from rule_extrapolation.grammars.letters import A, B, all_before, length, uniform_over
 from rule_extrapolation.ops.strings import count, frame
 from rule_extrapolation.ops.words import runs
 
@@ -33,7 +33,7 @@ class AnBn(Grammar):
     alphabet = "ab"
     rules = {"rule_1": "#a = #b", "rule_2": "a's before b's", "rule_3": "even length"}
     acceptors = {"rule_1": tally(a=1, b=-1), "rule_2": in_order("ab"), "rule_3": tally(modulo=2, a=1, b=1)}
-    least_max_length = 2
+    min_max_length = 2
 
     def __init__(
         self,
@@ -73,4 +73,4 @@ class AnBn(Grammar):
         return frame(self.words(self.n)) if self.all_sequences else None
 
     def make_process(self) -> Process:
-        return evenly(self.words(self.n), len(self.alphabet))
+        return uniform_over(self.words(self.n), len(self.alphabet))

@@ -6,7 +6,7 @@ from torch import Tensor
 from rule_extrapolation.grammars.exact.acceptor import Acceptor, tally
 from rule_extrapolation.grammars.exact.process import Process
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, evenly, seen
+from rule_extrapolation.grammars.letters import A, B, seen, uniform_over
 from rule_extrapolation.ops.strings import count
 from rule_extrapolation.ops.words import runs
 
@@ -39,7 +39,7 @@ class AnBnAn(Grammar):
     alphabet = "ab"
     rules = {"rule_1": "#a = 2 #b", "rule_2": "b's together, as many symbols before as after"}
     acceptors = {"rule_1": tally(a=1, b=-2), "rule_2": B_BLOCK_IN_THE_MIDDLE}
-    least_max_length = 3
+    min_max_length = 3
 
     def split_at_bs(self, symbols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T) -> three (B, T) bool: the a's before the first b, between two b's, and after the last."""
@@ -66,4 +66,4 @@ class AnBnAn(Grammar):
         return runs([A, B, A], torch.stack([n, n, n], 1), self.max_length)
 
     def make_process(self) -> Process:
-        return evenly(self.words(torch.arange(1, self.max_length // 3 + 1)), len(self.alphabet))
+        return uniform_over(self.words(torch.arange(1, self.max_length // 3 + 1)), len(self.alphabet))

@@ -6,7 +6,7 @@ from torch import Tensor
 from rule_extrapolation.grammars.exact.acceptor import in_order, tally
 from rule_extrapolation.grammars.exact.process import Process
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, C, all_before, evenly
+from rule_extrapolation.grammars.letters import A, B, C, all_before, uniform_over
 from rule_extrapolation.ops.strings import count, frame
 from rule_extrapolation.ops.words import runs
 
@@ -30,7 +30,7 @@ class AnBnCn(Grammar):
     alphabet = "abc"
     rules = {"rule_1": "#a = #b = #c", "rule_2": "a's before b's before c's"}
     acceptors = {"rule_1": tally(a=(1, 0), b=(-1, 1), c=(0, -1)), "rule_2": in_order("abc")}
-    least_max_length = 3
+    min_max_length = 3
     default_prompt_length = 5
 
     def __init__(self, max_length: int, test_prompt_length: int | None = None, all_sequences: bool = True):
@@ -58,4 +58,4 @@ class AnBnCn(Grammar):
         return frame(self.words(torch.arange(1, self.max_length // 3 + 1))) if self.all_sequences else None
 
     def make_process(self) -> Process:
-        return evenly(self.words(torch.arange(1, self.max_length // 3 + 1)), len(self.alphabet))
+        return uniform_over(self.words(torch.arange(1, self.max_length // 3 + 1)), len(self.alphabet))

@@ -28,7 +28,7 @@ class BaN(Grammar):
     alphabet = "ab"
     rules = {"rule_1": "even number of a's", "rule_2": "begins with b"}
     acceptors = {"rule_1": tally(modulo=2, a=1), "rule_2": begins_with("b")}
-    least_max_length = 1
+    min_max_length = 1
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         return count(symbols, A) % 2 == 0

@@ -32,7 +32,7 @@ class BbaN(Grammar):
         "rule_1": Acceptor(0, lambda odd, symbol: 1 - odd if symbol == "a" else 0, lambda odd: not odd),
         "rule_2": in_order("ba", least=1),
     }
-    least_max_length = 1
+    min_max_length = 1
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         behind_last_b = length(symbols) - 1 - last(symbols, B)

@@ -74,7 +74,7 @@ def keeps(acceptor: Acceptor, begun: list[str], alphabet: str, budget: int) -> t
 
 
 def lumped(acceptor: Acceptor, state: State) -> State:
-    return None if state is None else acceptor.lump(state)
+    return None if state is None else acceptor.merge_equivalent(state)
 
 
 def accepted(acceptor: Acceptor, states: dict[State, float]) -> float:

@@ -78,7 +78,7 @@ class BracketGrammar(Grammar):
 
     nest: ClassVar[bool] = True
 
-    least_max_length = 2
+    min_max_length = 2
     default_prompt_length = 6
     id_start: ClassVar[str]
     ood_start: ClassVar[str]

@@ -47,7 +47,7 @@ class Grammar(ABC):
     rules: ClassVar[dict[str, str]]
     """The rules the language has, in words: a subset of rule_1, rule_2, rule_3."""
     kind: ClassVar[str] = "language"
-    least_max_length: ClassVar[int]
+    min_max_length: ClassVar[int]
     default_prompt_length: ClassVar[int] = 8
     prompt_prefix: ClassVar[int | None] = None
     """``rule_2_completion`` reads everything behind this many symbols of the prompt; None: behind all of it."""
@@ -56,9 +56,9 @@ class Grammar(ABC):
     """The rules once more, for exact chance levels; and ``grammatical``, if it is more than all of them together."""
 
     def __init__(self, max_length: int, test_prompt_length: int | None = None):
-        if max_length < self.least_max_length:
+        if max_length < self.min_max_length:
             raise ConfigError(
-                "max_length", max_length, f"{self.name} has no word that short; use {self.least_max_length} or more"
+                "max_length", max_length, f"{self.name} has no word that short; use {self.min_max_length} or more"
             )
         self.max_length = max_length
         self.test_prompt_length = self.default_prompt_length if test_prompt_length is None else test_prompt_length
@@ -78,7 +78,7 @@ class Grammar(ABC):
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         """(B, T) symbols followed by PAD -> (B,) bool: could the string grow into a word of the language?"""
 
-    def nests(self, symbols: Tensor) -> Tensor:
+    def extra_constraint(self, symbols: Tensor) -> Tensor:
         """(B, T) symbols followed by PAD -> (B,) bool: what a word must keep besides the rules, if anything."""
         return torch.ones(len(symbols), dtype=torch.bool, device=symbols.device)
 
@@ -94,7 +94,7 @@ class Grammar(ABC):
         """
         symbols, is_string = cut_at_eos(strings)
         verdicts = {rule: getattr(self, rule)(symbols) for rule in self.rules}
-        verdicts["grammatical"] = reduce(torch.logical_and, verdicts.values(), self.nests(symbols))
+        verdicts["grammatical"] = reduce(torch.logical_and, verdicts.values(), self.extra_constraint(symbols))
         return {name: verdict & is_string for name, verdict in verdicts.items()}
 
     def is_prefix(self, strings: Tensor) -> Tensor:

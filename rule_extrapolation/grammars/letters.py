@@ -49,7 +49,7 @@ def sample_lengths_and_as(num: int, max_length: int, generator: torch.Generator 
     return lengths, 2 * uniform_integers((lengths - 1) // 2, generator)
 
 
-def evenly(words: Tensor, num_symbols: int) -> Automaton:
+def uniform_over(words: Tensor, num_symbols: int) -> Automaton:
     """Each of (N, T) different words, symbols followed by PAD, is as probable as the others."""
     return Automaton.of_words(as_numbers(words), num_symbols)
 

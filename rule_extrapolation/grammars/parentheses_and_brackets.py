@@ -28,6 +28,6 @@ class ParenthesesAndBrackets(TwoKinds):
         proper, _ = nested(symbols)
         return proper
 
-    def nests(self, symbols: Tensor) -> Tensor:
+    def extra_constraint(self, symbols: Tensor) -> Tensor:
         proper, num_open = nested(symbols)
         return proper & (num_open == 0)

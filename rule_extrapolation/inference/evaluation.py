@@ -80,7 +80,7 @@ def evaluate_prompts(
 # Lengths
 
 
-def ladder(max_length: int, factor: float) -> list[int]:
+def evaluation_lengths(max_length: int, factor: float) -> list[int]:
     """Lengths from a quarter of max_length to ``factor`` times it: quarters up to 1, then 1.5, 2, 3, 4, 6, 8, ... ."""
     steps = [0.25, 0.5, 0.75, *(2**n * half for n in range(8) for half in (1, 1.5))]
     lengths = {int(max_length * step) for step in [*(step for step in steps if step < factor), factor]}

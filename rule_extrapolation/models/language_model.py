@@ -47,11 +47,11 @@ class LanguageModel(nn.Module, ABC):
     token is then not what ``forward`` comes to behind them, and training takes words in two parts (``continuation``).
     """
 
-    stacks: ClassVar[bool] = False
+    supports_vmap: ClassVar[bool] = False
     """Whether ``torch.vmap`` takes several sets of weights through the model at once, and is quicker than one after the
     other: where small products and Python's own time bound a step."""
 
-    counted: ClassVar[bool] = False
+    fitted_by_counting: ClassVar[bool] = False
     """Whether ``estimate`` makes the model from the data, in place of gradient steps."""
 
     baseline: ClassVar[bool] = False

@@ -25,7 +25,7 @@ class LinearLLM(LanguageModel):
     """
 
     ignore_pad_in_loss = True
-    stacks = True
+    supports_vmap = True
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class MinimalRNN(LanguageModel):
         ConfigError: sizes below 1, residual with two widths, scan=log without log_space.
     """
 
-    stacks = True
+    supports_vmap = True
     layer_class: type[MinimalRNNLayer]
 
     def __init__(

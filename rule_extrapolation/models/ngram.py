@@ -44,7 +44,7 @@ class NGramLM(LanguageModel):
             min_count below 1 or descending or not of as many numbers as the order.
     """
 
-    counted = True
+    fitted_by_counting = True
     baseline = True
 
     def __init__(

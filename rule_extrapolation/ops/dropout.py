@@ -23,14 +23,14 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """
     if not training or p == 0 or not has_kernel(x):
         return F.dropout(x, p, training)
-    return Dropout.apply(x, *draw_seed(), lost(p))
+    return Dropout.apply(x, *draw_seed(), drop_threshold(p))
 
 
 def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """``dropout`` of max(x, 0), at once."""
     if not training or p == 0 or not has_kernel(x):
         return F.dropout(x.relu(), p, training)
-    return ReluDropout.apply(x, *draw_seed(), lost(p))
+    return ReluDropout.apply(x, *draw_seed(), drop_threshold(p))
 
 
 def has_kernel(x: Tensor) -> bool:
@@ -41,7 +41,7 @@ def draw_seed() -> list[int]:
     return torch.randint(2**32, (2,)).tolist()
 
 
-def lost(p: float) -> int:
+def drop_threshold(p: float) -> int:
     """How many of 2^32 hashes drop their element."""
     if not 0 <= p <= 1:
         raise ValueError(f"the probability of dropping must be from 0 to 1, not {p}")
@@ -50,8 +50,8 @@ def lost(p: float) -> int:
 
 class Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, low: int, high: int, lost: int) -> Tensor:
-        return launch_forward(x, low, high, lost, relu=False)
+    def forward(x: Tensor, low: int, high: int, drop_threshold: int) -> Tensor:
+        return launch_forward(x, low, high, drop_threshold, relu=False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int, int, int], output: Tensor) -> None:
@@ -64,12 +64,12 @@ class Dropout(torch.autograd.Function):
 
 class ReluDropout(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, low: int, high: int, lost: int) -> Tensor:
-        return launch_forward(x, low, high, lost, relu=True)
+    def forward(x: Tensor, low: int, high: int, drop_threshold: int) -> Tensor:
+        return launch_forward(x, low, high, drop_threshold, relu=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int, int, int], output: Tensor) -> None:
-        *_, ctx.lost = inputs
+        *_, ctx.drop_threshold = inputs
         ctx.save_for_backward(output)
 
     @staticmethod
@@ -77,14 +77,14 @@ class ReluDropout(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
         [y] = ctx.saved_tensors
         dx = torch.empty_like(y)
-        launch(1, y, (ctx.lost,), (y, dy.contiguous(), dx))
+        launch(1, y, (ctx.drop_threshold,), (y, dy.contiguous(), dx))
         return dx, None, None, None
 
 
-def launch_forward(x: Tensor, low: int, high: int, lost: int, relu: bool) -> Tensor:
+def launch_forward(x: Tensor, low: int, high: int, drop_threshold: int, relu: bool) -> Tensor:
     x = x.contiguous()
     y = torch.empty_like(x)
-    launch(0, x, (lost, low, high, relu), (x, y))
+    launch(0, x, (drop_threshold, low, high, relu), (x, y))
     return y
 
 

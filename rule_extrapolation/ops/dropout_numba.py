@@ -29,15 +29,15 @@ def hashed(place, low, high):
 
 
 @njit(**OPTIONS)
-def drop(x, y, start, low, high, lost, scale, zero):
+def drop(x, y, start, low, high, drop_threshold, scale, zero):
     for c in range(len(x)):
-        y[c] = x[c] * scale if hashed(start + c, low, high) >= lost else zero
+        y[c] = x[c] * scale if hashed(start + c, low, high) >= drop_threshold else zero
 
 
 @njit(**OPTIONS)
-def drop_relu(x, y, start, low, high, lost, scale, zero):
+def drop_relu(x, y, start, low, high, drop_threshold, scale, zero):
     for c in range(len(x)):
-        y[c] = zero if (hashed(start + c, low, high) < lost) | (x[c] <= zero) else x[c] * scale
+        y[c] = zero if (hashed(start + c, low, high) < drop_threshold) | (x[c] <= zero) else x[c] * scale
 
 
 @njit(**OPTIONS)
@@ -58,9 +58,9 @@ def kernels(dtype: type) -> tuple[Any, Any]:
 
     @kernel
     def forward(job):
-        tasks, count, lost, low, high, relu, x, y = fields(job, 9)
-        scale = dtype(4294967296.0 / (4294967296.0 - lost))
-        low_word, high_word, least = np.uint32(low), np.uint32(high), np.uint32(lost)
+        tasks, count, drop_threshold, low, high, relu, x, y = fields(job, 9)
+        scale = dtype(4294967296.0 / (4294967296.0 - drop_threshold))
+        low_word, high_word, least = np.uint32(low), np.uint32(high), np.uint32(drop_threshold)
         task = claim(job)
         while task < tasks:
             start = task * BLOCK
@@ -74,8 +74,8 @@ def kernels(dtype: type) -> tuple[Any, Any]:
 
     @kernel
     def backward(job):
-        tasks, count, lost, y, dy, dx = fields(job, 7)
-        scale = dtype(4294967296.0 / (4294967296.0 - lost))
+        tasks, count, drop_threshold, y, dy, dx = fields(job, 7)
+        scale = dtype(4294967296.0 / (4294967296.0 - drop_threshold))
         task = claim(job)
         while task < tasks:
             start = task * BLOCK

@@ -98,7 +98,7 @@ def table_parts(table: LanguageTable) -> dict[str, Any]:
         "title": table.title,
         "rules": table.rules,
         "rows": [row for row in rows if row["source"] in ("ours", "published")],
-        "yardsticks": [row for row in rows if row["source"] not in ("ours", "published")],
+        "references": [row for row in rows if row["source"] not in ("ours", "published")],
         "notes": table.notes,
     }
 
@@ -106,12 +106,12 @@ def table_parts(table: LanguageTable) -> dict[str, Any]:
 def text_parts(table: TextTable) -> dict[str, Any]:
     rows = [{"texts": row.texts(), "numbers": [row.n, *row.means, row.weights]} for row in table.rows]
     of_runs = [row for row, of in zip(rows, table.rows) if of.n is not None]
-    yardsticks = [row for row, of in zip(rows, table.rows) if of.n is None]
+    references = [row for row, of in zip(rows, table.rows) if of.n is None]
     return {
         "grammar": table.grammar,
         "title": table.title,
         "rows": of_runs,
-        "yardsticks": yardsticks,
+        "references": references,
         "notes": table.notes,
     }
 

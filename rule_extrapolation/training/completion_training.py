@@ -11,7 +11,7 @@ class CompletionTraining(RuleExtrapolation):
     """Trains a conditional model on (B, 2, T) batches: prompts and their completions, both followed by PAD.
 
     All losses are one, the cross-entropy of the completions' symbols and EOS, in nats for each: no symbol of a prompt
-    is a target, and no PAD. The optimum is not known (``CompletionDataModule.yardsticks``), so there is no ``kl``.
+    is a target, and no PAD. The optimum is not known (``CompletionDataModule``), so there is no ``kl``.
     Prompts are completed and judged as ever.
     """
 

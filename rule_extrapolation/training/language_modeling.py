@@ -35,7 +35,7 @@ class LanguageModeling(LightningModule, ABC):
 
     ood: Any = None
     """Training on OOD prompts besides, if any."""
-    apart: ClassVar[str | None] = None
+    not_stackable_reason: ClassVar[str | None] = None
     """What keeps several seeds from being trained as one, if anything."""
 
     def __init__(
@@ -61,7 +61,7 @@ class LanguageModeling(LightningModule, ABC):
     def validation_names(self) -> list[str]:
         """What a callback may monitor: everything that a validation can log."""
 
-    def yardsticks(self) -> dict[str, Any]:
+    def reference_losses(self) -> dict[str, Any]:
         """What the figures of a run are held against, besides what the data has; no training is needed for it."""
         return {}
 

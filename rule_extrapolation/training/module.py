@@ -64,7 +64,7 @@ class RuleExtrapolation(LanguageModeling):
         metrics = [f"{path}/{metric}_accuracy" for path in paths for metric in metric_names(self.grammar)]
         return [f"Val/{name}" for name in losses + metrics]
 
-    def yardsticks(self) -> dict[str, Any]:
+    def reference_losses(self) -> dict[str, Any]:
         return {"chance_levels": chance_levels(self.grammar, lambda p: self.decoder.budget(self.model, p.shape[1]))}
 
     def completion_rows(self) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class TextModeling(LanguageModeling):
             that cannot read on without end with its state carried.
     """
 
-    apart = "a text is read by each on its own"
+    not_stackable_reason = "a text is read by each on its own"
 
     def __init__(
         self,

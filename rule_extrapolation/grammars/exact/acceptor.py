@@ -24,7 +24,7 @@ class Acceptor(NamedTuple):
     start: Any
     read: Callable[[Any, str], Any]
     accepts: Callable[[Any], bool]
-    lump: Callable[[Any], Any] = lambda state: state
+    merge_equivalent: Callable[[Any], Any] = lambda state: state
 
     def after(self, string: str) -> State:
         """The state behind a string, or None.

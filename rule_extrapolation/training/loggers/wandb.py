@@ -53,13 +53,13 @@ def wandb_logger(
     group: str | None = None,
     tags: list[str] | None = None,
     offline: bool = False,
-    subjects: Mapping[str, str] | None = None,
+    run_tags: Mapping[str, str] | None = None,
 ) -> WandbRun:
     """Start a W&B run with the nested `config`, its files in `save_dir`/wandb, and print one line on where it logs.
 
     It goes on with the run that was there before, if there is one: a run folder has one W&B run.
 
-    What `subjects` names, such as {"language": "aNbN"}, is a tag, before `tags`, and an entry of the config, for runs
+    What `run_tags` names, such as {"language": "aNbN"}, is a tag, before `tags`, and an entry of the config, for runs
     to be found and grouped by. Unlike model.name and grammar.name, no sweep over model= and grammar= takes such a key.
 
     Under `wandb agent` it is the agent's run, whose project, id and settings of the sweep are the agent's to say; the
@@ -77,9 +77,9 @@ def wandb_logger(
         import wandb
     except ImportError as error:
         raise ConfigError("logger", "wandb", "needs the package: pip install wandb; or use logger=csv") from error
-    subjects = dict(subjects or {})
-    about = {"name": name, "config": {**config, **subjects}, "project": project, "entity": entity, "group": group}
-    about["tags"] = [*dict.fromkeys([*subjects.values(), *(tags or ())])]
+    run_tags = dict(run_tags or {})
+    about = {"name": name, "config": {**config, **run_tags}, "project": project, "entity": entity, "group": group}
+    about["tags"] = [*dict.fromkeys([*run_tags.values(), *(tags or ())])]
     try:
         run, where = _start(offline, os.path.abspath(save_dir), about)
     except (wandb.errors.UsageError, ValueError) as error:

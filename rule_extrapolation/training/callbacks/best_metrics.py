@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 
-class History(Callback):
+class BestMetrics(Callback):
     """The figures of a run under both protocols, kept through interruptions.
 
     ``over_training`` holds each loss's minimum and each accuracy's maximum over all validations, as the paper reports
