@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from torch import Tensor
-
 from rule_extrapolation.models.minimal_rnn import MinimalRNN, MinimalRNNLayer
 from rule_extrapolation.ops import gated_recurrence
 
@@ -11,9 +9,7 @@ class MinGRULayer(MinimalRNNLayer):
 
     num_gates = 1
     fused = staticmethod(gated_recurrence.mingru)
-
-    def keep_logit(self, update: Tensor) -> Tensor:
-        return -update
+    keep_logit = staticmethod(gated_recurrence.mingru_keep_logit)
 
 
 class MinGRU(MinimalRNN):

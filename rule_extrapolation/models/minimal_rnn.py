@@ -6,7 +6,6 @@ a weighted mean of the old state and a candidate. The two differ in how they fin
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,18 +15,15 @@ from torch import Tensor, nn
 
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.ops import compiled, linear_recurrence
+from rule_extrapolation.ops import linear_recurrence
+from rule_extrapolation.ops.gated_recurrence import g
 
 NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
-SCANS = ("auto", "sequential", "parallel", "log")
-
-
-def g(x: Tensor) -> Tensor:
-    """Positive and continuous: x + 0.5 for x >= 0, else sigmoid(x) (appendix B.3)."""
-    return torch.where(x >= 0, x + 0.5, x.sigmoid())
+SCANS = (*linear_recurrence.SCANS, "log")
 
 
 def log_g(x: Tensor) -> Tensor:
+    """The logarithm of ``g``."""
     return torch.where(x >= 0, (x.relu() + 0.5).log(), F.logsigmoid(x))
 
 
@@ -37,20 +33,19 @@ class MinimalRNNLayer(nn.Module):
     num_gates: int
 
     fused: Callable[[Tensor, Tensor, bool], Tensor]
-    """Gates and recurrence in one compiled kernel, from what ``linear`` gives, the initial state and ``log_space``."""
+    """Gates and recurrence in one operation, from the output of ``linear``, the initial state and ``log_space``."""
+
+    keep_logit: Callable[..., Tensor]
+    """The logit of a_t, the share of the old state that is kept, from the pre-activations of the gates."""
 
     def __init__(self, input_dim: int, hidden_dim: int, log_space: bool, scan: str):
         super().__init__()
         self.log_space, self.scan = log_space, scan
         self.linear = nn.Linear(input_dim, (self.num_gates + 1) * hidden_dim)
 
-    @abstractmethod
-    def keep_logit(self, *gates: Tensor) -> Tensor:
-        """The logit of a_t, the share of the old state that is kept, from the gates' pre-activations."""
-
     def forward(self, x: Tensor, h0: Tensor) -> Tensor:
         x = self.linear(x)
-        if self.scan == "auto" and compiled.handles(x, h0):
+        if self.scan == "auto":
             return self.fused(x, h0, self.log_space)
         *gates, candidate = x.chunk(self.num_gates + 1, -1)
         keep = self.keep_logit(*gates)
@@ -58,7 +53,7 @@ class MinimalRNNLayer(nn.Module):
             return linear_recurrence.log_space(F.logsigmoid(keep), F.logsigmoid(-keep) + log_g(candidate), h0)
         if self.log_space:
             candidate = g(candidate)
-        recurrence = getattr(linear_recurrence, self.scan)
+        recurrence = linear_recurrence.scan_named(self.scan)
         return recurrence(keep.sigmoid(), (-keep).sigmoid() * candidate, h0)
 
 

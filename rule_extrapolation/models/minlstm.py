@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from rule_extrapolation.models.minimal_rnn import MinimalRNN, MinimalRNNLayer
 from rule_extrapolation.ops import gated_recurrence
 
@@ -12,10 +9,7 @@ class MinLSTMLayer(MinimalRNNLayer):
 
     num_gates = 2
     fused = staticmethod(gated_recurrence.minlstm)
-
-    def keep_logit(self, forget: Tensor, input: Tensor) -> Tensor:
-        # f / (f + i) = σ(log f - log i), which stays exact where both gates underflow.
-        return F.logsigmoid(forget) - F.logsigmoid(input)
+    keep_logit = staticmethod(gated_recurrence.minlstm_keep_logit)
 
 
 class MinLSTM(MinimalRNN):

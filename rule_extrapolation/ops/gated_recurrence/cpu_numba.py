@@ -1,6 +1,6 @@
-"""The compiled kernels of the recurrences of minGRU (one gate) and minLSTM (two), gates included.
+"""Compiled CPU kernels of the recurrences of minGRU (one gate) and minLSTM (two gates), gates included.
 
-``one`` is 1 in the dtype of everything else: with a plain 1, numba would compute in float64.
+``one`` is 1 in the dtype of the other arguments: with a plain 1, numba would compute in float64.
 """
 
 from __future__ import annotations
@@ -9,17 +9,44 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
-from rule_extrapolation.ops.numba_tools import OPTIONS, claim, exp, fields, kernel, row
+from rule_extrapolation.ops._kernels.launcher import NUMPY_TYPES, launch, width_of_task
+from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, exp, fields, kernel, row
 
 LARGE = np.float32(80)
-"""exp(80) is finite even twice in float32, and exp(-80) is nothing beside 1."""
+"""2 exp(80) is finite in float32, and exp(-80) is negligible beside 1."""
+
+
+def forward(x: Tensor, h0: Tensor, gates: int, positive: bool) -> Tensor:
+    h = x.new_empty(*x.shape[:2], h0.shape[1])
+    forward_kernel, _ = kernels(x.dtype)
+    run(forward_kernel, h, gates, positive, (x, h0), (h,))
+    return h
+
+
+def backward(x: Tensor, h0: Tensor, h: Tensor, dh: Tensor, gates: int, positive: bool) -> tuple[Tensor, Tensor]:
+    gradients = x.new_empty(x.shape), h0.new_empty(h0.shape)
+    _, backward_kernel = kernels(x.dtype)
+    run(backward_kernel, h, gates, positive, (x, h0, h, dh), gradients)
+    return gradients
+
+
+def run(
+    kernel: Any, h: Tensor, gates: int, positive: bool, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> None:
+    batch, time, channels = h.shape
+    width = width_of_task(batch, channels)
+    tasks = batch * -(-channels // width)
+    inputs = tuple(tensor.contiguous() for tensor in inputs)
+    launch(kernel, tasks, (time, channels, width, gates, positive), inputs + outputs, h.numel())
 
 
 @njit(**OPTIONS)
 def one_gate(z, one):
-    """The shares of the old state and of the candidate, σ(-z) and σ(z)."""
+    """The weights of the old state and of the candidate, σ(-z) and σ(z)."""
     e = exp(LARGE if -z > LARGE else -z)
     share = one / (one + e)
     return e * share, share
@@ -27,9 +54,10 @@ def one_gate(z, one):
 
 @njit(**OPTIONS)
 def two_gates(f, i, one):
-    """The shares σ(f) and σ(i), over their sum; and σ(-f) and σ(-i).
+    """The weights σ(f) / (σ(f) + σ(i)) and σ(i) / (σ(f) + σ(i)), then σ(-f) and σ(-i).
 
-    All from e^-f and e^-i, both scaled down where one of them is beyond a float, so that their ratio stays.
+    All are computed from e^-f and e^-i. Where one of these would overflow, both are scaled down, which keeps their
+    ratio.
     """
     low = f if f < i else i
     shift = -low - LARGE if low < -LARGE else one - one
@@ -40,7 +68,7 @@ def two_gates(f, i, one):
 
 @njit(**OPTIONS)
 def candidate(x, positive, one):
-    """x, or where it is to be positive g(x); and the derivative. g(x) is σ(x) below 0, else x + 0.5."""
+    """The candidate, g(x) if ``positive`` else x, and its derivative."""
     e = exp(x if x < 0 else one - one)
     sigmoid = e / (one + e)
     negative = positive and x < 0
@@ -49,22 +77,22 @@ def candidate(x, positive, one):
 
 
 @njit(**OPTIONS)
-def step_one(z, x, h, h_next, positive, one):
+def step_one_gate(z, x, h, h_next, positive, one):
     for c in range(len(x)):
         keep, take = one_gate(z[c], one)
         h_next[c] = keep * h[c] + take * candidate(x[c], positive, one)[0]
 
 
 @njit(**OPTIONS)
-def step_two(f, i, x, h, h_next, positive, one):
+def step_two_gates(f, i, x, h, h_next, positive, one):
     for c in range(len(x)):
         keep, take, _, _ = two_gates(f[c], i[c], one)
         h_next[c] = keep * h[c] + take * candidate(x[c], positive, one)[0]
 
 
 @njit(**OPTIONS)
-def step_one_back(z, x, h, dh_next, dz, dx, dh, positive, one):
-    """dh holds the gradient of a state by what comes behind it, and is turned into that of the state before."""
+def step_one_gate_back(z, x, h, dh_next, dz, dx, dh, positive, one):
+    """On entry, dh holds what later steps contribute to the gradient of h_next; on return, the gradient of h."""
     for c in range(len(x) - 1, -1, -1):
         keep, take = one_gate(z[c], one)
         value, slope = candidate(x[c], positive, one)
@@ -75,7 +103,7 @@ def step_one_back(z, x, h, dh_next, dz, dx, dh, positive, one):
 
 
 @njit(**OPTIONS)
-def step_two_back(f, i, x, h, dh_next, df, di, dx, dh, positive, one):
+def step_two_gates_back(f, i, x, h, dh_next, df, di, dx, dh, positive, one):
     for c in range(len(x) - 1, -1, -1):
         keep, take, by_f, by_i = two_gates(f[c], i[c], one)
         value, slope = candidate(x[c], positive, one)
@@ -88,9 +116,13 @@ def step_two_back(f, i, x, h, dh_next, df, di, dx, dh, positive, one):
 
 
 @cache
-def kernels(dtype: type) -> tuple[Any, Any]:
-    """(forward, backward), of jobs [0, tasks, time, channels, channels of a task, gates, positive, addresses]: a task
-    is some channels of a batch row. The addresses are those of x, h0, h, and of x, h0, h, dh, dx, dh0."""
+def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
+    """(forward, backward), which take jobs [0, tasks, time, channels, channels of a task, gates, positive, addresses].
+
+    A task is some channels of a batch row. The addresses are those of x, h0, h for forward, and of x, h0, h, dh, dx,
+    dh0 for backward.
+    """
+    dtype = NUMPY_TYPES[torch_dtype]
     one = dtype(1)
 
     @kernel
@@ -108,10 +140,10 @@ def kernels(dtype: type) -> tuple[Any, Any]:
                 first, second = row(x, at, n, dtype), row(x, at + channels, n, dtype)
                 now = row(h, step * channels + start, n, dtype)
                 if gates == 1:
-                    step_one(first, second, before, now, positive != 0, one)
+                    step_one_gate(first, second, before, now, positive != 0, one)
                 else:
                     third = row(x, at + 2 * channels, n, dtype)
-                    step_two(first, second, third, before, now, positive != 0, one)
+                    step_two_gates(first, second, third, before, now, positive != 0, one)
                 before = now
             task = claim(job)
 
@@ -134,10 +166,12 @@ def kernels(dtype: type) -> tuple[Any, Any]:
                 first, second = row(x, at, n, dtype), row(x, at + channels, n, dtype)
                 d_first, d_second = row(dx, at, n, dtype), row(dx, at + channels, n, dtype)
                 if gates == 1:
-                    step_one_back(first, second, before, new, d_first, d_second, d, positive != 0, one)
+                    step_one_gate_back(first, second, before, new, d_first, d_second, d, positive != 0, one)
                 else:
                     third, d_third = row(x, at + 2 * channels, n, dtype), row(dx, at + 2 * channels, n, dtype)
-                    step_two_back(first, second, third, before, new, d_first, d_second, d_third, d, positive != 0, one)
+                    step_two_gates_back(
+                        first, second, third, before, new, d_first, d_second, d_third, d, positive != 0, one
+                    )
             task = claim(job)
 
     return forward, backward

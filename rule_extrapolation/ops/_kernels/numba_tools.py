@@ -1,8 +1,9 @@
-"""What the compiled kernels share. Imported only by them, since importing numba takes a while.
+"""Building blocks of the compiled kernels. Only ``cpu_numba.py`` files import this, since importing numba is slow.
 
-A kernel is a C function of one pointer, to a *job*: int64 numbers that hold a counter, the number of tasks, then sizes
-and addresses of arrays. Any number of threads may call it at once; each claims tasks from the counter until there are
-none left. A task writes what no other task writes, so that results depend neither on the threads nor on their order.
+A kernel is a C function with one argument, a pointer to a *job*: int64 numbers that hold a counter (0 at the start),
+the number of tasks, then sizes, then addresses of arrays. Several threads call the kernel with the same job; each
+claims tasks from the counter until none are left. No two tasks write to the same place, so that results depend neither
+on the number of threads nor on their order.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic, overload, register_jitable
 
-# To vectorise a loop, LLVM checks that its arrays do not overlap; by default, only if 8 comparisons do.
+# LLVM vectorises a loop only if it can check that the arrays do not overlap; its default limit is 8 comparisons.
 llvmlite.binding.set_option("rule_extrapolation", "-runtime-memory-check-threshold=200")
 
-# x / 0 is inf as in torch, not an exception: branches would keep loops from being vectorised.
+# x / 0 is inf, as in torch. Raising an exception takes a branch, which would prevent vectorisation.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
-"""Sums may be reordered and multiplications fused; nan and inf count."""
+"""Sums may be reordered and multiplications fused with additions; nan and inf are respected."""
 
 JOB = types.CPointer(types.int64)
 
 LOG2_E = np.float32(math.log2(math.e))
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 ROUND = np.float32(1.5 * 2**23)
-"""Added to a smaller float32, it leaves an integer in the lowest bits."""
+"""Adding it to a float32 below 2^22 rounds that to an integer, which is in the lowest bits of the sum."""
 EXP_ZERO = np.float32(-87.33)
-"""Below, exp is less than the smallest normal float32."""
+"""Below this, exp(x) is less than the smallest normal float32."""
 
 
 def kernel(function: Callable[[Any], None]) -> Any:
-    """A C function of a job, kept on disk beside its source or in NUMBA_CACHE_DIR, if either can be written to."""
+    """Compile a C function of a job. It is cached beside its source or in NUMBA_CACHE_DIR if that can be written to."""
     function = keyed_by_sources(function)
     compile = partial(cfunc, types.void(JOB), **OPTIONS)
     try:
@@ -48,17 +49,24 @@ def kernel(function: Callable[[Any], None]) -> Any:
         return compile()(function)
 
 
+def source_files() -> list[Path]:
+    """All files that compiled kernels depend on: the modules of ``ops`` and the tokens."""
+    ops = Path(__file__).parents[1]
+    return [*sorted(ops.rglob("*.py")), ops.parent / "core" / "tokens.py"]
+
+
 @cache
 def sources() -> str:
-    """A hash of all that kernels are made of: the modules of this package, and the tokens."""
-    package = Path(__file__).parent
-    files = [*sorted(package.glob("*.py")), package.parent / "core" / "tokens.py"]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    """A hash of the source files."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in source_files())).hexdigest()
 
 
 def keyed_by_sources(function: Callable[[Any], None]) -> Callable[[Any], None]:
-    """numba compiles a function anew where its own file or a variable of its closure has changed, but not for what it
-    calls in other files: this makes their hash a variable of the closure."""
+    """The function with the hash of the source files in its closure.
+
+    Numba recompiles a cached function if its own file or a variable of its closure has changed, but not if a function
+    that it calls in another file has.
+    """
     code = function.__code__
     code = code.replace(co_freevars=(*code.co_freevars, "sources"))
     closure = (*(function.__closure__ or ()), CellType(sources()))
@@ -68,7 +76,7 @@ def keyed_by_sources(function: Callable[[Any], None]) -> Callable[[Any], None]:
 
 @intrinsic
 def claim(typing_context, job):
-    """The next task. Its number may be beyond the last one's."""
+    """The number of the next task, which is not less than the number of tasks if none are left."""
 
     def codegen(context, builder, signature, arguments):
         return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
@@ -78,7 +86,7 @@ def claim(typing_context, job):
 
 @intrinsic(prefer_literal=True)
 def fields(typing_context, job, count):
-    """The first numbers of a job, the counter left out."""
+    """The first ``count`` numbers of a job without the counter, as a tuple."""
 
     def codegen(context, builder, signature, arguments):
         integer = ir.IntType(64)
@@ -91,6 +99,8 @@ def fields(typing_context, job, count):
 
 @intrinsic
 def pointer(typing_context, address, first, dtype):
+    """A pointer to the number at index ``first`` of the array at an address."""
+
     def codegen(context, builder, signature, arguments):
         start = builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
         return builder.gep(start, [arguments[1]], source_etype=context.get_value_type(dtype.dtype))
@@ -100,13 +110,17 @@ def pointer(typing_context, address, first, dtype):
 
 @register_jitable
 def row(address, first, length, dtype):
-    """Numbers [first, first + length) of the array at an address. LLVM takes rows for arrays of their own, which lets
-    it vectorise loops over them where it would not loops over one array of two dimensions."""
+    """Numbers [first, first + length) of the array at an address.
+
+    LLVM treats each row as an array of its own, and vectorises loops that it would not vectorise over one
+    two-dimensional array.
+    """
     return carray(pointer(address, first, dtype), length)
 
 
 def exp(x):
-    """In a kernel: exp that LLVM can vectorise in float32, within 2 units in the last place; below 2^-126 it is 0."""
+    """exp for kernels, which LLVM can vectorise in float32. The error is at most 2 units in the last place; results
+    below 2^-126 are 0."""
     return math.exp(x)
 
 
@@ -115,9 +129,9 @@ def overload_exp(x):
     return (lambda x: exp_float32(x)) if x == types.float32 else (lambda x: math.exp(x))
 
 
-@njit(error_model="numpy", fastmath={"contract"})  # reordered, the steps that round would cancel
+@njit(error_model="numpy", fastmath={"contract"})  # without reassoc, which would cancel the rounding steps
 def exp_float32(x):
-    """2^n exp(r) for x = n log 2 + r, with the polynomial of Moshier's Cephes for exp(r)."""
+    """2^n exp(r) for x = n log 2 + r, with the polynomial for exp(r) of Moshier's Cephes library."""
     shifted = min(x * LOG2_E, np.float32(127)) + ROUND
     n = shifted - ROUND
     r = x - n * LN2_HIGH - n * LN2_LOW

@@ -1,5 +1,8 @@
-"""The compiled kernels of dropout. Whether an element is kept is a hash of its place and of the call's seed, so that
-the backward pass needs no mask and threads need no generator each."""
+"""Compiled CPU kernels of dropout.
+
+A hash of the call's seed and of an element's index decides whether the element is kept. So the backward pass needs no
+mask, and threads need no random generators of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
-from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
+from rule_extrapolation.ops._kernels.launcher import NUMPY_TYPES, launch
+from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, fields, kernel, row
 
 BLOCK = 16384
 """Elements of a task."""
@@ -17,10 +23,31 @@ BLOCK = 16384
 GOLDEN, FIRST, SECOND = np.uint32(0x9E3779B9), np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 
 
+def forward(x: Tensor, low: int, high: int, drop_threshold: int, relu: bool) -> Tensor:
+    """Drop elements whose hash, with a seed of the words ``low`` and ``high``, is below the threshold."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    forward_kernel, _ = kernels(x.dtype)
+    run(forward_kernel, x, (drop_threshold, low, high, relu), (x, y))
+    return y
+
+
+def backward_of_relu(y: Tensor, dy: Tensor, drop_threshold: int) -> Tensor:
+    """The gradient with respect to the input of ReLU and dropout, from their output y."""
+    dx = torch.empty_like(y)
+    _, backward_kernel = kernels(y.dtype)
+    run(backward_kernel, y, (drop_threshold,), (y, dy.contiguous(), dx))
+    return dx
+
+
+def run(kernel: Any, x: Tensor, numbers: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
+    launch(kernel, -(-x.numel() // BLOCK), (x.numel(), *numbers), tensors, x.numel())
+
+
 @njit(**OPTIONS)
-def hashed(place, low, high):
-    """Two rounds of Wellons' lowbias32, seeded before each. In 32 bits throughout, so that it is vectorised."""
-    x = np.uint32(np.uint32(place) * GOLDEN) + low
+def hashed(index, low, high):
+    """Two rounds of Wellons' lowbias32, each seeded with a word. All in 32 bits, so that it is vectorised."""
+    x = np.uint32(np.uint32(index) * GOLDEN) + low
     x = np.uint32(x) ^ (np.uint32(x) >> np.uint32(16))
     x = np.uint32(np.uint32(x) * FIRST)
     x = (x ^ (x >> np.uint32(15))) ^ high
@@ -42,18 +69,19 @@ def drop_relu(x, y, start, low, high, drop_threshold, scale, zero):
 
 @njit(**OPTIONS)
 def drop_relu_back(y, dy, dx, scale, zero):
-    """What came out as 0 was dropped or not above 0."""
+    """An output of 0 was dropped or came from an input that is not positive."""
     for c in range(len(y)):
         dx[c] = zero if y[c] <= zero else dy[c] * scale
 
 
 @cache
-def kernels(dtype: type) -> tuple[Any, Any]:
-    """(forward, backward of a ReLU with dropout), of jobs [0, tasks, elements, elements lost of 2^32, ...].
+def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
+    """(forward, backward of a ReLU with dropout), which take jobs [0, tasks, elements, threshold, ...].
 
-    Forward's go on with the two words of the seed, whether there is a ReLU, and the addresses of x and y; backward's
-    with those of y, dy and dx. The backward pass of dropout alone is its forward pass.
+    These end with the two words of the seed, whether there is a ReLU, and the addresses of x and y for forward; with
+    the addresses of y, dy and dx for backward. The backward pass of dropout without a ReLU is its forward pass.
     """
+    dtype = NUMPY_TYPES[torch_dtype]
     zero = dtype(0)
 
     @kernel

@@ -1,13 +1,38 @@
-"""The compiled kernels of the linear recurrence."""
+"""Compiled CPU kernels of the linear recurrence."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
+import torch
 from numba import njit
+from torch import Tensor
 
-from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
+from rule_extrapolation.ops._kernels.launcher import NUMPY_TYPES, launch, width_of_task
+from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, fields, kernel, row
+
+
+def forward(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
+    h = a.new_empty(a.shape)
+    forward_kernel, _ = kernels(a.dtype)
+    run(forward_kernel, a, (a, b, h0), (h,))
+    return h
+
+
+def backward(a: Tensor, h: Tensor, h0: Tensor, dh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    gradients = a.new_empty(a.shape), a.new_empty(a.shape), h0.new_empty(h0.shape)
+    _, backward_kernel = kernels(a.dtype)
+    run(backward_kernel, a, (a, h, h0, dh), gradients)
+    return gradients
+
+
+def run(kernel: Any, a: Tensor, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    batch, time, channels = a.shape
+    width = width_of_task(batch, channels)
+    tasks = batch * -(-channels // width)
+    inputs = tuple(tensor.contiguous() for tensor in inputs)
+    launch(kernel, tasks, (time, channels, width), inputs + outputs, a.numel())
 
 
 @njit(**OPTIONS)
@@ -18,8 +43,8 @@ def step(a, b, h, h_next):
 
 @njit(**OPTIONS)
 def step_back(a, h, dh_next, da, db, dh):
-    """dh holds the gradient of a state by what comes behind it, and is turned into that of the state before."""
-    for c in range(len(a) - 1, -1, -1):  # memory is read from end to start, as the steps are: caches see that coming
+    """On entry, dh holds what later steps contribute to the gradient of h_next; on return, the gradient of h."""
+    for c in range(len(a) - 1, -1, -1):  # from end to start, like the steps, so that the hardware can prefetch
         d = dh_next[c] + dh[c]
         db[c] = d
         da[c] = d * h[c]
@@ -27,9 +52,13 @@ def step_back(a, h, dh_next, da, db, dh):
 
 
 @cache
-def kernels(dtype: type) -> tuple[Any, Any]:
-    """(forward, backward), of jobs [0, tasks, time, channels, channels of a task, addresses]: a task is some channels
-    of a batch row. The addresses are those of a, b, h0, h, and of a, h, h0, dh, da, db, dh0."""
+def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
+    """(forward, backward), which take jobs [0, tasks, time, channels, channels of a task, addresses].
+
+    A task is some channels of a batch row. The addresses are those of a, b, h0, h for forward, and of a, h, h0, dh, da,
+    db, dh0 for backward.
+    """
+    dtype = NUMPY_TYPES[torch_dtype]
 
     @kernel
     def forward(job):

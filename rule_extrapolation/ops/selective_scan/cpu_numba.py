@@ -1,7 +1,7 @@
-"""The compiled kernels of the selective scan.
+"""Compiled CPU kernels of the selective scan.
 
-A task is WIDTH channels of a batch row, so that their states stay in the first-level cache. Loops run over channels,
-which makes vectors of any number of states.
+A task is WIDTH channels of a batch row, so that their states stay in the first-level cache. The innermost loops run
+over channels, so that they are vectorised whatever the number of states.
 """
 
 from __future__ import annotations
@@ -10,11 +10,45 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
-from rule_extrapolation.ops.numba_tools import OPTIONS, claim, exp, fields, kernel, row
+from rule_extrapolation.ops._kernels.launcher import NUMPY_TYPES, launch
+from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, exp, fields, kernel, row
 
 WIDTH = 128
+
+
+Outputs = tuple[Tensor, Tensor, Tensor]
+"""y, h and the states before each stretch, which may be empty."""
+
+
+def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, stretch: int, outputs: Outputs) -> None:
+    """Write the results into ``outputs``."""
+    y, h, saved = outputs
+    forward_kernel, _ = kernels(x.dtype)
+    run(forward_kernel, stretch, (x, dt, A.mT, B, C, h0.mT), (h.mT, saved, y))
+
+
+def backward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, stretch: int, saved: Tensor, dy: Tensor, dh: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (batch, _, channels), states = x.shape, A.shape[1]
+    d_x, d_dt, d_h = x.new_empty(x.shape), x.new_empty(x.shape), dh.mT.clone(memory_format=torch.contiguous_format)
+    d_A = x.new_empty(batch, states, channels)
+    d_B, d_C = x.new_empty(2, batch, -(-channels // WIDTH), *B.shape[1:])
+    _, backward_kernel = kernels(x.dtype)
+    run(backward_kernel, stretch, (x, dt, A.mT, B, C, saved, dy), (d_x, d_dt, d_A, d_B, d_C, d_h))
+    return d_x, d_dt, d_A.sum(0).mT.contiguous(), d_B.sum(1), d_C.sum(1), d_h.mT
+
+
+def run(kernel: Any, stretch: int, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    x, _, A, *_ = inputs
+    (batch, time, channels), states = x.shape, A.shape[0]
+    tasks = batch * -(-channels // WIDTH)
+    inputs = tuple(tensor.contiguous() for tensor in inputs)
+    launch(kernel, tasks, (time, channels, states, stretch), inputs + outputs, states * x.numel())
 
 
 @njit(**OPTIONS)
@@ -40,7 +74,8 @@ def step_again(dt, A, u, B, h, decay, h_next):
 
 @njit(**OPTIONS)
 def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh):
-    """Returns the gradients of B and C. dh holds that of h_next by what comes behind, and is turned into that of h."""
+    """Returns the gradients of B and C. On entry, dh holds what later steps contribute to the gradient of h_next; on
+    return, the gradient of h."""
     dB = dC = B - B
     for d in range(len(h)):
         g = dh[d] + dy[d] * C
@@ -56,18 +91,19 @@ def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh):
 
 
 @cache
-def kernels(dtype: type) -> tuple[Any, Any]:
-    """(forward, backward), of jobs [0, tasks, time, channels, states, stretch, addresses].
+def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
+    """(forward, backward), which take jobs [0, tasks, time, channels, states, stretch, addresses].
 
-    The addresses are those of x, dt, A, B, C, h0, h, kept, y, and of x, dt, A, B, C, kept, dy, dx, d_dt, dA, dB, dC,
-    dh. States are (batch, N, D) and A is (N, D); h is the state behind the last step. ``kept`` is
-    (batch, stretches, N, D), the states before each stretch, or its address is 0. dA is (batch, N, D), and dB and dC
-    are (batch, parts, T, N), to be summed over the first and over the second dimension.
+    The addresses are those of x, dt, A, B, C, h0, h, saved, y for forward, and of x, dt, A, B, C, saved, dy, dx, d_dt,
+    dA, dB, dC, dh for backward. States are (batch, N, D) and A is (N, D); h is the state after the last step. ``saved``
+    is (batch, stretches, N, D), the states before each stretch, or its address is 0. dA is (batch, N, D), to be summed
+    over the batch; dB and dC are (batch, parts, T, N), to be summed over the parts.
     """
+    dtype = NUMPY_TYPES[torch_dtype]
 
     @kernel
     def forward(job):
-        tasks, time, channels, states, stretch, x, dt, A, B, C, h0, h, kept, y = fields(job, 15)
+        tasks, time, channels, states, stretch, x, dt, A, B, C, h0, h, saved, y = fields(job, 15)
         parts, stretches = (channels + WIDTH - 1) // WIDTH, (time + stretch - 1) // stretch
         u = np.empty(WIDTH, dtype)
         task = claim(job)
@@ -86,14 +122,14 @@ def kernels(dtype: type) -> tuple[Any, Any]:
                     hs = row(h, state, n, dtype)
                     if t == 0:
                         hs[:] = row(h0, state, n, dtype)
-                    if kept != 0 and t % stretch == 0:
-                        row(kept, ((i * stretches + t // stretch) * states + s) * channels + start, n, dtype)[:] = hs
+                    if saved != 0 and t % stretch == 0:
+                        row(saved, ((i * stretches + t // stretch) * states + s) * channels + start, n, dtype)[:] = hs
                     step(dts, row(A, s * channels + start, n, dtype), us, Bs[s], Cs[s], hs, ys)
             task = claim(job)
 
     @kernel
     def backward(job):
-        tasks, time, channels, states, stretch, x, dt, A, B, C, kept, dy, dx, d_dt, dA, dB, dC, dh = fields(job, 19)
+        tasks, time, channels, states, stretch, x, dt, A, B, C, saved, dy, dx, d_dt, dA, dB, dC, dh = fields(job, 19)
         parts, stretches = (channels + WIDTH - 1) // WIDTH, (time + stretch - 1) // stretch
         us, du = np.empty((stretch, WIDTH), dtype), np.empty(WIDTH, dtype)
         hs, decays = np.empty((stretch + 1, states, WIDTH), dtype), np.empty((stretch, states, WIDTH), dtype)
@@ -106,7 +142,7 @@ def kernels(dtype: type) -> tuple[Any, Any]:
             for k in range(stretches - 1, -1, -1):
                 first = k * stretch
                 for s in range(states):
-                    hs[0, s, :n] = row(kept, ((i * stretches + k) * states + s) * channels + start, n, dtype)
+                    hs[0, s, :n] = row(saved, ((i * stretches + k) * states + s) * channels + start, n, dtype)
                 for j in range(min(stretch, time - first)):
                     at = (i * time + first + j) * channels + start
                     dts, Bs = row(dt, at, n, dtype), row(B, (i * time + first + j) * states, states, dtype)

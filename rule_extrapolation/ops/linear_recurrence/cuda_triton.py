@@ -1,4 +1,4 @@
-"""The linear recurrence on CUDA. Tested in Triton's interpreter, on a CPU."""
+"""CUDA kernels of the linear recurrence. The tests run them in Triton's interpreter on a CPU."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 32
-"""Channels of a program, which goes through all steps of a batch row: a warp."""
+"""Channels of a program, a warp, which computes all steps of a batch row."""
 
 
 @triton.jit
 def forward_kernel(a, b, h0, h, time, channels, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    there = c < channels
-    state = tl.load(h0 + row * channels + c, there, 0.0)
+    inside = c < channels
+    state = tl.load(h0 + row * channels + c, inside, 0.0)
     for t in range(time):
         at = (row * time + t) * channels + c
-        state = tl.load(a + at, there, 0.0) * state + tl.load(b + at, there, 0.0)
-        tl.store(h + at, state, there)
+        state = tl.load(a + at, inside, 0.0) * state + tl.load(b + at, inside, 0.0)
+        tl.store(h + at, state, inside)
 
 
 @triton.jit
 def backward_kernel(a, h, h0, dh, da, db, dh0, time, channels, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    there = c < channels
-    first = tl.load(h0 + row * channels + c, there, 0.0)
-    behind = tl.zeros_like(first)
+    inside = c < channels
+    first = tl.load(h0 + row * channels + c, inside, 0.0)
+    later = tl.zeros_like(first)
     at = (row * time + time - 1) * channels + c
     for _ in range(time - 1):
-        d = tl.load(dh + at, there, 0.0) + behind
-        tl.store(db + at, d, there)
-        tl.store(da + at, d * tl.load(h + at - channels, there, 0.0), there)
-        behind = d * tl.load(a + at, there, 0.0)
+        d = tl.load(dh + at, inside, 0.0) + later
+        tl.store(db + at, d, inside)
+        tl.store(da + at, d * tl.load(h + at - channels, inside, 0.0), inside)
+        later = d * tl.load(a + at, inside, 0.0)
         at -= channels
-    d = tl.load(dh + at, there, 0.0) + behind
-    tl.store(db + at, d, there)
-    tl.store(da + at, d * first, there)
-    tl.store(dh0 + row * channels + c, d * tl.load(a + at, there, 0.0), there)
+    d = tl.load(dh + at, inside, 0.0) + later
+    tl.store(db + at, d, inside)
+    tl.store(da + at, d * first, inside)
+    tl.store(dh0 + row * channels + c, d * tl.load(a + at, inside, 0.0), inside)
 
 
 def forward(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The compiled kernels of ``strings``. Each is a function of its own, so that only what is used gets compiled.
+"""Compiled CPU kernels of the queries on strings. Arguments and results are those of the functions in ``strings``.
 
-Jobs are [0, tasks, rows, rows of a task, length, ..., addresses]. Rows are read a block at a time, since a loop that
-may end early is not vectorised.
+Each kernel is made by a function of its own, so that only those in use are compiled. Jobs are [0, tasks, rows, rows of
+a task, length, ..., addresses]. Rows are read a block at a time, since a loop that may end early is not vectorised.
 """
 
 from __future__ import annotations
@@ -10,18 +10,93 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
-from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
+from rule_extrapolation.ops._kernels.launcher import launch
+from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, fields, kernel, row
 
+ROWS = 64
+"""Rows of a task."""
 BLOCK = 64
-"""Tokens. At most 127, so that a byte holds a position."""
+"""Tokens of a block. At most 127, so that a position fits an int8."""
+
+
+def cut_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length = strings.shape
+    strings = strings.long()
+    if strings.stride(1) != 1:
+        strings = strings.contiguous()
+    symbols = strings.new_empty(batch, length, dtype=torch.int8)
+    is_string = strings.new_empty(batch, dtype=torch.bool)
+    run(cut_at_eos_kernel(), symbols, (strings.stride(0),), (strings, symbols, is_string))
+    return symbols, is_string
+
+
+def frame(symbols: Tensor) -> Tensor:
+    symbols = as_bytes(symbols)
+    batch, length = symbols.shape
+    rows = symbols.new_empty(batch, length + 2, dtype=torch.long)
+    run(frame_kernel(), symbols, (), (symbols, rows))
+    return rows
+
+
+def count(symbols: Tensor, symbol: int) -> Tensor:
+    return number_of_each(count_kernel(), symbols, symbol)
+
+
+def first(symbols: Tensor, symbol: int) -> Tensor:
+    return number_of_each(first_kernel(), symbols, symbol)
+
+
+def last(symbols: Tensor, symbol: int) -> Tensor:
+    return number_of_each(last_kernel(), symbols, symbol)
+
+
+def matched(symbols: Tensor, opening: int) -> tuple[Tensor, Tensor]:
+    return verdict_and_number(matched_kernel(), symbols, (opening,), ())
+
+
+def nested(symbols: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length = symbols.shape
+    stacks = torch.empty(num_tasks(batch), length + 2, dtype=torch.int8)
+    return verdict_and_number(nested_kernel(), symbols, (), (stacks,))
+
+
+def number_of_each(kernel: Any, symbols: Tensor, symbol: int) -> Tensor:
+    symbols = as_bytes(symbols)
+    numbers = symbols.new_empty(len(symbols), dtype=torch.int32)
+    run(kernel, symbols, (symbol,), (symbols, numbers))
+    return numbers
+
+
+def verdict_and_number(
+    kernel: Any, symbols: Tensor, sizes: tuple[int, ...], scratch: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    symbols = as_bytes(symbols)
+    verdicts, numbers = (symbols.new_empty(len(symbols), dtype=dtype) for dtype in (torch.bool, torch.int32))
+    run(kernel, symbols, sizes, (symbols, verdicts, numbers, *scratch))
+    return verdicts, numbers
+
+
+def as_bytes(symbols: Tensor) -> Tensor:
+    return symbols.to(torch.int8).contiguous()
+
+
+def num_tasks(batch: int) -> int:
+    return -(-batch // ROWS)
+
+
+def run(kernel: Any, symbols: Tensor, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
+    batch, length = symbols.shape
+    launch(kernel, num_tasks(batch), (batch, ROWS, length, *sizes), tensors, symbols.numel())
 
 
 @njit(**OPTIONS)
 def copy_block(tokens, symbols):
-    """Returns where the first token is that is no symbol, BLOCK if there is none."""
+    """Returns the index of the first token that is not a symbol, BLOCK if there is none."""
     end = np.int8(BLOCK)
     for t in range(len(tokens)):
         token = np.int8(tokens[t])
@@ -38,7 +113,7 @@ def pad_from(start, symbols):
 
 @njit(**OPTIONS)
 def first_in_block(symbols, symbol):
-    """Where the symbol is, BLOCK if nowhere."""
+    """The index of the symbol's first occurrence, BLOCK if there is none."""
     at = np.int8(BLOCK)
     for t in range(len(symbols)):
         at = min(at, np.int8(t) if symbols[t] == symbol else np.int8(BLOCK))
@@ -47,6 +122,7 @@ def first_in_block(symbols, symbol):
 
 @njit(**OPTIONS)
 def last_in_block(symbols, symbol):
+    """The index of the symbol's last occurrence, -1 if there is none."""
     at = np.int8(-1)
     for t in range(len(symbols)):
         at = max(at, np.int8(t) if symbols[t] == symbol else np.int8(-1))
@@ -62,8 +138,8 @@ def count_block(symbols, symbol):
 
 
 @cache
-def cut_at_eos() -> Any:
-    """Of jobs [..., elements from one row of strings to the next, strings (int64), symbols, whether a string]."""
+def cut_at_eos_kernel() -> Any:
+    """Takes jobs [..., stride of the rows of strings, strings (int64), symbols, is_string]."""
 
     @kernel
     def cut_at_eos(job):
@@ -71,7 +147,7 @@ def cut_at_eos() -> Any:
         task = claim(job)
         while task < tasks:
             for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
-                # To the end of each row: a branch for where its word ends would wait for memory each time.
+                # Each row is read to its end: stopping where its word ends would wait for memory.
                 end = length
                 for at in range(0, length, BLOCK):
                     n = min(BLOCK, length - at)
@@ -94,8 +170,8 @@ def widen(symbols, tokens):
 
 
 @cache
-def frame() -> Any:
-    """Of jobs [..., symbols, rows (int64)]."""
+def frame_kernel() -> Any:
+    """Takes jobs [..., symbols, rows (int64)]."""
 
     @kernel
     def frame(job):
@@ -117,8 +193,8 @@ def frame() -> Any:
 
 
 @cache
-def count() -> Any:
-    """Of jobs [..., symbol, symbols, counts]."""
+def count_kernel() -> Any:
+    """Takes jobs [..., symbol, symbols, counts]."""
 
     @kernel
     def count(job):
@@ -136,8 +212,8 @@ def count() -> Any:
 
 
 @cache
-def first() -> Any:
-    """Of jobs [..., symbol, symbols, positions]."""
+def first_kernel() -> Any:
+    """Takes jobs [..., symbol, symbols, positions]."""
 
     @kernel
     def first(job):
@@ -157,8 +233,8 @@ def first() -> Any:
 
 
 @cache
-def last() -> Any:
-    """Of jobs [..., symbol, symbols, positions]."""
+def last_kernel() -> Any:
+    """Takes jobs [..., symbol, symbols, positions]."""
 
     @kernel
     def last(job):
@@ -178,8 +254,8 @@ def last() -> Any:
 
 
 @cache
-def matched() -> Any:
-    """Of jobs [..., opening bracket, symbols, whether none closes too early, open at the end]."""
+def matched_kernel() -> Any:
+    """Takes jobs [..., opening bracket, symbols, verdicts, numbers]."""
 
     @kernel
     def matched(job):
@@ -203,8 +279,8 @@ def matched() -> Any:
 
 
 @cache
-def nested() -> Any:
-    """Of jobs [..., symbols, whether each closes the one opened last, open at the end, stacks (tasks, length + 2)]."""
+def nested_kernel() -> Any:
+    """Takes jobs [..., symbols, verdicts, numbers, stacks (tasks, length + 2)]."""
 
     @kernel
     def nested(job):
@@ -212,11 +288,12 @@ def nested() -> Any:
         task = claim(job)
         while task < tasks:
             stack = row(stacks, task * (length + 2), length + 2, np.int8)
-            stack[0] = PAD  # the floor
+            stack[0] = PAD  # below the first bracket
             for i in range(task * rows_of_task, min((task + 1) * rows_of_task, rows)):
                 word = row(symbols, i * length, length, np.int8)
                 top, proper, t = 0, True, 0
-                # No branch for what a symbol is: it would be mispredicted half the time. Above the top is no one's.
+                # A branch on the symbol would be mispredicted half the time. So every symbol is written above the top
+                # of the stack, where it counts only if it opens.
                 while t < length and word[t] != PAD:
                     symbol = word[t]
                     opens = (symbol & 1) == (FIRST_SYMBOL & 1)

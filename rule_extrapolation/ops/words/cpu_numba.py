@@ -1,4 +1,7 @@
-"""The compiled kernels of ``words``. Jobs are [0, tasks, words, words of a task, width, ..., addresses]."""
+"""Compiled CPU kernels of random words. Arguments and results are those of the functions in ``words``.
+
+Jobs are [0, tasks, words, words of a task, width, ..., addresses].
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,57 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 from rule_extrapolation.core.tokens import FIRST_SYMBOL, PAD
-from rule_extrapolation.ops.numba_tools import OPTIONS, claim, fields, kernel, row
-from rule_extrapolation.ops.splitmix import FIRST_FACTOR, SECOND_FACTOR, STEP
+from rule_extrapolation.ops._kernels.launcher import launch
+from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, fields, kernel, row
+from rule_extrapolation.ops.words import reference
 
-# In one type with everything they meet: numba would compute with int64 and uint64 in float64.
-STEP, FIRST_FACTOR, SECOND_FACTOR = np.uint64(STEP), np.uint64(FIRST_FACTOR), np.uint64(SECOND_FACTOR)
+WORDS = 64
+"""Words of a task."""
+
+# All uint64: numba computes in float64 where int64 and uint64 meet.
+STEP = np.uint64(reference.STEP)
+FIRST_FACTOR, SECOND_FACTOR = np.uint64(reference.FIRST_FACTOR), np.uint64(reference.SECOND_FACTOR)
 S27, S30, S31, S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+
+
+def runs(letters: list[int], counts: Tensor, width: int) -> Tensor:
+    words = torch.empty(len(counts), width, dtype=torch.int8)
+    run(runs_kernel(), words, (len(letters),), (torch.tensor(letters), counts.cumsum(1).contiguous(), words))
+    return words
+
+
+def shuffled(letters: tuple[int, int], num_first: Tensor, lengths: Tensor, width: int, keys: Tensor) -> Tensor:
+    words = torch.empty(len(keys), width, dtype=torch.int8)
+    inputs = (tensor.contiguous() for tensor in (num_first.long(), lengths.long(), keys))
+    run(shuffled_kernel(), words, letters, (*inputs, words))
+    return words
+
+
+def brackets(targets: Tensor, kinds: int, width: int, nest: bool, keys: Tensor) -> Tensor:
+    words = torch.empty(len(targets), width, dtype=torch.int8)
+    memory = torch.empty(num_tasks(len(targets)), max(width, kinds) + 1, dtype=torch.int32)
+    inputs = targets.long().contiguous(), keys.contiguous()
+    run(brackets_kernel(), words, (kinds, nest, memory.shape[1]), (*inputs, words, memory))
+    return words
+
+
+def num_tasks(num: int) -> int:
+    return -(-num // WORDS)
+
+
+def run(kernel: Any, words: Tensor, sizes: tuple[int, ...], tensors: tuple[Tensor, ...]) -> None:
+    num, width = words.shape
+    launch(kernel, num_tasks(num), (num, WORDS, width, *sizes), tensors, words.numel())
 
 
 @njit(**OPTIONS)
 def below(choices, key, position):
-    """One of 0..choices-1, evenly."""
+    """A uniformly random integer from 0 to choices - 1."""
     x = np.uint64(key) + np.uint64(position + 1) * STEP
     x = (x ^ (x >> S30)) * FIRST_FACTOR
     x = (x ^ (x >> S27)) * SECOND_FACTOR
@@ -34,8 +74,8 @@ def fill(symbols, symbol):
 
 
 @cache
-def runs() -> Any:
-    """Of jobs [..., runs of a word, their letters, where they end (words, runs), words]."""
+def runs_kernel() -> Any:
+    """Takes jobs [..., runs of a word, letters, ends of the runs (words, runs), words]."""
 
     @kernel
     def runs(job):
@@ -56,8 +96,8 @@ def runs() -> Any:
 
 
 @cache
-def shuffled() -> Any:
-    """Of jobs [..., first letter, second letter, how many of the first, lengths, keys, words]."""
+def shuffled_kernel() -> Any:
+    """Takes jobs [..., first letter, second letter, num_first, lengths, keys, words]."""
 
     @kernel
     def shuffled(job):
@@ -79,15 +119,16 @@ def shuffled() -> Any:
 
 
 @cache
-def brackets() -> Any:
-    """Of jobs [..., kinds, nest, length of a task's memory, targets, keys, words, memory]."""
+def brackets_kernel() -> Any:
+    """Takes jobs [..., kinds, nest, size of a task's memory, targets, keys, words, memory]."""
 
     @kernel
     def brackets(job):
         tasks, num, words_of_task, width, kinds, nest, size, targets, keys, words, memory = fields(job, 12)
         task = claim(job)
         while task < tasks:
-            # Either stack[1..total], the kinds that are open, or how many are open of each kind.
+            # The task's memory: if brackets nest, the kinds of the open ones in stack[1..total], else how many are open
+            # of each kind.
             stack = open_ = row(memory, task * size, size, np.int32)
             for i in range(task * words_of_task, min((task + 1) * words_of_task, num)):
                 target, key = row(targets, i, 1, np.int64)[0], row(keys, i, 1, np.int64)[0]
@@ -99,10 +140,10 @@ def brackets() -> Any:
                     closings = min(total, 1) if nest else kinds_open
                     choice = below(openings + closings, key, t)
                     closes = choice >= openings
-                    # No branch for what was drawn, which would be mispredicted half the time.
+                    # A branch on the choice would be mispredicted half the time.
                     if nest:
                         kind = np.int64(stack[total]) if closes else choice
-                        stack[total + 1] = kind  # above the top, and so no one's, if it closes
+                        stack[total + 1] = kind  # if it closes, above the top, where it does not count
                     else:
                         kind, rank = choice, openings - 1
                         for k in range(kinds):

@@ -1,0 +1,1 @@
+"""What the compiled CPU kernels share: ``numba_tools`` compiles them, ``launcher`` runs them on tensors."""

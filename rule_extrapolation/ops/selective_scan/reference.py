@@ -1,0 +1,80 @@
+"""The selective scan in plain torch, for any device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+    """Arguments and results as in ``selective_scan.selective_scan``, but all arguments have one dtype."""
+    return SelectiveScan.apply(x, dt, A, B, C, h0)
+
+
+class SelectiveScan(torch.autograd.Function):
+    """The scan step by step, with the backward pass written by hand.
+
+    All T states would take most of the memory of a training step. So the forward pass saves only every sqrt(T)-th of
+    them, and the backward pass computes the states between two saved ones, a *stretch*, again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+        time = x.shape[1]
+        ctx.stretch = math.isqrt(time)
+        u, y, h = dt * x, torch.empty_like(x), h0.clone()
+        buffer = torch.empty_like(h)
+        saved = []
+        for t in range(time):
+            if t % ctx.stretch == 0:
+                saved.append(h.clone())
+            h.mul_(decay(dt, A, t, out=buffer)).addcmul_(over_states(u, t), over_channels(B, t))
+            y[:, t] = torch.mul(h, over_channels(C, t), out=buffer).sum(2)
+        ctx.save_for_backward(x, dt, A, B, C, *saved)
+        return y, h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor, ...]:
+        x, dt, A, B, C, *saved = ctx.saved_tensors
+        u = dt * x
+        d_u, d_dt, d_B, d_C = (torch.empty_like(tensor) for tensor in (u, dt, B, C))
+        d_A = torch.zeros_like(dh)
+        dh = dh.clone()
+        decays = dh.new_empty(ctx.stretch, *dh.shape)
+        states = dh.new_empty(ctx.stretch + 1, *dh.shape)
+        for start in reversed(range(0, x.shape[1], ctx.stretch)):
+            steps = range(start, min(start + ctx.stretch, x.shape[1]))
+            states[0] = saved.pop()
+            for a, h, h_next, t in zip(decays, states, states[1:], steps):
+                torch.mul(decay(dt, A, t, out=a), h, out=h_next).addcmul_(over_states(u, t), over_channels(B, t))
+            for t in reversed(steps):
+                a, h, h_next = decays[t - start], states[t - start], states[t - start + 1]
+                dh.addcmul_(over_states(dy, t), over_channels(C, t))
+                d_C[:, t] = (dy[:, t, None] @ h_next).squeeze(1)
+                d_B[:, t] = (u[:, t, None] @ dh).squeeze(1)
+                buffer = h_next  # no longer needed
+                d_u[:, t] = torch.mul(dh, over_channels(B, t), out=buffer).sum(2)
+                dh.mul_(a)
+                d_exponent = torch.mul(dh, h, out=a)
+                d_A.addcmul_(d_exponent, over_states(dt, t))
+                d_dt[:, t] = torch.mul(d_exponent, A, out=buffer).sum(2)
+        return d_u * dt, d_dt + d_u * x, d_A.sum(0), d_B, d_C, dh
+
+
+def decay(dt: Tensor, A: Tensor, t: int, out: Tensor) -> Tensor:
+    return torch.mul(over_states(dt, t), A, out=out).exp_()
+
+
+def over_states(values: Tensor, t: int) -> Tensor:
+    """(batch, T, D) -> (batch, D, 1)"""
+    return values[:, t, :, None]
+
+
+def over_channels(values: Tensor, t: int) -> Tensor:
+    """(batch, T, N) -> (batch, 1, N)"""
+    return values[:, t, None]
