@@ -47,8 +47,7 @@ def assert_same(actual, expected, inputs, dtype):
         torch.testing.assert_close(gradient, reference, rtol=10 * TOLERANCE[dtype], atol=10 * TOLERANCE[dtype])
 
 
-def run(script, **environment):
-    """What a script prints, in a Python process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    ).stdout
+def run(script, folder=None, **environment):
+    """What a script prints, in a Python process of its own. It imports modules of that folder first."""
+    options = {"env": {**os.environ, **environment}, "cwd": folder, "capture_output": True, "text": True}
+    return subprocess.run([sys.executable, "-c", script], check=True, **options).stdout

@@ -143,9 +143,9 @@ compiled = words.shuffled(*arguments)
 launcher.WORTH_COMPILING = 10**12
 print(torch.equal(compiled, words.shuffled(*arguments)))
 """
-        environment = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-        assert run(script, **environment) == "True\n"
+        cache = str(tmp_path / "cache")
+        assert run(script, tmp_path, NUMBA_CACHE_DIR=cache) == "True\n"
         called = tmp_path / "rule_extrapolation" / "ops" / "words" / "reference.py"
         assert "0x9E3779B97F4A7C15" in called.read_text()
         called.write_text(called.read_text().replace("0x9E3779B97F4A7C15", "0x9E3779B97F4A7C17"))
-        assert run(script, **environment) == "True\n"
+        assert run(script, tmp_path, NUMBA_CACHE_DIR=cache) == "True\n"
