@@ -1,4 +1,4 @@
-"""What the C library does with memory that has been freed."""
+"""How the C library treats freed memory."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from functools import cache
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 1 << 30
+"""Bytes of freed memory that the process keeps."""
 LARGEST = 1 << 25
-"""Bytes; glibc takes no larger one."""
+"""Bytes of the largest block to keep: the maximum that glibc accepts."""
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep up to a gibibyte of freed memory for this process, in pieces of up to 32 MiB.
+    """Let glibc keep up to 1 GiB of freed memory for this process, in blocks of up to 32 MiB.
 
-    It would give pieces of that size back to the system, which clears each page again when it is next asked for: up to
-    a third of the time of a model that makes a new state for every token, or activations at every step.
+    By default it returns large blocks to the system, which must clear their pages when they are next allocated. That
+    takes up to a third of the time of a model that allocates a state for every token or activations for every step.
 
     Returns:
-        Whether it does: other C libraries have other ways.
+        Whether it succeeded, which requires glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not there; no handle of the process itself on Windows
+    except (AttributeError, OSError, TypeError):  # no such function; on Windows, no handle of the process itself
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST) and mallopt(M_TRIM_THRESHOLD, KEPT))

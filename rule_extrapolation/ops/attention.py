@@ -1,3 +1,5 @@
+"""Causal attention (Vaswani et al. 2017, arXiv 1706.03762, section 3.2)."""
+
 from __future__ import annotations
 
 import torch
@@ -8,12 +10,12 @@ from rule_extrapolation.ops.dropout import dropout
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v, where a query sees its own key and those before it.
+    """softmax(q k^T / sqrt(D)) v, where each query attends to its own position and those before it (equation 1).
 
     Args:
-        q: (B, H, T, D), of the last T positions.
-        k, v: (B, H, S, D), of all S positions.
-        dropout_p: on the attention weights.
+        q: (B, H, T, D) queries of the last T of S positions, for H heads.
+        k, v: (B, H, S, D) keys and values of all S positions.
+        dropout_p: probability of dropping an attention weight; 0 outside training.
 
     Returns:
         (B, H, T, D).
@@ -22,13 +24,13 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tenso
     if dropout_p and q.device.type == "cpu":
         return causal_attention_with_dropout(q, k, v, dropout_p)
     mask = None
-    if seen and length > 1:  # a single query sees all keys
+    if seen and length > 1:  # a single query attends to all keys
         mask = torch.ones(length, seen + length, dtype=torch.bool, device=q.device).tril(seen)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal=not seen)
 
 
 def causal_attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
-    """F.scaled_dot_product_attention has no kernel for dropout on a CPU: it would come to more and slower steps."""
+    """The same on a CPU, where F.scaled_dot_product_attention has no fused kernel with dropout and is slower."""
     length, positions = q.shape[2], k.shape[2]
     future = torch.full((length, positions), -torch.inf, dtype=q.dtype).triu(1 + positions - length)
     q, k, values = (x.flatten(0, 1) for x in (q, k, v))

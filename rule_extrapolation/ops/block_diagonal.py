@@ -1,4 +1,4 @@
-"""A product with a block-diagonal matrix, of many blocks that are too small to multiply with one by one."""
+"""Multiplication by a block-diagonal matrix whose many blocks are too small to be multiplied one by one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 WIDTH = 64
-"""Blocks are put together to dense ones that are about as wide: the zeros cost less than narrow products would."""
+"""Neighbouring blocks are merged into dense matrices of up to this width. Multiplying by their zeros costs less than
+multiplying by narrow blocks."""
 
 
 def block_diagonal(x: Tensor, weight: Tensor) -> Tensor:
-    """The last dimension of x in pieces, each times its own matrix. Differentiable once.
+    """Split the last dimension of x into H parts and multiply each by a matrix of its own. Differentiable once.
 
     Args:
         x: (..., H * I)
-        weight: (H, O, I)
+        weight: (H, O, I), the blocks.
 
     Returns:
-        (..., H * O)
+        (..., H * O): part h of the last dimension is weight[h] times part h of x.
     """
     return BlockDiagonal.apply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
 
@@ -31,14 +32,14 @@ class BlockDiagonal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return grouped_product(x, together(weight).mT)
+        return grouped_product(x, merged(weight).mT)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        groups = together(weight)
-        # Of each group's product, the blocks on the diagonal.
+        groups = merged(weight)
+        # The gradient of each merged matrix, of which only the blocks on the diagonal are wanted.
         d_groups = pieces(dy, len(groups)).mT @ pieces(x, len(groups))
         blocks, out_width, in_width = weight.shape
         d_groups = d_groups.view(len(groups), blocks // len(groups), out_width, -1, in_width)
@@ -46,8 +47,8 @@ class BlockDiagonal(torch.autograd.Function):
         return grouped_product(dy, groups), d_weight
 
 
-def together(weight: Tensor) -> Tensor:
-    """(H, O, I) -> (G, H / G * O, H / G * I): neighbouring blocks on the diagonals of as few matrices as are dense."""
+def merged(weight: Tensor) -> Tensor:
+    """(H, O, I) -> (G, H / G * O, H / G * I): G block-diagonal matrices, each of H / G neighbouring blocks."""
     blocks, out_width, in_width = weight.shape
     size = max(n for n in range(1, blocks + 1) if blocks % n == 0 and (n == 1 or n * in_width <= WIDTH))
     groups = weight.new_zeros(blocks // size, size, out_width, size, in_width)
@@ -56,7 +57,7 @@ def together(weight: Tensor) -> Tensor:
 
 
 def grouped_product(x: Tensor, groups: Tensor) -> Tensor:
-    """(N, G * I) and (G, I, O) -> (N, G * O)"""
+    """(N, G * I) and (G, I, O) -> (N, G * O), without a copy of either."""
     y = x.new_empty(len(x), len(groups) * groups.shape[2])
     for piece, group, result in zip(pieces(x, len(groups)), groups, pieces(y, len(groups))):
         torch.mm(piece, group, out=result)

@@ -1,4 +1,4 @@
-"""A causal convolution of each channel by itself, without moving time to the last dimension."""
+"""A causal depthwise convolution that keeps time in the second dimension, unlike nn.Conv1d."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from torch.autograd.function import once_differentiable
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """y_t = bias + sum over k of weight_k x_(t - K + 1 + k), with zeros before the first step. Differentiable once.
+    """y_t = bias + sum over k = 0, ..., K - 1 of weight_k x_{t - K + 1 + k} for each channel, where x_t = 0 for t < 0.
+
+    Differentiable once.
 
     Args:
         x: (B, T, C)
-        weight: (C, K)
+        weight: (C, K); weight[:, K - 1] multiplies the current step.
         bias: (C,)
 
     Returns:
@@ -52,5 +54,5 @@ class CausalConv(torch.autograd.Function):
 
 
 def lags(x: Tensor, weight: Tensor) -> range:
-    """How far taps reach back, of those that do, and not to before the first step."""
+    """The lags of the taps before the current step, as far as they reach a step of the sequence."""
     return range(1, min(len(weight), x.shape[1]))

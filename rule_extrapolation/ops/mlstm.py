@@ -1,9 +1,13 @@
-"""mLSTM (Beck et al. 2024, arXiv 2405.04517, appendix A.3): all tokens at once, or one after the others.
+"""The mLSTM cell of xLSTM (Beck et al. 2024, arXiv 2405.04517, appendix A.3), for all tokens at once or for one token.
 
-With F the cumulative sum of log sigmoid(f) and d the width of a head, for s up to t,
+Let d be the width of a head, i and f the gates before their activation, and F_t = sum over s <= t of log sigmoid(f_s).
+With sums and maxima over s <= t,
 
-    C_ts = (q_t · k_s / sqrt(d)) exp(a_s - M_t)        a_s = i_s - F_s        M_t = max over s of a_s
-    h_t = sum over s of C_ts v_s / (max(|sum over s of C_ts|, exp(-m_t)) + eps)        m_t = F_t + M_t
+    a_s = i_s - F_s
+    M_t = max over s of a_s
+    m_t = F_t + M_t
+    C_ts = (q_t · k_s / sqrt(d)) exp(a_s - M_t)
+    h_t = (sum over s of C_ts v_s) / (max(|sum over s of C_ts|, exp(-m_t)) + eps)
 """
 
 from __future__ import annotations
@@ -22,16 +26,17 @@ EPS = 1e-6
 def parallel_mlstm(
     queries: Tensor, keys: Tensor, values: Tensor, igate_preact: Tensor, fgate_preact: Tensor, **_: Any
 ) -> Tensor:
-    """What xlstm's ``parallel_stabilized_simple`` computes, and takes. Differentiable once, by hand.
+    """mLSTM for a whole sequence, with the arguments of xlstm's ``parallel_stabilized_simple``. Differentiable once.
 
     Args:
-        queries, keys, values: (B, NH, T, DH), T from 1.
-        igate_preact, fgate_preact: (B, NH, T, 1) the gates before their activation.
+        queries, keys, values: (B, NH, T, DH) for NH heads of width DH, T at least 1.
+        igate_preact, fgate_preact: (B, NH, T, 1) input and forget gates before their activation.
 
     Returns:
-        (B, NH, T, DH), laid out as (B, T, NH, DH).
+        (B, NH, T, DH) outputs h. In memory, the heads of a token are adjacent, as in a contiguous (B, T, NH, DH)
+        tensor.
     """
-    # Heads first, and sums along the last dimension: each head is then one batched product of its slices as they are.
+    # Heads first: the work for each head is then batched products of slices that need no copy.
     inputs = (x.transpose(0, 1) for x in (queries, keys, values))
     gates = (x.squeeze(3).transpose(0, 1).contiguous() for x in (igate_preact, fgate_preact))
     return ParallelMLSTM.apply(*inputs, *gates).transpose(0, 1)
@@ -46,7 +51,7 @@ class ParallelMLSTM(torch.autograd.Function):
         f_sum = F.logsigmoid(f).cumsum(2)
         a = i - f_sum
         a_max, a_argmax = a.cummax(2)
-        # P, and what it is made of, in one buffer; C in another.
+        # p = exp(a_s - M_t) is computed in one buffer, C in another.
         p = a[:, :, None, :] - a_max[:, :, :, None]
         p.masked_fill_(future(time, q.device), -math.inf).exp_()
         c = torch.empty_like(p)
@@ -90,7 +95,10 @@ class ParallelMLSTM(torch.autograd.Function):
 
 
 class Gates(torch.autograd.Function):
-    """(B, T, H) queries, keys and values, as they are, and a (B, T, G) linear map of all three side by side."""
+    """(B, T, H) queries, keys and values -> the same three, and (B, T, G) gates: a linear map of their concatenation.
+
+    Returning the inputs lets the backward pass add up their gradients in place.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
@@ -122,21 +130,21 @@ def mlstm_step(
     fgate_preact: Tensor,
     **_: Any,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """What xlstm's ``recurrent_step_stabilized_simple`` computes, and takes.
+    """mLSTM for one token, with the arguments of xlstm's ``recurrent_step_stabilized_simple``.
 
     Args:
-        c_state, n_state, m_state: (B, NH, DH, DH), (B, NH, DH, 1) and (B, NH, 1, 1).
+        c_state, n_state, m_state: (B, NH, DH, DH) memory, (B, NH, DH, 1) normalizer and (B, NH, 1, 1) stabilizer.
         q, k, v: (B, NH, 1, DH)
-        igate_preact, fgate_preact: (B, NH, 1, 1) the gates before their activation.
+        igate_preact, fgate_preact: (B, NH, 1, 1) input and forget gates before their activation.
 
     Returns:
-        (B, NH, 1, DH), and the three states behind this token.
+        (B, NH, 1, DH) outputs h, and the three states after this token.
     """
     decayed = F.logsigmoid(fgate_preact) + m_state
     m_state = torch.maximum(decayed, igate_preact)
     forget = (decayed - m_state).exp()
     k = k.mT * ((igate_preact - m_state).exp() / math.sqrt(k.shape[3]))
-    # The one state that is large: memory for a single new one, and none in between.
+    # This state is large: memory is allocated for the new one only, not for intermediate results.
     c_state = (c_state * forget).addcmul_(k, v)
     n_state = n_state * forget + k
     normalizer = torch.maximum((q @ n_state).abs(), (-m_state).exp()) + EPS
@@ -144,11 +152,11 @@ def mlstm_step(
 
 
 def like_tokens(x: Tensor) -> Tensor:
-    """An empty (NH, B, T, DH), laid out as (B, T, NH, DH): the features of a token side by side."""
+    """An uninitialised (NH, B, T, DH) tensor with the memory layout of a contiguous (B, T, NH, DH) one."""
     num_heads, batch, time, width = x.shape
     return x.new_empty(batch, time, num_heads, width).permute(2, 0, 1, 3)
 
 
 def future(time: int, device: torch.device) -> Tensor:
-    """(T, T), true where the column is later than the row."""
+    """(T, T) bool, true where the column is greater than the row."""
     return torch.ones(time, time, dtype=torch.bool, device=device).triu_(1)

@@ -1,8 +1,8 @@
-"""N-grams of token rows, counted and looked up by sorting and searching, without a loop over tokens.
+"""Counts of n-grams, made and looked up by sorting and binary search, without a loop over tokens.
 
-The context of a target is the tokens before it. Contexts of a length are numbered, and a longer one is found through
-the one without its oldest token: its key is ``number * num_tokens + oldest token``. So keys fit 64 bits whatever the
-vocabulary and the order, and memory goes by how many different n-grams there are.
+The context of an n-gram is all its tokens but the last. The contexts of each length are numbered. The key of a context
+is ``n * num_tokens + oldest token``, where n is the number of the context without its oldest token. So keys fit into 64
+bits for any vocabulary and order, and memory is proportional to the number of different n-grams.
 """
 
 from __future__ import annotations
@@ -17,52 +17,55 @@ from torch import Tensor
 from rule_extrapolation.core.tokens import PAD, SOS
 
 NONE = -1
-"""In the place of a token before the row's first one."""
+"""Stands for the tokens before a row's first token."""
 MOST_UNGROUPED = 2**22
-"""N-grams that wait to be counted together, at most."""
+"""The maximum number of n-grams to collect before equal ones are merged."""
 
 
 @dataclass
 class Level:
-    """The n-grams of one order: each context of k tokens with every token seen behind it."""
+    """The E n-grams of one order: each of the C contexts of that length with every token that has followed it."""
 
     num_tokens: int
     contexts: Tensor
-    """(C,) keys in ascending order: number of the context without its oldest token * num_tokens + that token."""
+    """(C,) the contexts' keys, in ascending order; a context's index is its number."""
     owners: Tensor
-    """(E,) in ascending order: the number of each n-gram's context."""
+    """(E,) the number of each n-gram's context, in ascending order."""
     tokens: Tensor
-    """(E,) in ascending order for each context."""
+    """(E,) the last token of each n-gram, in ascending order within a context."""
     counts: Tensor
-    """(E,) long."""
+    """(E,) int64."""
 
     @property
     def keys(self) -> Tensor:
-        """(E,) in ascending order."""
+        """(E,) owner * num_tokens + token, in ascending order."""
         return self.owners * self.num_tokens + self.tokens
 
     @property
     def shorter(self) -> Tensor:
-        """(E,) keys, in the level below, of the n-grams without their oldest token."""
+        """(E,) the keys that the n-grams without their oldest token have in the level of the next lower order."""
         return self.contexts[self.owners] // self.num_tokens * self.num_tokens + self.tokens
 
     def per_context(self, values: Tensor) -> Tensor:
-        """(E,) -> (C,) sums in float64."""
+        """Sums over the n-grams of each context: (E,) -> (C,) float64."""
         return torch.zeros(len(self.contexts), dtype=torch.float64).index_add_(0, self.owners, values.double())
 
 
 def count_ngrams(
     batches: Iterable[Tensor], order: int, num_tokens: int, carried: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Count the n-grams that end in a symbol or EOS: SOS and PAD are never predicted.
+    """Count the n-grams that end in a symbol or EOS. SOS and PAD are never targets, nor is the first token of a row.
 
     Args:
-        batches: (N, T) token rows each; an n-gram lies within a row, and a row's first token is no target.
-        carried: a row's first token is the last one of that row of the batch before, and n-grams go on across.
+        batches: (N, T) token rows each. An n-gram lies within one row.
+        order: how many tokens an n-gram has.
+        num_tokens: size of the vocabulary.
+        carried: each row continues the same row of the previous batch, and its first token repeats the last one there.
+            N-grams then span batches.
 
     Returns:
-        (U, order) different ones: target, the token before it, the one before that, ...; NONE before the row's first.
-        And (U,) how often each has been seen.
+        The U different n-grams, (U, order), each in reverse: the target, the token before it, and so on, with NONE in
+        place of tokens before the row's first. And (U,) their counts.
     """
     waiting: list[tuple[Tensor, Tensor]] = [(torch.empty(0, order, dtype=torch.long), torch.empty(0, dtype=torch.long))]
     size, before = 0, None
@@ -81,7 +84,7 @@ def count_ngrams(
 
 
 def grouped(ngrams: Tensor, counts: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """(N, order) and (N,) -> each different row once, and the sums of their counts."""
+    """(N, order) n-grams and (N,) counts -> each different n-gram once, and the sums of their counts."""
     base, key, largest = num_tokens + 1, ngrams[:, 0], num_tokens
     for column in ngrams[:, 1:].unbind(1):
         if largest * base >= 2**62:
@@ -95,18 +98,18 @@ def grouped(ngrams: Tensor, counts: Tensor, num_tokens: int) -> tuple[Tensor, Te
 
 
 def bincount(places: Tensor, counts: Tensor, length: int) -> Tensor:
-    """(length,) long sums of counts."""
+    """(length,) int64: the sum of the counts at each place."""
     return torch.zeros(length, dtype=torch.long).index_add_(0, places, counts)
 
 
 def levels_of(ngrams: Tensor, counts: Tensor, num_tokens: int) -> list[Level]:
-    """``count_ngrams``'s n-grams by the length of their context, from 0 to order - 1."""
+    """The n-grams of all orders from the results of ``count_ngrams``, by the length of the context: 0 to order - 1."""
     levels, numbers = [], torch.zeros(len(ngrams), dtype=torch.long)
     for length in range(ngrams.shape[1]):
         contexts = torch.zeros(1, dtype=torch.long)
         if length:
-            there = ngrams[:, length] != NONE
-            ngrams, counts, numbers = ngrams[there], counts[there], numbers[there]
+            exists = ngrams[:, length] != NONE
+            ngrams, counts, numbers = ngrams[exists], counts[exists], numbers[exists]
             contexts, numbers = (numbers * num_tokens + ngrams[:, length]).unique(return_inverse=True)
         keys, inverse = (numbers * num_tokens + ngrams[:, 0]).unique(return_inverse=True)
         totals = bincount(inverse, counts, len(keys))
@@ -115,12 +118,14 @@ def levels_of(ngrams: Tensor, counts: Tensor, num_tokens: int) -> list[Level]:
 
 
 def continuation_counts(levels: list[Level]) -> list[Tensor]:
-    """(E,) for each level: behind how many different tokens an n-gram has been seen (Kneser & Ney 1995); of the longest
-    ones, and of those that begin with SOS, which nothing precedes, how often."""
+    """(E,) for each level: how many different tokens have preceded each n-gram (Kneser and Ney 1995).
+
+    N-grams of the highest order, and those that begin with SOS, which nothing precedes, keep their counts.
+    """
     found = []
     for level, longer in pairwise(levels):
         places = torch.searchsorted(level.keys, longer.shorter)
-        # At least 1: an n-gram may be seen at the beginning of a row alone.
+        # At least 1: an n-gram may have occurred only at the start of a row.
         counts = bincount(places, torch.ones_like(places), len(level.counts)).clamp_min(1)
         begins = (level.contexts % level.num_tokens == SOS) & (level is not levels[0])
         found.append(torch.where(begins[level.owners], level.counts, counts))
@@ -128,10 +133,14 @@ def continuation_counts(levels: list[Level]) -> list[Tensor]:
 
 
 def pruned(levels: list[Level], min_count: list[int]) -> tuple[list[Level], list[Tensor]]:
-    """The levels without n-grams seen fewer than ``min_count`` times, an order each, in no descending order; and (E,)
-    bool which are kept.
+    """Remove n-grams that have occurred fewer than ``min_count`` times.
 
-    What a kept n-gram ends with has been seen as often, so that its context can still be found.
+    Args:
+        min_count: one number for each level, not decreasing. The n-grams that a kept one ends with, which have occurred
+            at least as often, are then kept too, so that its context can be found.
+
+    Returns:
+        The smaller levels, and for each level (E,) bool: which n-grams are kept.
     """
     kept_levels, masks = [], []
     numbers = torch.zeros(1, dtype=torch.long)
@@ -148,12 +157,12 @@ def pruned(levels: list[Level], min_count: list[int]) -> tuple[list[Level], list
 
 
 def look_up(contexts: Tensor, shorter: Tensor, token: Tensor, num_tokens: int) -> Tensor:
-    """The numbers of contexts, -1 where there is none.
+    """The numbers of contexts, -1 for those that have not occurred.
 
     Args:
-        contexts: (C,) a level's keys.
-        shorter: any shape: numbers of the contexts without their oldest token, or -1.
-        token: that token, or NONE.
+        contexts: (C,) the keys of a level's contexts.
+        shorter: the numbers of the contexts without their oldest token, or -1, in any shape.
+        token: the oldest tokens, or NONE, in the same shape.
     """
     if not len(contexts):
         return torch.full_like(shorter, -1)

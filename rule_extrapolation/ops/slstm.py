@@ -1,10 +1,14 @@
-"""sLSTM (Beck et al. 2024, arXiv 2405.04517, section 2.2) over a sequence, with a backward pass by hand.
+"""The sLSTM cell of xLSTM (Beck et al. 2024, arXiv 2405.04517, section 2.2) over a sequence.
 
-With raw gates (i, f, z, o)_t = x_t + R h_(t - 1), where R does not mix heads, and m a running maximum,
+The gates before their activation are (i, f, z, o)_t = x_t + R h_{t-1}, where R does not mix heads. With the stabilizer
+m,
 
-    m_t = max(i_t, m_(t - 1) + log sigmoid(f_t))
-    I_t = exp(i_t - m_t)        F_t = exp(m_(t - 1) + log sigmoid(f_t) - m_t)
-    c_t = F_t c_(t - 1) + I_t tanh(z_t)        n_t = F_t n_(t - 1) + I_t        h_t = sigmoid(o_t) c_t / n_t
+    m_t = max(i_t, m_{t-1} + log sigmoid(f_t))
+    I_t = exp(i_t - m_t)
+    F_t = exp(m_{t-1} + log sigmoid(f_t) - m_t)
+    c_t = F_t c_{t-1} + I_t tanh(z_t)
+    n_t = F_t n_{t-1} + I_t
+    h_t = sigmoid(o_t) c_t / n_t
 """
 
 from __future__ import annotations
@@ -18,19 +22,19 @@ from torch.autograd.function import once_differentiable
 
 
 def slstm(x: Tensor, state: Tensor, recurrent: Tensor) -> Tensor:
-    """All states, of all steps. Differentiable once.
+    """The states of all steps. Differentiable once, with a backward pass written by hand.
 
     Args:
-        x: (T, B, 4 * NH * DH) what the input and a bias add to the raw gates i, f, z and o.
-        state: (4, B, NH * DH) h, c, n and m before the first step. If n is 0 throughout, then m_1 is i_1.
-        recurrent: (NH, 4 * DH, DH)
+        x: (T, B, 4 * NH * DH) contribution of the input and the bias to i, f, z and o, for NH heads of width DH.
+        state: (4, B, NH * DH) h, c, n and m before the first step. If n is all 0, the state is empty, and m_1 = i_1.
+        recurrent: (NH, 4 * DH, DH) the blocks of R.
 
     Returns:
-        (4, T + 1, B, NH * DH) h, c, n and m; the given state comes first.
+        (4, T + 1, B, NH * DH) h, c, n and m, before the first step and after each.
     """
     time, batch, _ = x.shape
     heads, _, width = recurrent.shape
-    # Heads first, as the batch of the recurrent product.
+    # Heads first: they are the batch of the recurrent product.
     x = x.view(time, batch, 4, heads, width).permute(0, 3, 1, 2, 4).reshape(time, heads, batch, 4 * width)
     state = state.view(4, batch, heads, width).transpose(1, 2)
     states = SLSTM.apply(x, state, recurrent.mT)
@@ -45,7 +49,7 @@ class SLSTM(torch.autograd.Function):
         time = len(x)
         states = state.new_empty(4, time + 1, *state.shape[1:])
         states[:, 0] = state
-        gates = torch.empty_like(x)  # I, sigmoid(f), tanh(z) and o, from the raw ones
+        gates = torch.empty_like(x)  # I, sigmoid(f), tanh(z) and sigmoid(o)
         forget = torch.empty_like(states[0, 1:])
         h, c, n, m = states
         fresh = bool((n[0] == 0).all())
@@ -70,13 +74,13 @@ class SLSTM(torch.autograd.Function):
     def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         states, gates, forget, recurrent = ctx.saved_tensors
         (h, c, n, _), (i, f, z, o) = states, gates.chunk(4, 3)
-        # All that does not wait for a later step's gradients, for all steps at once.
+        # What does not depend on the gradients of later steps is computed for all steps at once.
         o_by_n = o / n[1:]
         h_by_n = h[1:] / n[1:]
         h_by_raw_o = h[1:] * (1 - o)
         c_by_raw_z = i * (1 - z * z)
         decay_by_raw_f = 1 - f
-        takes_i = i == 1  # m is i here, and else what is left of the last m
+        takes_i = i == 1  # where m_t = i_t
         d_gates = torch.empty_like(gates)
         dh, dc, dn, dm = (grad.clone() for grad in d_states[:, -1])
         for t in reversed(range(len(gates))):
