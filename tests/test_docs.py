@@ -191,6 +191,17 @@ def test_python_blocks_parse_and_import_what_there_is(page):
                     assert all(hasattr(module, alias.name) for alias in node.names)
 
 
+def test_the_examples_to_extend_it_work():
+    language, model, *_ = ["\n".join(lines) for kind, lines in blocks(PAGES["docs/extending.md"]) if kind == "python"]
+    names = {}
+    exec(language, names)
+    exec(model, names)
+    grammar = names["AbN"](max_length=8)
+    words = grammar.sample(4)
+    assert grammar.judge(words[:, 1:])["grammatical"].all()
+    assert names["LSTM_LLM"](grammar.num_tokens)(words).shape == (4, grammar.num_tokens, 10)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_in_the_text_exist(page):
     for path in re.findall(r"`((?:rule_extrapolation|conf|tests|benchmarks|sweeps|results)/[\w./]*)`", PAGES[page]):
@@ -211,7 +222,7 @@ ROOMS |= {"reporting", "experiment", "cli"}
 def test_every_room_is_described():
     rooms = set(re.findall(r"^\| `(\w+)/` \|", PAGES["docs/architecture.md"], re.MULTILINE))
     folders = {path.parent.name for path in (ROOT / "rule_extrapolation").glob("*/__init__.py")}
-    assert ROOMS == folders
+    assert folders == ROOMS
     assert folders <= rooms
 
 
