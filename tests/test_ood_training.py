@@ -10,7 +10,7 @@ from lightning.pytorch import seed_everything
 from sizes import MODELS, NUM_TOKENS, make
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.exact.acceptor import Acceptor, matched

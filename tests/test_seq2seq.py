@@ -11,7 +11,7 @@ from torch import nn
 from rule_extrapolation.cli import complete, evaluate, report
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.data.completions import CompletionDataModule, split_words
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN
 from rule_extrapolation.grammars.grammar import EOS, PAD, SOS

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from rule_extrapolation.config.composing import CONF_DIR
 from rule_extrapolation.core.launching import cores, threads_of
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.reporting.runs import find_runs, read_run
 
 SHORT = [

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 from hydra import compose, initialize_config_dir
 
 from rule_extrapolation.cli.arguments import help_text, parse
-from rule_extrapolation.config.composing import CONF_DIR, build_data, build_model, one_line, register
-from rule_extrapolation.config.outline import check_outlines
+from rule_extrapolation.config.composing import (
+    CONF_DIR,
+    build_data,
+    build_model,
+    check_before_lightning,
+    one_line,
+    register,
+)
 from rule_extrapolation.core.errors import ConfigError, check_positive, one_of
 from rule_extrapolation.experiment.preflight import fail
 
@@ -81,7 +87,7 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
         ConfigError: a key that is no width of the model, or a model that cannot be built as it is configured.
     """
     check_positive(parameters=parameters)
-    check_outlines(cfg)
+    check_before_lightning(cfg)
     for key in keys:
         if key not in cfg.model:
             raise ConfigError("vary", key, one_of(key, [k for k in cfg.model if type(cfg.model[k]) is int]))

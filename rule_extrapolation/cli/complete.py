@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from rule_extrapolation.cli.arguments import command
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed
+from rule_extrapolation.experiment.prompts import encode_prompt
 from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-    from torch import Tensor
 
     from rule_extrapolation.cli.text_completion import TextPrompts
-    from rule_extrapolation.grammars.grammar import Grammar
-    from rule_extrapolation.models.language_model import LanguageModel
 
 USAGE = """\
 Complete a prompt with a run's best checkpoint, and see which rules the whole keeps.
@@ -72,24 +70,6 @@ def budget(cfg: DictConfig, arguments: Arguments) -> int:
     return arguments.max_new_tokens or cfg.decoding.max_new_tokens
 
 
-def encode_prompt(grammar: Grammar, model: LanguageModel, prompt: str) -> Tensor:
-    """(1, 1 + symbols), SOS first.
-
-    Raises:
-        ConfigError: what is no symbol of the language, or more symbols than the model reads.
-    """
-    from rule_extrapolation.grammars.grammar import prepend_sos
-
-    unknown = "".join(dict.fromkeys(symbol for symbol in prompt if symbol not in grammar.alphabet))
-    if unknown:
-        alphabet = " ".join(grammar.alphabet)
-        raise ConfigError("prompt", prompt, f"{unknown!r} is not in the alphabet of {grammar.name}: {alphabet}")
-    if model.max_context is not None and len(prompt) >= model.max_context:
-        fix = f"has {len(prompt)} symbols; use {model.max_context - 1} or less, the model reads no more"
-        raise ConfigError("prompt", prompt, fix)
-    return prepend_sos(grammar.encode([prompt])[:, :-1])
-
-
 class RulePrompts:
     """How prompts of a run on a language are read and completed; of one on a text: ``TextPrompts``."""
 
@@ -98,13 +78,9 @@ class RulePrompts:
         return f"alphabet {' '.join(run.grammar.alphabet)}"
 
     @staticmethod
-    def encode(run: TrainedRun, prompt: str) -> Tensor:
-        return encode_prompt(run.grammar, run.model, prompt)
-
-    @staticmethod
     def check_attends(run: TrainedRun, file: str) -> None:
         """Raise a ConfigError if the model has no attention to draw."""
-        start = encode_prompt(run.grammar, run.model, "")
+        start = encode_prompt(run.task, run.model, "")
         if run.model.attention_weights(start, start) is None:
             fix = f"{run.cfg.model.name} has no attention to its prompt; train with model=seq2seq model.attention=dot"
             raise ConfigError("attention", file, fix)
@@ -151,7 +127,7 @@ def draw_attention(run: TrainedRun, arguments: Arguments) -> None:
     from rule_extrapolation.reporting.attention_figure import attention
     from rule_extrapolation.reporting.figures import save_as, styled
 
-    prompt = encode_prompt(run.grammar, run.model, arguments.prompt)
+    prompt = encode_prompt(run.task, run.model, arguments.prompt)
     completion = Greedy(budget(run.cfg, arguments))(run.model, prompt)[:, prompt.shape[1] :]
     [weights] = run.model.attention_weights(prompt, completion).tolist()
     names = {SOS: "SOS", EOS: "EOS"}
@@ -195,7 +171,7 @@ def complete(arguments: Arguments) -> None:
 
     prompts, asked = prompts_of(run), arguments.prompt is not None
     if asked:
-        prompts.encode(run, arguments.prompt)
+        encode_prompt(run.task, run.model, arguments.prompt)
     if arguments.attention is not None:
         prompts.check_attends(run, arguments.attention)
     print(f"{model_title(run.header())}; {prompts.heading(run)}")

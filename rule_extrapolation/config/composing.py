@@ -77,7 +77,8 @@ def register() -> None:
         node = {"name": canonical, "_target_": target(name), "test_prompt_length": None}
         ConfigStore.instance().store(group="grammar", name=name, node={**node, **LANGUAGES[canonical].options})
     # data=text sets the language aside: runs are then named by the text.
-    ConfigStore.instance().store(group="grammar", name="none", node={"name": "${text_name:${data.path}}"})
+    text = {"name": "${text_name:${data.path}}", "_target_": None}
+    ConfigStore.instance().store(group="grammar", name="none", node=text)
     OmegaConf.register_new_resolver("text_name", text_name, replace=True)
     OmegaConf.register_new_resolver("twice", lambda number: 2 * number, replace=True)
     OmegaConf.register_new_resolver("min_positive", min_positive, replace=True)
@@ -134,7 +135,7 @@ def build_data(cfg: DictConfig) -> Any:
     Raises:
         ConfigError: naming the key as one would write it on the command line.
     """
-    if "_target_" not in cfg.grammar:
+    if cfg.grammar._target_ is None:
         return build(cfg, "data")
     return build(cfg, "data", grammar=resolve_factory(cfg, "grammar", given=["max_length"]))
 
@@ -153,6 +154,26 @@ def build_with_context(cfg: DictConfig, group: str, **offered: Any) -> Any:
     """``build`` with those of the run's own arguments that the class takes."""
     takes = inspect.signature(resolve_factory(cfg, group, given=offered)).parameters
     return build(cfg, group, **{name: value for name, value in offered.items() if name in takes})
+
+
+def build_optional(cfg: DictConfig, group: str, **offered: Any) -> Any:
+    """``build_with_context``, or None where the group's choice has ``_target_: null``: nothing is to be built."""
+    return build_with_context(cfg, group, **offered) if has_target(cfg, group) else None
+
+
+def has_target(cfg: DictConfig, group: str) -> bool:
+    """Whether there is anything to build; a choice with ``_target_: null`` has no settings.
+
+    Raises:
+        ConfigError: it has been given one all the same.
+    """
+    node = cfg[group]
+    if node.get("_target_") is not None:
+        return True
+    for key in node:
+        if key not in NO_ARGUMENTS:
+            raise ConfigError(f"{group}.{key}", node[key], f"no such key; {group}={node.get('name')} has no settings")
+    return False
 
 
 def resolve_factory(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.partial:
@@ -216,6 +237,10 @@ def check_settings(cfg: DictConfig) -> None:
             raise ConfigError("seeds", cfg.seeds, "W&B's agent takes one run at a time; sweep over seed instead")
         if is_distributed(cfg.trainer):
             raise ConfigError("seeds", cfg.seeds, "several processes take one run at a time; use -m seed=0,1,...")
+    if "max_length" in cfg.data:
+        if type(cfg.data.max_length) is not int:
+            raise ConfigError("data.max_length", cfg.data.max_length, "must be int")
+        check_positive(**{"data.max_length": cfg.data.max_length})
     limits = {key: value for key, value in cfg.trainer.items() if key.startswith(("max_", "limit_")) and value != -1}
     names = ("val_check_interval", "check_val_every_n_epoch", "gradient_clip_val", "accumulate_grad_batches")
     numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}
@@ -227,6 +252,24 @@ def is_distributed(trainer: DictConfig) -> bool:
     """Whether the settings ask for several processes, as far as they tell without Lightning."""
     counts = [trainer.get(name, 1) for name in ("devices", "num_nodes")]
     return trainer.get("strategy", "auto") not in (None, "auto") or any(isinstance(n, int) and n > 1 for n in counts)
+
+
+def check_before_lightning(cfg: DictConfig) -> None:
+    """Check what needs torch alone: importing Lightning takes seconds more, which most errors need not wait for.
+
+    Raises:
+        ConfigError: naming the key, its value and what would work.
+    """
+    import torch
+
+    check_settings(cfg)
+    resolve_factory(cfg, "optimizer", given=["params"])
+    resolve_factory(cfg, "scheduler", given=["optimizer"])
+    build(cfg, "decoding")
+    if cfg.grammar._target_ is not None:
+        grammar = build(cfg, "grammar", max_length=cfg.data.max_length)
+        with torch.device("meta"):
+            build_model(cfg, grammar)
 
 
 def check_arguments(make: Callable[..., Any], arguments: dict[str, Any], group: str, given: Iterable[str] = ()) -> None:

@@ -22,5 +22,14 @@ class Task(Protocol):
     @property
     def num_tokens(self) -> int: ...
 
+    unit: str
+    """What it counts prompts in: symbols, characters or words."""
+
+    def encode_prompt(self, prompt: str) -> Any:
+        """A prompt as (1, P) tokens. Raises a ConfigError that names a symbol which is not in the alphabet."""
+
+    def judge_completion(self, tokens: Any, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
+        """(1, P + new) tokens -> what was added as text, whether it has ended, and which rules the whole keeps."""
+
     def about(self) -> dict[str, Any]:
         """What results.json says of it."""

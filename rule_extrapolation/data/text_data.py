@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed, check_text
-from rule_extrapolation.core.tokens import PAD
+from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.data import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
 from rule_extrapolation.data.text import PARTS, Settings, Text, read_text, unigram_loss
@@ -36,6 +36,30 @@ class TextTask:
     @property
     def level(self) -> str:
         return f"{self.vocabulary.level.unit}, {self.num_tokens:,} tokens"
+
+    @property
+    def unit(self) -> str:
+        return self.vocabulary.level.unit
+
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """(1, P) tokens; an empty prompt is the beginning of a line.
+
+        Raises:
+            ConfigError: a symbol outside the vocabulary, where it has no <UNK>.
+        """
+        try:
+            tokens = self.vocabulary.encode(prompt) or [self.vocabulary.beginning]
+        except KeyError as error:
+            known = "".join(self.vocabulary.symbols)
+            fix = f"{error.args[0]!r} is not in the vocabulary of {self.name}: {known!r}"
+            raise ConfigError("prompt", prompt, fix) from error
+        return torch.tensor([tokens])
+
+    def judge_completion(self, tokens: Tensor, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
+        """(1, P + new) tokens -> what was added as text, whether it has ended, and no rules."""
+        added = tokens[0, prompt_length:].tolist()
+        finished = EOS in added
+        return self.vocabulary.decode(added[: added.index(EOS)] if finished else added), finished, {}
 
     def about(self) -> dict[str, Any]:
         """What a run's results.json says of it."""

@@ -13,22 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
-from rule_extrapolation.config.composing import one_line, register
-from rule_extrapolation.config.outline import check_outlines
+from rule_extrapolation.config.composing import check_before_lightning, one_line, register
 from rule_extrapolation.core.errors import ConfigError, check_free
-from rule_extrapolation.experiment.distributed import is_follower
-from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run, compose
+from rule_extrapolation.experiment.hydra_internals import compose_job, jobs_of, sweep_overrides
+from rule_extrapolation.experiment.processes import is_follower
+from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run
 
 # Launchers bring this callback to their processes, and with it what the configuration asks for.
 register()
 
 if TYPE_CHECKING:
-    from rule_extrapolation.experiment.run import Experiment
+    from rule_extrapolation.experiment.assembling import Experiment
 
 
 class Preflight(Callback):
@@ -61,28 +59,30 @@ class Preflight(Callback):
 
 
 def check_jobs(sweep: Sweep) -> None:
-    params = [f"{key}={value}" for key, value in (sweep.config.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*params, *sweep.config.hydra.overrides.task])
-    if not sweep.config.hydra.sweeper._target_.endswith("BasicSweeper"):
-        # Other sweepers choose as they go; what they leave alone can be checked.
-        if not any(override.is_sweep_override() for override in parsed):
-            raise ConfigError("model.search", None, "is what to search over; or give ranges: optimizer.lr=1e-3,1e-2")
-        alone = [override.input_line for override in parsed if not override.is_sweep_override()]
-        check([compose(sweep.config, alone, 0).cfg])
+    jobs = jobs_of(sweep.config)
+    if jobs is None:
+        check_search(sweep.config)
         return
-    [jobs] = BasicSweeper.split_arguments(parsed, None)
     composed = [sweep.job(job, number) for number, job in enumerate(jobs)]
     check([job.cfg for job in composed if not job.done])
     sweep.say_skipped()
+
+
+def check_search(config: DictConfig) -> None:
+    """Check what a sweeper that chooses values as it goes leaves alone."""
+    overrides = sweep_overrides(config)
+    if not any(override.is_sweep_override() for override in overrides):
+        raise ConfigError("model.search", None, "is what to search over; or give ranges: optimizer.lr=1e-3,1e-2")
+    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    check([compose_job(config, fixed, 0)[0]])
 
 
 def check(configs: list[DictConfig]) -> list[Experiment]:
     """Assemble them without weights."""
     configs = [without_hydra(config) for config in configs]
     for cfg in configs:
-        check_outlines(cfg)
-    # torch and Lightning take seconds to import: not before all that needs neither has been checked.
-    from rule_extrapolation.experiment.run import assemble
+        check_before_lightning(cfg)
+    from rule_extrapolation.experiment.assembling import assemble
 
     return [assemble(cfg, device="meta") for cfg in configs]
 

@@ -24,11 +24,12 @@ from rule_extrapolation.config.composing import build
 from rule_extrapolation.core.errors import RunsFailed
 from rule_extrapolation.core.launching import cores, threads_of
 from rule_extrapolation.core.threads import limited
-from rule_extrapolation.experiment.checkpoints import last_checkpoint
-from rule_extrapolation.experiment.run import Experiment, Run, assemble, started, test, training_threads
+from rule_extrapolation.experiment.assembling import Experiment, assemble
+from rule_extrapolation.experiment.run import Run, started, test, training_threads
 from rule_extrapolation.experiment.sweep import DONE, status
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
+from rule_extrapolation.runs.checkpoints import last_checkpoint
 from rule_extrapolation.runs.run_folder import read_results
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 

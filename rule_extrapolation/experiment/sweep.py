@@ -8,37 +8,31 @@ stops the others. This goes for every launcher and sweeper of Hydra: ``ResumingL
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import sys
-import threading
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.experiment.hydra_internals import compose_job, wrap_launcher
+from rule_extrapolation.experiment.processes import InUse, end_with_parent, lock
 from rule_extrapolation.runs.identity import identity
 
 DONE = ("finished", "diverged")
 NAMED = 5
 """So many skipped runs are named, more are counted."""
 ERROR_FILE = "error.txt"
-SOON = 3.0
-"""Seconds in which a process that has lost its parent ends."""
 
 current: Sweep | None = None
 """The sweep that this process has launched."""
@@ -103,7 +97,7 @@ class Sweep:
         """
         key = tuple(overrides)
         if key not in self.jobs:
-            job = compose(self.config, list(overrides), number)
+            job = Job(list(overrides), *compose_job(self.config, list(overrides), number))
             same = [other for other in self.jobs.values() if other.folder == job.folder]
             if any(identity(other.cfg) != identity(job.cfg) for other in same):
                 fix = "several jobs would share a folder; let the name hold ${identity:}"
@@ -152,20 +146,6 @@ class Sweep:
         print(f"    python -m rule_extrapolation.runner {shlex.join(own)}", flush=True)
 
 
-def compose(config: DictConfig, overrides: list[str], number: int) -> Job:
-    """A job as Hydra will run it."""
-    cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
-    with open_dict(cfg):
-        cfg.hydra.job.id = cfg.hydra.job.num = number
-    outer = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)  # the name of the folder may ask for it
-    try:
-        folder = Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
-    finally:
-        HydraConfig.instance().cfg = outer
-    return Job(overrides, cfg, folder)
-
-
 def check_same_run(folder: Path, cfg: DictConfig, key: str) -> None:
     """Raise a ConfigError if the folder holds a run of other settings, which would be lost."""
     kept = folder / "config.yaml"
@@ -209,17 +189,13 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
 
     Where the run is one of many, what goes wrong is left in its folder and stops nothing.
     """
-    from filelock import FileLock, Timeout
-
     folder, error_file = Path(cfg.run_dir), Path(cfg.run_dir) / ERROR_FILE
     job = Job([], cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if is_worker():
         end_with_parent()
     try:
-        # The system lets go of it however the process ends: soon, where its parent was killed. A run's further
-        # processes begin behind this, and need none.
-        with FileLock(folder / ".lock", timeout=SOON):
+        with lock(folder):
             if job.done:
                 print(f"Skipped, it has finished: {folder}", flush=True)
                 return job.objective
@@ -233,7 +209,7 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
                 if not is_one_of_many():
                     raise
                 print(f"error: {folder}: {reason}; see {ERROR_FILE} there", file=sys.stderr, flush=True)
-    except Timeout:
+    except InUse:
         print(f"Left to the process that is at it: {folder}", flush=True)
     return job.objective
 
@@ -256,19 +232,6 @@ def is_one_of_many() -> bool:
 def is_worker() -> bool:
     """Whether this process has been started by the one that launched the sweep, beside others."""
     return current is None and HydraConfig.initialized() and is_one_of_many()
-
-
-@cache
-def end_with_parent() -> None:
-    """Once in a process: without whoever started it, it would go on beside the one that takes its runs over."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(SOON / 4)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class ResumingLauncher:
@@ -313,16 +276,10 @@ def returned(job: Job) -> JobReturn:
 
 
 def begin(config: DictConfig) -> Sweep:
-    """Stand in front of whatever launcher the sweeper will ask Hydra for."""
+    """Have the sweep's launcher, any of Hydra's, given only what is left to do."""
     global current
-    sweep, plugins = Sweep(config), Plugins.instance()
-    original = partial(Plugins.instantiate_launcher, plugins)
-
-    def instantiate_launcher(**arguments: Any) -> ResumingLauncher:
-        return ResumingLauncher(original(**arguments), sweep)
-
-    plugins.instantiate_launcher = instantiate_launcher
-    # Of Optuna, when its sweeper imports it.
+    current = sweep = Sweep(config)
+    wrap_launcher(lambda launcher: ResumingLauncher(launcher, sweep))
+    # Optuna's sweeper raises it when it is imported.
     warnings.filterwarnings("ignore", "The ``declarative_base", DeprecationWarning)
-    current = sweep
     return sweep

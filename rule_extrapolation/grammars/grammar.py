@@ -47,6 +47,7 @@ class Grammar(ABC):
     rules: ClassVar[dict[str, str]]
     """The rules the language has, in words: a subset of rule_1, rule_2, rule_3."""
     kind: ClassVar[str] = "language"
+    unit: ClassVar[str] = "symbols"
     min_max_length: ClassVar[int]
     default_prompt_length: ClassVar[int] = 8
     prompt_prefix: ClassVar[int | None] = None
@@ -177,6 +178,24 @@ class Grammar(ABC):
         ids = {symbol: FIRST_SYMBOL + i for i, symbol in enumerate(self.alphabet)}
         rows = [[ids[symbol] for symbol in s] + [EOS] + [PAD] * (width - len(s) - 1) for s in strings]
         return torch.tensor(rows, dtype=torch.long).reshape(len(strings), width)
+
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """(1, 1 + symbols) tokens, SOS first.
+
+        Raises:
+            ConfigError: a symbol outside the alphabet.
+        """
+        unknown = "".join(dict.fromkeys(symbol for symbol in prompt if symbol not in self.alphabet))
+        if unknown:
+            fix = f"{unknown!r} is not in the alphabet of {self.name}: {' '.join(self.alphabet)}"
+            raise ConfigError("prompt", prompt, fix)
+        return prepend_sos(self.encode([prompt])[:, :-1])
+
+    def judge_completion(self, tokens: Tensor, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
+        """(1, P + new) tokens -> what was added as text, whether it has ended, and which rules the whole keeps."""
+        [text] = self.to_text(tokens[:, prompt_length:])
+        verdicts = {rule: kept.item() for rule, kept in self.judge(tokens[:, 1:]).items() if rule in self.rules}
+        return text, (tokens[:, prompt_length:] == EOS).any().item(), verdicts
 
     def to_text(self, strings: Tensor) -> list[str]:
         """Text of (B, T) tokens, each row up to its first EOS; SOS and PAD in it show as ^ and _."""

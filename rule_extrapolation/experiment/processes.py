@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
 """What Lightning and this module set."""
+SOON = 3.0
+"""Seconds within which a process that has lost its parent ends."""
 STARTED = "RULE_EXTRAPOLATION_STARTED"
 """Set in the processes that this module has started."""
 GRACE = 30.0
@@ -47,6 +50,31 @@ class World:
     is_ddp: bool = False
     to_start: int = 0
     """Processes on this node that nobody else starts."""
+
+
+class InUse(RuntimeError):
+    """Another process is at work in a run's folder."""
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder. The system releases it however this process ends.
+
+    Raises:
+        InUse: another process holds it, and has not released it within SOON seconds, in which one ends that has lost
+            its parent.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(folder / ".lock", timeout=SOON)
+    try:
+        held.acquire()
+    except Timeout as timeout:
+        raise InUse(folder) from timeout
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def is_follower() -> bool:
@@ -143,3 +171,27 @@ def watch(children: list[subprocess.Popen], ended: threading.Event) -> None:
         if any(codes) and not ended.wait(GRACE):
             print(f"error: a process of this run has failed (exit codes {codes})", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@cache
+def end_with_parent() -> None:
+    """Once in a process: without whoever started it, it would go on beside the one that takes its runs over."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(SOON / 4)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_standard_input() -> None:
+    """End this process once its standard input is closed, which only the process that started it holds open."""
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,35 +1,21 @@
-"""Checkpoints that a run goes on or starts from, held against its settings."""
+"""The checkpoint that a run resumes or starts from, checked against its settings."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core.errors import ConfigError, as_written
 from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.runs.checkpoints import completed_progress, last_checkpoint, load, shapes
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT
-from rule_extrapolation.runs.run_folder import read_results
+from rule_extrapolation.runs.run_folder import read_config, read_results
 from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's, for a file that is never there in part.
-
-    Lightning writes to the system's folder for temporary files, and moves it; from one disk to another that is a copy.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        temporary = Path(path).with_name(f".{Path(path).name}.tmp")
-        super().save_checkpoint(checkpoint, temporary, storage_options)
-        os.replace(temporary, path)
-
-
-def find_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
+def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | None:
     """Where training goes on from: what the run itself has left, in a sweep; else the file that ``resume`` names, if it
     does, a .ckpt or a run folder's last one.
 
@@ -68,16 +54,6 @@ def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
     return path if fits else None
 
 
-def last_checkpoint(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.ckpt"
-
-
-def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:
-    """The steps and complete epochs that a checkpoint is behind."""
-    epochs = checkpoint["epoch"] + checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-    return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
-
-
 def has_ended(cfg: DictConfig, path: Path) -> bool:
     """Whether a checkpoint is of the end of the training, or of where it was stopped early."""
     checkpoint = load(path, "meta")
@@ -86,12 +62,7 @@ def has_ended(cfg: DictConfig, path: Path) -> bool:
     return stopped or any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in progress.items())
 
 
-def logged_rows(path: Path) -> int:
-    """How many rows metrics.csv had when a checkpoint was written."""
-    return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
-
-
-def load_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) -> None:
+def load_initial_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) -> None:
     """Start from the weights that ``ckpt`` names, if it does; a run that is resumed has weights of its own.
 
     Raises:
@@ -132,23 +103,6 @@ def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[
         return path, load(path, device)
     except Exception as error:
         raise ConfigError(key, cfg[key], f"{path} is no checkpoint of a run") from error
-
-
-def load(path: Path, device: str) -> dict[str, Any]:
-    checkpoint = torch.load(path, map_location=device, weights_only=True)
-    if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
-        raise KeyError(*missing)
-    return checkpoint
-
-
-def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
-
-
-def read_config(folder: Path) -> DictConfig:
-    """A run's config.yaml; with what older runs could not set."""
-    could_not_be_set = {"training": {"name": "standard"}, "ckpt": None, "seeds": None, "sweep": None, "threads": None}
-    return OmegaConf.merge(could_not_be_set, OmegaConf.load(folder / "config.yaml"))
 
 
 def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:
