@@ -243,15 +243,6 @@ class TestRuns:
         (run / "config.yaml").unlink()
         assert "training.name=standard: the run to resume has another" in refusal()
 
-    def test_a_run_from_before_there_was_the_choice_resumes(self, train):
-        run = train(*TINY, folder="first")
-        lines = (
-            (run / "config.yaml").read_text().replace("training:\n  name: standard\n", "").replace("ckpt: null\n", "")
-        )
-        assert "training:" not in lines
-        (run / "config.yaml").write_text(lines)
-        assert read_results(train(*TINY, "trainer.max_steps=5", f"resume={run}"))["status"] == "finished"
-
     @pytest.mark.parametrize(
         "model",
         ["transformer", "lstm model.num_layers=1", "linear", "mamba model.n_layers=1", "xlstm model.num_blocks=2"],

@@ -175,8 +175,8 @@ class TestTeacherForcing:
         "model.teacher_forcing=1.5": "model.teacher_forcing=1.5: must be from 0 to 1",
         "model.num_layers=0": "model.num_layers=0: must be greater than 0",
         "data.min_prompt_length=33": "data.min_prompt_length=33: must be from 0 to max_length=32",
-        "data=grammar": "model=seq2seq: trains on a language's words in two parts; set data=completions",
-        "model=lstm data=completions": "model=lstm: does not train on words in two parts; set data=grammar",
+        "data=grammar": "model=seq2seq: trains on a language's prompts and completions; set data=completions",
+        "model=lstm data=completions": "model=lstm: does not train on prompts and completions; set data=grammar",
     }.items(),
 )
 def test_what_cannot_work_is_one_line(cli, overrides, message):

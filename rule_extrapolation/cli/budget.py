@@ -9,19 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from hydra import compose, initialize_config_dir
-
 from rule_extrapolation.cli.arguments import help_text, parse
-from rule_extrapolation.config.composing import (
-    CONF_DIR,
-    build_data,
-    build_model,
-    check_before_lightning,
-    one_line,
-    register,
-)
+from rule_extrapolation.cli.pipes import ends_with_pipe
+from rule_extrapolation.config.building import build_data, build_model, check_before_lightning
+from rule_extrapolation.config.composing import compose, register
+from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, check_positive, one_of
 from rule_extrapolation.experiment.preflight import fail
+from rule_extrapolation.runs.identity import set_depth_and_width
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -114,8 +109,7 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
 
 
 def print_budget(arguments: Arguments, overrides: list[str]) -> None:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose("config", [*overrides, "run_dir=''"])
+    cfg = set_depth_and_width(compose(*overrides, "run_dir=''"))
     shown, best = nearest(cfg, arguments.vary, arguments.parameters)
     print(f"{cfg.model.name} on {cfg.grammar.name}, {arguments.parameters:,} weights wanted")
     for i, size in enumerate(shown):
@@ -124,6 +118,7 @@ def print_budget(arguments: Arguments, overrides: list[str]) -> None:
         print(f"{'nearest' if i == best else '':9}{values}  {size.parameters:,} ({share:+.1%})")
 
 
+@ends_with_pipe
 def main() -> None:
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):

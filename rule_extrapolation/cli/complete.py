@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed
 from rule_extrapolation.experiment.prompts import encode_prompt
 from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
@@ -185,6 +186,7 @@ def complete(arguments: Arguments) -> None:
         print()
 
 
+@ends_with_pipe
 def main() -> None:
     command(complete, Arguments, USAGE)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_choice
 from rule_extrapolation.grammars import ALIASES, LANGUAGES
 
@@ -148,6 +149,7 @@ def save(workspace: Workspace, required: bool) -> None:
     print(f"W&B: {workspace.url}")
 
 
+@ends_with_pipe
 def main() -> None:
     command(dashboard, Arguments, USAGE)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
 from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
 
@@ -218,6 +219,7 @@ def describe(decoder: Decoder) -> dict[str, Any]:
     return {"name": type(decoder).__name__.lower(), **vars(decoder)}
 
 
+@ends_with_pipe
 def main() -> None:
     command(evaluate, Arguments, USAGE)
 

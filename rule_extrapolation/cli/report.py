@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_positive
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def print_end(
     console.print(f"Page: {out}/report.html", **options)
 
 
+@ends_with_pipe
 def main() -> None:
     command(report, Arguments, USAGE)
 

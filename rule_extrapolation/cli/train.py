@@ -9,7 +9,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rule_extrapolation.config.composing import CONF_DIR, groups, one_line, register
+from rule_extrapolation.cli.pipes import ends_with_pipe
+from rule_extrapolation.config.composing import CONF_DIR, compose, groups, register
+from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, RunsFailed
 from rule_extrapolation.core.launching import limit_threads, threads_of
 from rule_extrapolation.experiment import sweep
@@ -40,9 +42,7 @@ def work(cfg: DictConfig) -> None:
 def print_help(arguments: list[str]) -> None:
     """What Hydra's --help prints, which takes it three times as long: for each group it copies all configurations."""
     try:
-        with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            overrides = [argument for argument in arguments if not argument.startswith("-")]
-            cfg = hydra.compose("config", overrides, return_hydra_config=True)
+        cfg = compose(*(argument for argument in arguments if not argument.startswith("-")), with_hydra=True)
     except Exception as error:
         fail(one_line(error))
     print(cfg.hydra.help.header, "\nGroups, to be chosen from by group=choice:", sep="\n")
@@ -52,6 +52,7 @@ def print_help(arguments: list[str]) -> None:
     print("\nSettings, each to be set by key=value:", OmegaConf.to_yaml(settings), cfg.hydra.help.footer, sep="\n")
 
 
+@ends_with_pipe
 def main() -> None:
     if "--list" in sys.argv[1:]:
         from rich.console import Console

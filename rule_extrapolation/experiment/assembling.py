@@ -15,21 +15,23 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from omegaconf import DictConfig
 
-from rule_extrapolation.config.composing import (
+from rule_extrapolation.config.building import (
     build,
     build_data,
     build_model,
     build_optional,
     build_with_context,
-    check_settings,
     config_error_context,
     has_target,
     resolve_factory,
 )
+from rule_extrapolation.config.checks import check_settings
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive
+from rule_extrapolation.core.task import Task
 from rule_extrapolation.experiment.processes import World, world_of
 from rule_extrapolation.experiment.resuming import checkpoint_to_resume, load_initial_weights
 from rule_extrapolation.experiment.sweep import is_worker
+from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.callbacks.best_metrics import BestMetrics
 from rule_extrapolation.training.callbacks.last_checkpoint import LastCheckpoint
@@ -56,11 +58,14 @@ class Experiment:
         return next(callback for callback in self.callbacks if isinstance(callback, BestMetrics))
 
 
-def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
+def assemble(
+    cfg: DictConfig, device: str | None = None, grammar: Grammar | None = None, model: LanguageModel | None = None
+) -> Experiment:
     """Build and check everything that a run needs.
 
     Args:
         device: where the model is built; on "meta" it has no weights, which is enough for a check.
+        grammar, model: objects that take the place of what the configuration describes.
 
     Raises:
         ConfigError: naming the key, its value and what would work.
@@ -69,8 +74,8 @@ def assemble(cfg: DictConfig, device: str | None = None) -> Experiment:
     # Where trainer.deterministic is set, torch would fill all new memory with nan: a tenth of a small model's step.
     torch.utils.deterministic.fill_uninitialized_memory = False
     check_settings(cfg)
-    data = build_data(cfg)
-    model = build_model_for(cfg, data, device)
+    data = build_data(cfg, grammar)
+    model = build_model_for(cfg, data, device, model)
     ood = build_optional(cfg, "training", grammar=data.task, model=model)
     module = build_module(cfg, data, model, ood)
     load_initial_weights(cfg, module, device)
@@ -96,10 +101,13 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def build_model_for(cfg: DictConfig, data: Any, device: str | None = None) -> LanguageModel:
+def build_model_for(
+    cfg: DictConfig, data: Any, device: str | None = None, model: LanguageModel | None = None
+) -> LanguageModel:
     """The model, on a device of torch's, by default the CPU.
 
     Args:
+        model: one that has been built already, which is only checked.
         data: the datamodule, or what is left of it in a run folder: ``task``, ``conditional`` and ``carry_state``.
 
     Raises:
@@ -107,14 +115,26 @@ def build_model_for(cfg: DictConfig, data: Any, device: str | None = None) -> La
     """
     if cfg.grammar.name != data.task.name:
         raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {data.task.name}; use grammar=")
-    with torch.device(device or "cpu"):
-        model = build_model(cfg, data.task)
+    if model is not None:
+        check_num_tokens(model, data.task)
+    else:
+        with torch.device(device or "cpu"):
+            model = build_model(cfg, data.task)
     if model.conditional and not data.conditional:
         fix = "trains on a language's prompts and completions; set data=completions"
         raise ConfigError("model", cfg.model.name, fix)
     if data.conditional and not model.conditional:
         raise ConfigError("model", cfg.model.name, "does not train on prompts and completions; set data=grammar")
     return model
+
+
+def check_num_tokens(model: LanguageModel, task: Task) -> None:
+    """Raise a ConfigError unless the model's logits are for as many tokens as the task has."""
+    with torch.no_grad():
+        num_tokens = model(torch.zeros(1, 1, dtype=torch.long)).shape[1]
+    if num_tokens != task.num_tokens:
+        name = type(model).__name__
+        raise ConfigError("model", name, f"has {num_tokens} tokens; {task.name} has {task.num_tokens}")
 
 
 def build_module(cfg: DictConfig, data: Any, model: LanguageModel, ood: OODTraining | None = None) -> LanguageModeling:

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
-from rule_extrapolation.config.composing import check_before_lightning, one_line, register
+from rule_extrapolation.config.building import check_before_lightning
+from rule_extrapolation.config.composing import register
+from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, check_free
 from rule_extrapolation.experiment.hydra_internals import compose_job, jobs_of, sweep_overrides
 from rule_extrapolation.experiment.processes import is_follower
 from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run
+from rule_extrapolation.runs.identity import set_depth_and_width
 
 # Launchers bring this callback to their processes, and with it what the configuration asks for.
 register()
@@ -79,7 +82,7 @@ def check_search(config: DictConfig) -> None:
 
 def check(configs: list[DictConfig]) -> list[Experiment]:
     """Assemble them without weights."""
-    configs = [without_hydra(config) for config in configs]
+    configs = [set_depth_and_width(without_hydra(config)) for config in configs]
     for cfg in configs:
         check_before_lightning(cfg)
     from rule_extrapolation.experiment.assembling import assemble

@@ -19,18 +19,21 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from rule_extrapolation.config.composing import build, build_optional
+from rule_extrapolation.config.building import build, build_optional
 from rule_extrapolation.core.errors import ConfigError, check_free
 from rule_extrapolation.core.task import Task
 from rule_extrapolation.core.threads import limited, multiply_adds, threads_for
 from rule_extrapolation.experiment.assembling import Experiment, assemble
 from rule_extrapolation.experiment.processes import is_follower, processes
 from rule_extrapolation.experiment.resuming import has_ended
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.reporting.text import print_text_run
 from rule_extrapolation.runs import run_folder
 from rule_extrapolation.runs.checkpoints import last_checkpoint, load, logged_rows
+from rule_extrapolation.runs.identity import set_depth_and_width
 from rule_extrapolation.training.language_modeling import end_of_training
 from rule_extrapolation.training.loggers import metrics_file
 from rule_extrapolation.training.loggers.wandb import close_run
@@ -94,14 +97,20 @@ class Run:
         self.loggers += start_loggers(self.cfg, self.folder, self.task)
 
 
-def run(cfg: DictConfig, quiet: bool = False) -> None:
-    """Train, test the best checkpoint, write the run folder and, unless quiet, print what came out.
+def run(
+    cfg: DictConfig, quiet: bool = False, grammar: Grammar | None = None, model: LanguageModel | None = None
+) -> None:
+    """Train, test the best checkpoint, write the run folder and, unless quiet, print the results.
+
+    Args:
+        grammar, model: objects that take the place of what the configuration describes.
 
     Raises:
         ConfigError: the configuration cannot work.
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
-    with started(cfg) as run:
+    cfg = set_depth_and_width(cfg)
+    with started(cfg, grammar, model) as run:
         talks = run.is_rank_zero and not quiet
         if talks:
             print(describe_run(run.results, run.task), flush=True)
@@ -118,15 +127,15 @@ def run(cfg: DictConfig, quiet: bool = False) -> None:
 
 
 @contextmanager
-def started(cfg: DictConfig) -> Iterator[Run]:
-    """A run with its folder, whose results.json says how it ended, whichever way that is.
+def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageModel | None = None) -> Iterator[Run]:
+    """A run with its folder, whose results.json says how it ended, however it ends.
 
     The folder is written by the first of its processes only.
     """
     if cfg.sweep is None and not is_follower():
         check_free(cfg.run_dir, "run_dir")
     seed_everything(cfg.seed, verbose=False)
-    experiment = assemble(cfg)
+    experiment = assemble(cfg, grammar=grammar, model=model)
     module = experiment.module
     run = Run(cfg, experiment, run_folder.header(cfg, module.task, module.model, module.caveat))
     if not run.is_rank_zero:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from rule_extrapolation.config.composing import build
+from rule_extrapolation.config.building import build
 from rule_extrapolation.core.errors import RunsFailed
 from rule_extrapolation.core.launching import cores, threads_of
 from rule_extrapolation.core.threads import limited
@@ -30,6 +30,7 @@ from rule_extrapolation.experiment.sweep import DONE, status
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.runs.checkpoints import last_checkpoint
+from rule_extrapolation.runs.identity import set_depth_and_width
 from rule_extrapolation.runs.run_folder import read_results
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
@@ -49,6 +50,7 @@ def run_seeds(cfg: DictConfig) -> None:
     Raises:
         RunsFailed: runs in processes of their own failed; the others have come to their end.
     """
+    cfg = set_depth_and_width(cfg)
     folder, seeds = Path(cfg.run_dir), range(cfg.seed, cfg.seed + cfg.seeds)
     configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
     experiment = assemble(configs[0], device="meta")

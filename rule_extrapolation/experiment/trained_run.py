@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from rule_extrapolation.config.composing import build_data, check_settings, resolve_factory
+from rule_extrapolation.config.building import build_data, resolve_factory
+from rule_extrapolation.config.checks import check_settings
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.prompts import Completion, encode_prompt
 from rule_extrapolation.runs.run_folder import read_config, read_metrics, read_results
@@ -132,12 +133,18 @@ def find_config(folder: str | Path) -> Path:
     return path / "config.yaml"
 
 
-def load_run(folder: str | Path, context: Callable[[DictConfig], int] = lambda cfg: 0) -> TrainedRun:
+def load_run(
+    folder: str | Path,
+    context: Callable[[DictConfig], int] = lambda cfg: 0,
+    grammar: Grammar | None = None,
+    model: LanguageModel | None = None,
+) -> TrainedRun:
     """Load a run's model with the weights of its best checkpoint, or of the last where there is no best.
 
     Args:
         context: from the run's configuration, the number of tokens that the model is to read, for models whose weights
             allow any number.
+        grammar, model: the objects that the run was trained with, if its configuration cannot build them again.
 
     Raises:
         ConfigError: there is no such run, its configuration cannot work, or its weights are missing or do not fit.
@@ -151,8 +158,8 @@ def load_run(folder: str | Path, context: Callable[[DictConfig], int] = lambda c
         cfg = read_config(path)
         check_settings(cfg)
         settings = for_evaluation(cfg, context)
-        data = saved_data(settings, path) or build_data(settings)
-        module = build_module(settings, data, build_model_for(settings, data))
+        data = saved_data(settings, path) or build_data(settings, grammar)
+        module = build_module(settings, data, build_model_for(settings, data, model=model))
     except Exception as error:
         raise ConfigError("run", folder, f"its config.yaml cannot be used: {error}") from error
     checkpoint = None

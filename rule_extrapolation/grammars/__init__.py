@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rule_extrapolation.core import plugins
 from rule_extrapolation.core.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class Language(NamedTuple):
-    """Where a language's class is, its label (an alias of its name) and the options it adds, with their defaults."""
+    """Where a language's class is, its label (an alias of its name) and the options that it adds, with their defaults.
+
+    The path of one of ours is relative to this folder; that of another package's is absolute.
+    """
 
     path: str
     label: str | None = None
     options: dict[str, Any] = {}
 
 
-LANGUAGES = {
+BUILT_IN = {
     "baN": Language("ban.BaN", "L1"),
     "bbaN": Language("bban.BbaN", "L2"),
     "aNbN": Language("anbn.AnBn", "L3", {"all_sequences": True, "only_even": False, "only_odd": False}),
@@ -41,6 +45,9 @@ LANGUAGES = {
     ),
 }
 
+LANGUAGES = BUILT_IN | {name: Language(path) for name, path in plugins.targets(plugins.LANGUAGES).items()}
+"""All languages: ours, and those that other installed packages add."""
+
 ALIASES = {language.label: name for name, language in LANGUAGES.items() if language.label}
 
 
@@ -49,7 +56,8 @@ def target(name: str) -> str:
     name = ALIASES.get(name, name)
     if name not in LANGUAGES:
         raise ConfigError("grammar", name, one_of(name, [*LANGUAGES, *ALIASES]))
-    return f"{__name__}.{LANGUAGES[name].path}"
+    path = LANGUAGES[name].path
+    return f"{__name__}.{path}" if name in BUILT_IN else path
 
 
 def get_grammar(name: str, max_length: int, **options: Any) -> Grammar:
