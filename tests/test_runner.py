@@ -236,7 +236,7 @@ class TestErrors:
         assert "hydra.run.dir=here: holds a run already" in err
         status, _, err = cli("-m", *ONE_STEP, "seed=1", "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
         assert status == 2
-        assert re.search("hydra.sweep.dir=.*here: holds a run already, of other settings", err)
+        assert re.search("hydra.sweep.dir=.*here: holds a run with other settings", err)
         assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
 
 

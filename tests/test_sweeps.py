@@ -119,7 +119,7 @@ def test_workers_of_a_killed_sweep_end_with_it(tmp_path):
     process = start(tmp_path, *sweep)
     out, _ = process.communicate()
     assert process.returncode == 0, out
-    assert "Left to the process" not in out
+    assert "Another process" not in out
     assert len(runs(tmp_path)) == 4
 
 
@@ -174,7 +174,7 @@ def test_ctrl_c_is_gone_on_with(cli, tmp_path):
     ctrl_c = ["+callbacks.ctrl_c._target_=test_sweeps.InterruptsOnce", "+callbacks.ctrl_c.step=9"]
     status, out, err = cli(*sweep, *ctrl_c)
     assert status == 130
-    assert "Sweep default: 0 finished, 0 skipped, 0 failed, 1 interrupted, 1 not begun" in out
+    assert "Sweep default: 0 finished, 0 skipped, 0 failed, 1 interrupted, 1 not started" in out
     assert err.splitlines()[0].endswith(": interrupted") and err.count("error:") == 1
     assert cli(*sweep, *ctrl_c)[0] == 0
     mended = runs(tmp_path)
@@ -217,7 +217,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(cli, tmp_path):
     with FileLock(first / ".lock"):
         status, out, err = cli(*sweep)
     assert status == 1
-    assert f"Left to the process that is at it: {first}" in out
+    assert f"Another process is running it: {first}" in out
     assert f"error: {first}: " in err and str(second) not in err
     assert (first / "metrics.csv").read_text() == before and (second / "results.json").is_file()
 

@@ -1,4 +1,4 @@
-"""Find the width at which a model has so many weights: python -m rule_extrapolation.budget"""
+"""Find the width at which a model has a given number of weights: rule-extrapolation budget"""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 USAGE = """\
-Find the width at which a model has so many weights.
+Find the width at which a model has a given number of weights.
 
-  python -m rule_extrapolation.budget model=lstm parameters=50000 vary=embedding_dim,hidden_dim
-  python -m rule_extrapolation.budget model=mamba model.n_layers=4 grammar=L5 parameters=50000 vary=d_model
+  rule-extrapolation budget model=lstm parameters=50000 vary=embedding_dim,hidden_dim
+  rule-extrapolation budget model=mamba model.n_layers=4 grammar=L5 parameters=50000 vary=d_model
 
-Whatever else the runner takes may be set too: depth, language, experiment."""
+All settings of rule-extrapolation train can be given too, such as depth, grammar and experiment."""
 
 
 @dataclass
 class Arguments:
-    parameters: Annotated[int, "trainable weights to come near to"]
-    vary: Annotated[list[str], "keys of the model; the others keep their ratio to the first"]
+    parameters: Annotated[int, "number of trainable weights to aim for"]
+    vary: Annotated[list[str], "keys of the model to vary; they keep their ratio to the first"]
 
 
 @dataclass
 class Size:
     values: dict[str, int]
-    """What the varied keys are set to."""
+    """The values of the varied keys."""
     parameters: int
 
 
 def sizes(cfg: DictConfig, keys: list[str], start: int = 1) -> Iterator[Size]:
-    """The model's number of weights at every width from ``start`` on that its architecture admits, without end.
+    """The number of weights at every width from ``start`` on that the architecture admits, without end.
 
-    The first key counts up, and the others keep their ratio to it: a width that would give one of them a fraction is
-    left out, as is one that the constructor refuses.
+    The first key counts up and the others keep their ratio to it. Widths at which one of them would be a fraction, or
+    that the constructor refuses, are left out.
     """
     for width in itertools.count(start):
         if all(width * cfg.model[key] % cfg.model[keys[0]] == 0 for key in keys):
@@ -58,7 +58,7 @@ def sizes(cfg: DictConfig, keys: list[str], start: int = 1) -> Iterator[Size]:
 
 
 def sized(cfg: DictConfig, keys: list[str], width: int) -> Size:
-    """The model with the first key at that width, built on the meta device: without weights.
+    """The model with the first key at that width, built without weights on the meta device.
 
     Raises:
         ConfigError: the architecture does not admit it.
@@ -75,8 +75,7 @@ def sized(cfg: DictConfig, keys: list[str], width: int) -> Size:
 
 
 def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Size], int]:
-    """The admitted width whose number of weights is nearest to ``parameters``, with its neighbours, and its place
-    among them.
+    """The width whose number of weights is nearest to ``parameters`` between its neighbours, and its place among them.
 
     Raises:
         ConfigError: a key that is no width of the model, or a model that cannot be built as it is configured.
@@ -91,7 +90,7 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
     own = cfg.model[keys[0]]
     if sized(cfg, keys, 2 * own).parameters == sized(cfg, keys, own).parameters:
         raise ConfigError("vary", ",".join(keys), "does not change the number of weights; name a width")
-    # Multiples of the configured width are admitted where it is: between which two of them to look.
+    # Every multiple of the configured width is admitted. Find the two between which the wanted number lies.
     low, high = 0, 1
     while sized(cfg, keys, high * own).parameters <= parameters:
         low, high = high, 2 * high
@@ -111,7 +110,7 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
 def print_budget(arguments: Arguments, overrides: list[str]) -> None:
     cfg = set_depth_and_width(compose(*overrides, "run_dir=''"))
     shown, best = nearest(cfg, arguments.vary, arguments.parameters)
-    print(f"{cfg.model.name} on {cfg.grammar.name}, {arguments.parameters:,} weights wanted")
+    print(f"{cfg.model.name} on {cfg.grammar.name}, aiming for {arguments.parameters:,} weights")
     for i, size in enumerate(shown):
         values = " ".join(f"model.{key}={value}" for key, value in size.values.items())
         share = size.parameters / arguments.parameters - 1
@@ -123,12 +122,12 @@ def main() -> None:
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
         return print(help_text(Arguments, USAGE))
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # runner.main says why
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # cli/train.py says why
     register()
     own = [word for word in words if word.partition("=")[0] in ("parameters", "vary")]
     try:
         print_budget(parse(Arguments, own), [word for word in words if word not in own])
-    except Exception as error:  # the command line is the cause, whatever Hydra makes of it
+    except Exception as error:  # the cause is always the command line
         fail(one_line(error))
 
 

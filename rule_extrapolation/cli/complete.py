@@ -1,4 +1,4 @@
-"""Type a prompt, see what a trained model makes of it: python -m rule_extrapolation.complete run=<folder>"""
+"""Complete prompts with a trained model: rule-extrapolation complete run=<folder>"""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from rule_extrapolation.cli.text_completion import TextPrompts
 
 USAGE = """\
-Complete a prompt with a run's best checkpoint, and see which rules the whole keeps.
+Complete a prompt with a run's best checkpoint, and show which rules prompt and completion keep together.
 
-  python -m rule_extrapolation.complete run=<folder> prompt=bbaaa
-  python -m rule_extrapolation.complete run=<folder> 'prompt=([' samples=10 temperature=0.8
-  python -m rule_extrapolation.complete run=<folder> prompt=ROMEO: temperature=0.8    of a text, what goes on from it
-  python -m rule_extrapolation.complete run=<folder>                 a prompt after the other; exit or Ctrl-D ends
-  python -m rule_extrapolation.complete run=<folder> prompt=aaab attention=attention.png"""
+  rule-extrapolation complete run=<folder> prompt=bbaaa
+  rule-extrapolation complete run=<folder> 'prompt=([' samples=10 temperature=0.8
+  rule-extrapolation complete run=<folder> prompt=ROMEO: temperature=0.8    a run on text
+  rule-extrapolation complete run=<folder>                     asks for prompts until exit or Ctrl-D
+  rule-extrapolation complete run=<folder> prompt=aaab attention=attention.png"""
 
 
 SAMPLES = 5
-"""Completions that are drawn, if the arguments do not say."""
+"""Completions that are drawn by default."""
 
 
 @dataclass
 class Arguments:
     run: Annotated[str, "the run's folder"]
-    prompt: Annotated[str | None, "symbols or text, or nothing; default: ask for one after the other"] = None
-    samples: Annotated[int | None, "completions that are drawn, besides the greedy one; default: 5, of text 1"] = None
-    temperature: Annotated[float, "that they are drawn at"] = 1.0
-    seed: Annotated[int, "that they are drawn with"] = 0
-    max_new_tokens: Annotated[int | None, "tokens that a completion may have; default: the run's"] = None
-    attention: Annotated[str | None, "a .png, .svg or .pdf file: what the greedy completion attends to"] = None
+    prompt: Annotated[str | None, "symbols or text, possibly empty; default: ask for prompts"] = None
+    samples: Annotated[int | None, "completions to draw besides the greedy one; default: 5, for text 1"] = None
+    temperature: Annotated[float, "temperature of the draws"] = 1.0
+    seed: Annotated[int, "seed of the draws"] = 0
+    max_new_tokens: Annotated[int | None, "most tokens of a completion; default: the run's"] = None
+    attention: Annotated[str | None, "a .png, .svg or .pdf file to draw the greedy completion's attention to"] = None
 
 
 def check(arguments: Arguments) -> None:
-    """All that can be refused before torch is imported."""
+    """Check the arguments as far as possible before torch is imported."""
     find_config(arguments.run)
     if (arguments.samples or 0) < 0:
         raise ConfigError("samples", arguments.samples, "must be 0 or more")
@@ -60,7 +60,7 @@ def check_figure(file: str, prompt: str | None) -> None:
     from rule_extrapolation.reporting.figures import FORMATS
 
     if prompt is None:
-        raise ConfigError("attention", file, "is of one prompt; give prompt= too")
+        raise ConfigError("attention", file, "is drawn for one prompt; give prompt= too")
     if Path(file).suffix[1:] not in FORMATS:
         raise ConfigError("attention", file, f"must end in one of .{', .'.join(FORMATS)}")
     if not Path(file).parent.is_dir():
@@ -72,7 +72,7 @@ def budget(cfg: DictConfig, arguments: Arguments) -> int:
 
 
 class RulePrompts:
-    """How prompts of a run on a language are read and completed; of one on a text: ``TextPrompts``."""
+    """How ``complete`` treats prompts of a run on a language."""
 
     @staticmethod
     def heading(run: TrainedRun) -> str:
@@ -154,7 +154,7 @@ def complete_one(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
 
 
 def session(run: TrainedRun, arguments: Arguments) -> None:
-    """Complete one prompt after the other, until the input ends."""
+    """Complete prompts until the input ends."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - lets input() edit the line and go back to earlier ones
     while (prompt := input("prompt> ").strip()) != "exit":

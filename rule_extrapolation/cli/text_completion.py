@@ -1,4 +1,4 @@
-"""Prompts of a model that was trained on a text: what may come next, and text that goes on from there."""
+"""Prompts of a model that was trained on text: the next token's probabilities, and continuations."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from rule_extrapolation.experiment.trained_run import TrainedRun
 
 SAMPLES = 1
-"""Completions that are drawn, if the arguments do not say."""
+"""Completions that are drawn by default."""
 SHOWN = 6
-"""Tokens that may come next, with their probabilities."""
+"""The most probable next tokens that are shown."""
 
 
 class TextPrompts:
-    """How ``complete`` reads and completes the prompts of a run on a text."""
+    """How ``complete`` treats prompts of a run on a text."""
 
     @staticmethod
     def heading(run: TrainedRun) -> str:
@@ -31,14 +31,15 @@ class TextPrompts:
 
     @staticmethod
     def check_attends(run: TrainedRun, file: str) -> None:
-        """Raise a ConfigError: what attends to a prompt (model=seq2seq) is not trained on text."""
-        raise ConfigError("attention", file, f"{run.task.name} is a text, read by models that have none; leave it out")
+        """Raise a ConfigError: seq2seq, the only model with attention to its prompt, does not train on text."""
+        fix = f"{run.task.name} is a text, and its models have no attention to draw; leave it out"
+        raise ConfigError("attention", file, fix)
 
     @staticmethod
     def complete(
         run: TrainedRun, prompt: str, new_tokens: int, samples: int | None, temperature: float, seed: int
     ) -> None:
-        """Print what may come next, the greedy completion and the drawn ones."""
+        """Print the most probable next tokens, the greedy completion and the drawn ones."""
         vocabulary, tokens = run.task.vocabulary, encode_prompt(run.task, run.model, prompt)
         samples = SAMPLES if samples is None else samples
         decoders = {"greedy": (Greedy(new_tokens), 1)}

@@ -1,4 +1,4 @@
-"""One of the processes that are not the first of a run, which starts them: its config.yaml is the argument."""
+"""A further process of a distributed run, started by the first one; its argument is the run's config.yaml."""
 
 from __future__ import annotations
 

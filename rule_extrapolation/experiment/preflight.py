@@ -1,4 +1,4 @@
-"""Checks a command line before Hydra makes a folder for it."""
+"""Checks of a command line before Hydra makes a folder for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rule_extrapolation.experiment.processes import is_follower
 from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run
 from rule_extrapolation.runs.identity import set_depth_and_width
 
-# Launchers bring this callback to their processes, and with it what the configuration asks for.
+# Hydra instantiates the callback in the processes of launchers too, where the resolvers are needed as well.
 register()
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Preflight(Callback):
-    """A Hydra callback that assembles every job without weights, and exits with one line where one cannot work."""
+    """A Hydra callback that assembles every job without weights, and exits with one line if one cannot work."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
@@ -45,7 +45,7 @@ class Preflight(Callback):
             check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 
     def use_no_folder(self, config: DictConfig) -> None:
-        """Where torchrun or srun starts a run's processes, each would make a folder of its own."""
+        """Give a process that is not the first of its run a temporary folder in place of a run folder."""
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         with flag_override(config, ["readonly", "struct"], False):
@@ -81,7 +81,7 @@ def check_search(config: DictConfig) -> None:
 
 
 def check(configs: list[DictConfig]) -> list[Experiment]:
-    """Assemble them without weights."""
+    """Assemble the experiments without weights."""
     configs = [set_depth_and_width(without_hydra(config)) for config in configs]
     for cfg in configs:
         check_before_lightning(cfg)
@@ -94,13 +94,13 @@ def without_hydra(config: DictConfig) -> DictConfig:
     cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     if OmegaConf.is_interpolation(cfg, "run_dir"):
         with open_dict(cfg):
-            cfg.run_dir = ""  # Hydra has yet to make it
+            cfg.run_dir = ""  # Hydra makes it later
     return cfg
 
 
 @contextmanager
 def failing_in_one_line() -> Iterator[None]:
-    # Whatever it is that goes wrong: Hydra would make a warning of the exception and start the run.
+    # Hydra turns an exception of a callback into a warning and starts the run.
     try:
         yield
     except Exception as error:
@@ -108,9 +108,10 @@ def failing_in_one_line() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
+    """Print an error and exit with status 2."""
     if is_follower():
-        time.sleep(3)  # the first process says the same: whoever ends before it may end it too, as torchrun has it
+        time.sleep(3)  # the first process prints the same; torchrun would kill it if this one ended first
     else:
         print(f"error: {message}", file=sys.stderr)
-    # Hydra swallows exceptions from callbacks, but not an exit.
+    # Hydra swallows the exceptions of callbacks, but not an exit.
     raise SystemExit(2)

@@ -16,12 +16,14 @@ from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
 def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | None:
-    """Where training goes on from: what the run itself has left, in a sweep; else the file that ``resume`` names, if it
-    does, a .ckpt or a run folder's last one.
+    """The checkpoint that training continues from, or None to begin anew.
+
+    In a sweep it is the last checkpoint in the run's own folder. Otherwise ``resume`` names it: a .ckpt file, or a run
+    folder, whose last checkpoint is taken.
 
     Raises:
-        ConfigError: there is none, it belongs to a run of another model, language, data or optimization, or that run
-            has had all its steps, or the model takes no steps.
+        ConfigError: there is no such checkpoint; its run has another model, language, data or optimization; it has had
+            all its steps; or the model takes no steps.
     """
     if cfg.sweep is not None and (own := own_checkpoint(cfg, module)):
         check_same_settings(cfg, module.model, own.parent.parent)
@@ -43,19 +45,19 @@ def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | No
 
 
 def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
-    """The last checkpoint in the run's own folder, if there is one that loads and fits."""
+    """The last checkpoint in the run's own folder, if there is one that loads and fits the model."""
     path = last_checkpoint(Path(cfg.run_dir))
     try:
         checkpoint = load(path, "meta")
         fits = shapes(checkpoint["state_dict"]) == shapes(module.state_dict())
         module.check_checkpoint("resume", checkpoint)
-    except Exception:  # whatever is wrong with it, the run can begin anew
+    except Exception:  # without a usable checkpoint the run begins anew
         return None
     return path if fits else None
 
 
 def has_ended(cfg: DictConfig, path: Path) -> bool:
-    """Whether a checkpoint is of the end of the training, or of where it was stopped early."""
+    """Whether a checkpoint was written at the end of training, or where early stopping ended it."""
     checkpoint = load(path, "meta")
     stopped = any(state.get("stopped") for state in checkpoint["callbacks"].values())
     progress = completed_progress(checkpoint)
@@ -63,10 +65,10 @@ def has_ended(cfg: DictConfig, path: Path) -> bool:
 
 
 def load_initial_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) -> None:
-    """Start from the weights that ``ckpt`` names, if it does; a run that is resumed has weights of its own.
+    """Load the weights that ``ckpt`` names, if it names any. A run that is resumed has its own.
 
     Raises:
-        ConfigError: there are none, the module has others, or it is counted.
+        ConfigError: there is no such file, its weights do not fit, or the model is fitted by counting.
     """
     if cfg.ckpt is None or cfg.resume is not None:
         return
@@ -84,16 +86,16 @@ def load_initial_weights(cfg: DictConfig, module: LanguageModeling, device: str 
 
 
 def check_has_steps(cfg: DictConfig, key: str, model: LanguageModel) -> None:
-    """Raise a ConfigError for a model that is made at once, from the data alone."""
+    """Raise a ConfigError for a model that is fitted by counting, which has no checkpoint to continue from."""
     if model.fitted_by_counting:
-        raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted anew, in seconds; leave {key} out")
+        raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted anew in seconds; leave {key} out")
 
 
 def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[Path, dict[str, Any]]:
-    """The .ckpt file that a setting names, or the one of that name of the run folder; its path and what it holds.
+    """The .ckpt file that ``cfg[key]`` names, or the file ``name`` of the run folder that it names, and its content.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such file, or it is not a checkpoint.
     """
     path = Path(cfg[key])
     path = path / "checkpoints" / name if path.is_dir() else path
@@ -106,7 +108,7 @@ def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[
 
 
 def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:
-    """Raise a ConfigError for the first setting that shapes the curve and is not as in the run in that folder."""
+    """Raise a ConfigError for the first setting that affects training and differs from the run in that folder."""
     if not (folder / "config.yaml").is_file():
         return
     before = read_config(folder)

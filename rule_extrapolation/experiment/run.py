@@ -40,7 +40,7 @@ from rule_extrapolation.training.loggers.wandb import close_run
 
 
 def print_results(run: Run) -> None:
-    """Print what has come out of a run, in the way of what it was trained on."""
+    """Print a run's results, as suits what it was trained on."""
     show = print_text_run if run.task.kind == "text" else print_run
     show(Console(), run.task, run.results, run.rows, run.folder)
 
@@ -58,16 +58,16 @@ def start_loggers(cfg: DictConfig, folder: Path, task: Task) -> list[Logger]:
 
 
 def run_tags(cfg: DictConfig, task: Task) -> dict[str, str]:
-    """What one would look for a run by, or group runs by."""
+    """What people search for runs and group them by."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     names = {"language": task.name, "label": task.label, "architecture": cfg.model.name}
     names["experiment"] = choices.get("experiment")
-    return {subject: name for subject, name in names.items() if name}
+    return {tag: name for tag, name in names.items() if name}
 
 
 @dataclass
 class Run:
-    """A run under way, and what will be written of it."""
+    """A run in progress, and what will be written about it."""
 
     cfg: DictConfig
     experiment: Experiment
@@ -85,13 +85,13 @@ class Run:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is the one of its processes that prints and writes."""
+        """Whether this process prints and writes for all processes of the run."""
         return self.experiment.world.rank == 0
 
     def prepare(self) -> None:
-        """What needs no training: yardsticks and loggers."""
+        """Compute the reference losses and start the loggers, which needs no training."""
         if not self.is_rank_zero:
-            self.loggers.append(DummyLogger())  # none at all is an error of the callback that logs the learning rate
+            self.loggers.append(DummyLogger())  # the callback that logs the learning rate needs one
             return
         self.results |= self.experiment.data.reference_losses() | self.experiment.module.reference_losses()
         self.loggers += start_loggers(self.cfg, self.folder, self.task)
@@ -128,9 +128,9 @@ def run(
 
 @contextmanager
 def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageModel | None = None) -> Iterator[Run]:
-    """A run with its folder, whose results.json says how it ended, however it ends.
+    """A run with its folder; results.json is written however the run ends, and says how.
 
-    The folder is written by the first of its processes only.
+    Only the first of several processes writes the folder.
     """
     if cfg.sweep is None and not is_follower():
         check_free(cfg.run_dir, "run_dir")
@@ -139,7 +139,7 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
     module = experiment.module
     run = Run(cfg, experiment, run_folder.header(cfg, module.task, module.model, module.caveat))
     if not run.is_rank_zero:
-        if experiment.world.to_start:  # on another machine, in a folder that is thrown away
+        if experiment.world.to_start:  # on another machine, in a temporary folder
             OmegaConf.save(cfg, run.folder / "config.yaml", resolve=True)
         yield run
         return
@@ -154,7 +154,7 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
     results, beginning = run.results, time.perf_counter()
     try:
         yield run
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the one into the other
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns a KeyboardInterrupt into a SystemExit
         results["status"] = "interrupted"
         raise KeyboardInterrupt from stop
     except Exception as error:
@@ -162,7 +162,7 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
         raise
     finally:
         results["seconds"]["total"] = time.perf_counter() - beginning
-        # A test gives the callbacks the state that they had at the checkpoint it loads.
+        # Testing resets the callbacks to their state at the checkpoint: what test() has written takes precedence.
         results |= {**experiment.best_metrics.results(), **results}
         run_folder.write_results(run.folder, results)
         for logger in run.loggers[1:]:
@@ -171,7 +171,7 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
 
 @rank_zero_only
 def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
-    """Take out of a run's folder what an attempt has left that came to no end, and that this one does again."""
+    """Remove what an unfinished attempt has left in the run's folder, as far as this one repeats it."""
     folder = Path(cfg.run_dir)
     (folder / "results.json").unlink(missing_ok=True)
     (folder / "completions.csv").unlink(missing_ok=True)
@@ -183,7 +183,7 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
 
 
 def fit(run: Run, trainer: Trainer) -> None:
-    """Train."""
+    """Train, from the checkpoint if there is one."""
     experiment, checkpoints = run.experiment, run.folder / "checkpoints"
     if run.is_rank_zero and experiment.checkpoint not in (None, last_checkpoint(run.folder)):
         best = experiment.checkpoint.with_name("best.ckpt")
@@ -201,7 +201,7 @@ def fit(run: Run, trainer: Trainer) -> None:
 
 
 def estimate(run: Run, trainer: Trainer) -> None:
-    """Have the model made from the data at once, and validate what has come of it."""
+    """Fit a model that counts instead of taking gradient steps, and validate it."""
     module, data = run.experiment.module, run.experiment.data
     beginning = time.perf_counter()
     module.model.estimate(data.train_dataloader(), data.val_dataloader(), data.carry_state)
@@ -212,20 +212,20 @@ def estimate(run: Run, trainer: Trainer) -> None:
 
 
 def training_threads(experiment: Experiment, seeds: int = 1) -> int:
-    """Threads that a training step is worth, with so many seeds' weights at once."""
+    """How many threads a training step can use, with the weights of that many seeds stacked."""
     tokens = experiment.data.tokens_at_once / experiment.world.size
     return threads_for(seeds * multiply_adds(experiment.module.model, tokens))
 
 
 def test(run: Run, trainer: Trainer) -> None:
-    """Fill the results in, from the best checkpoint if the run has trained."""
+    """Test the best checkpoint, if the run has trained, and fill in the results."""
     module, data, history = run.experiment.module, run.experiment.data, run.experiment.best_metrics
-    # A training that ends before its first validation has no best.
+    # Training that ends before its first validation has no best checkpoint.
     candidates = [run.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     checkpoint = trainer.strategy.broadcast(next(filter(Path.is_file, candidates), None))
     run.results |= history.results()
     run.results["tested"] = checkpoint and checkpoint.stem
-    diverged = history.diverged  # the test's checkpoint brings another history
+    diverged = history.diverged  # testing loads the state of the best checkpoint
     trainer.test(module, data, checkpoint, weights_only=True, verbose=False)
     if not run.is_rank_zero:
         return

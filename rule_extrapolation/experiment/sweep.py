@@ -1,8 +1,8 @@
-"""Sweeps that are continued by the command that began them.
+"""Sweeps that the same command continues.
 
-A run's folder is named by its identity, so that the same command meets the same folders: what has finished is not
-launched again, what was interrupted goes on from its last checkpoint, what has failed is tried again. None of them
-stops the others. This goes for every launcher and sweeper of Hydra: ``ResumingLauncher`` stands in front of them.
+A run's folder is named by its identity, so that the same command finds the same folders: it skips finished runs,
+resumes interrupted ones from their last checkpoint and retries failed ones. A failure does not stop the other runs.
+This works with every Hydra launcher and sweeper, since ``ResumingLauncher`` wraps whichever launcher is chosen.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from rule_extrapolation.runs.identity import identity
 
 DONE = ("finished", "diverged")
 NAMED = 5
-"""So many skipped runs are named, more are counted."""
+"""Up to this many skipped runs are named; more are only counted."""
 ERROR_FILE = "error.txt"
 
 current: Sweep | None = None
-"""The sweep that this process has launched."""
+"""The sweep that this process launched."""
 
 
 @dataclass
 class Job:
-    """What one combination of a sweep's overrides comes to: a run, or with ``seeds`` several."""
+    """One combination of a sweep's overrides: a run, or several with ``seeds``."""
 
     overrides: list[str]
     cfg: DictConfig
@@ -58,7 +58,7 @@ class Job:
 
     @property
     def objective(self) -> float:
-        """What a search minimizes: the least Val/objective, the mean of it over ``seeds``; inf where there is none."""
+        """What a search minimizes: the minimum of Val/objective, averaged over ``seeds``; inf if there is none."""
         from rule_extrapolation.runs.run_folder import read_results
 
         if not self.done:
@@ -67,7 +67,7 @@ class Job:
         return math.inf if None in least else sum(least) / len(least)
 
     def begun(self, since: float) -> bool:
-        """Whether Hydra has written the job's configuration since then."""
+        """Whether Hydra has written the job's configuration since that time."""
         path = self.folder / ".hydra" / "config.yaml"
         return path.is_file() and path.stat().st_mtime >= since
 
@@ -82,7 +82,7 @@ class Sweep:
     config: DictConfig
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)
     skipped: set[Path] = field(default_factory=set)
-    """The runs that had finished before."""
+    """The runs that had finished before this sweep."""
     said: set[Path] = field(default_factory=set)
 
     @property
@@ -90,17 +90,17 @@ class Sweep:
         return Path(self.config.hydra.sweep.dir).name
 
     def job(self, overrides: Sequence[str], number: int = 0) -> Job:
-        """The job of a combination of overrides.
+        """The job for a combination of overrides.
 
         Raises:
-            ConfigError: its folder is that of another run.
+            ConfigError: its folder belongs to another run.
         """
         key = tuple(overrides)
         if key not in self.jobs:
             job = Job(list(overrides), *compose_job(self.config, list(overrides), number))
             same = [other for other in self.jobs.values() if other.folder == job.folder]
             if any(identity(other.cfg) != identity(job.cfg) for other in same):
-                fix = "several jobs would share a folder; let the name hold ${identity:}"
+                fix = "several jobs would share a folder; put ${identity:} into the name"
                 raise ConfigError("hydra.sweep.subdir", job.folder.name, fix)
             check_same_run(job.folder, job.cfg, "hydra.sweep.dir")
             self.jobs[key] = job
@@ -108,7 +108,7 @@ class Sweep:
         return self.jobs[key]
 
     def say_skipped(self) -> None:
-        """Each time, those that it has not yet been said of."""
+        """Print the runs that are skipped, each once."""
         new, self.said = sorted(self.skipped - self.said), set(self.skipped)
         if len(new) <= NAMED:
             for run in new:
@@ -117,7 +117,7 @@ class Sweep:
             print(f"Skipped, they have finished: {len(new)} runs", flush=True)
 
     def close(self) -> int:
-        """Say what has become of the runs; returns how many have not come to their end."""
+        """Print how the runs ended; returns how many are not done."""
         outcomes = {run: outcome(job, run) for job in self.jobs.values() for run in job.runs}
         new = Counter(state for run, (state, _) in outcomes.items() if run not in self.skipped)
         counts = {"finished": new["finished"], "skipped": len(self.skipped), "failed": new["failed"]} | new
@@ -132,11 +132,11 @@ class Sweep:
                 print(f"error: {run}: {reason}", file=sys.stderr)
         missing = sum(state not in DONE for state, _ in outcomes.values())
         if missing:
-            print("The same command goes on with these.", file=sys.stderr, flush=True)
+            print("The same command continues these.", file=sys.stderr, flush=True)
         return missing
 
     def print_best(self) -> None:
-        """The best of a search, and the command that runs it alone."""
+        """Print the best trial of a search, and the command that runs it alone."""
         jobs = [job for job in self.jobs.values() if job.done]
         if not jobs:
             return
@@ -147,23 +147,23 @@ class Sweep:
 
 
 def check_same_run(folder: Path, cfg: DictConfig, key: str) -> None:
-    """Raise a ConfigError if the folder holds a run of other settings, which would be lost."""
+    """Raise a ConfigError if the folder holds a run with other settings, which would be overwritten."""
     kept = folder / "config.yaml"
     if kept.is_file() and identity(OmegaConf.load(kept)) != identity(cfg):
-        raise ConfigError(key, folder, "holds a run already, of other settings; name another folder")
+        raise ConfigError(key, folder, "holds a run with other settings; name another folder")
 
 
 def status(run: Path) -> str | None:
-    """What a run folder's results.json says of how it ended; None where there is none."""
+    """The status in a run folder's results.json, or None if there is no such file."""
     if not (run / "results.json").is_file():
         return None
-    from rule_extrapolation.runs.run_folder import read_results  # only now: it imports torch
+    from rule_extrapolation.runs.run_folder import read_results
 
     return read_results(run)["status"]
 
 
 def outcome(job: Job, run: Path) -> tuple[str, str | None]:
-    """What has become of a run, and if it has gone wrong a line on why."""
+    """How a run ended, and if it failed a line that says why."""
     from rule_extrapolation.runs.run_folder import read_results
 
     ended = status(run)
@@ -176,8 +176,8 @@ def outcome(job: Job, run: Path) -> tuple[str, str | None]:
     files = [folder / ERROR_FILE for folder in (run, job.folder)]
     written = next((file.read_text() for file in files if file.is_file()), "")
     if not written and not job.folder.is_dir():
-        return "not begun", None
-    return "failed", first_line(written) or "has not come to its end: killed, or in another process"
+        return "not started", None
+    return "failed", first_line(written) or "did not end: it was killed, or runs in another process"
 
 
 def first_line(text: str) -> str:
@@ -185,9 +185,9 @@ def first_line(text: str) -> str:
 
 
 def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
-    """Do a run of a sweep, unless it has finished or another process is at it; returns its objective.
+    """Do a run of a sweep, unless it has finished or another process runs it; returns its objective.
 
-    Where the run is one of many, what goes wrong is left in its folder and stops nothing.
+    If the run is one of many, a failure is recorded in its folder and does not stop the others.
     """
     folder, error_file = Path(cfg.run_dir), Path(cfg.run_dir) / ERROR_FILE
     job = Job([], cfg, folder)
@@ -210,12 +210,12 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
                     raise
                 print(f"error: {folder}: {reason}; see {ERROR_FILE} there", file=sys.stderr, flush=True)
     except InUse:
-        print(f"Left to the process that is at it: {folder}", flush=True)
+        print(f"Another process is running it: {folder}", flush=True)
     return job.objective
 
 
 def record_failure(cfg: DictConfig, reason: str) -> None:
-    """Have the report know of a run that failed before it had a folder to write to."""
+    """Write a results.json for a run that failed before it could write one, so that the report lists it."""
     from rule_extrapolation.runs.run_folder import replace_text, write_results
 
     folder = Path(cfg.run_dir)
@@ -230,12 +230,12 @@ def is_one_of_many() -> bool:
 
 
 def is_worker() -> bool:
-    """Whether this process has been started by the one that launched the sweep, beside others."""
+    """Whether the process that launched the sweep started this one to do some of its runs."""
     return current is None and HydraConfig.initialized() and is_one_of_many()
 
 
 class ResumingLauncher:
-    """Any of Hydra's launchers, given only what is left to do."""
+    """Wraps a Hydra launcher, and hands it only the jobs that are not done."""
 
     def __init__(self, launcher: Launcher, sweep: Sweep):
         self.launcher, self.sweep = launcher, sweep
@@ -243,7 +243,7 @@ class ResumingLauncher:
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [self.sweep.job(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         self.sweep.say_skipped()
-        left = {job.folder: job for job in jobs if not job.done}  # two may be the same run
+        left = {job.folder: job for job in jobs if not job.done}  # two jobs may be the same run
         if len(left) > 1:
             print(f"Sweep {self.sweep.name}: {len(left)} jobs to run", flush=True)
         self.launch_all(list(left.values()), initial_job_idx)
@@ -252,11 +252,11 @@ class ResumingLauncher:
     def launch_all(self, jobs: list[Job], first: int) -> None:
         if not jobs:
             return
-        beginning = time.time() - 1  # some file systems keep whole seconds
+        beginning = time.time() - 1  # some file systems store whole seconds
         try:
             self.launcher.launch([job.overrides for job in jobs], initial_job_idx=first)
         except Exception as error:
-            # Runs do not raise: this is about the processes that they were in, of which one may have died of one run.
+            # Runs do not raise, so the launcher's processes did: one may have died of one of the runs.
             left = [job for job in jobs if not job.ended(beginning)]
             begun = [job for job in left if job.begun(beginning)]
             if not begun:
@@ -276,7 +276,7 @@ def returned(job: Job) -> JobReturn:
 
 
 def begin(config: DictConfig) -> Sweep:
-    """Have the sweep's launcher, any of Hydra's, given only what is left to do."""
+    """Wrap the sweep's launcher, so that it gets only the jobs that are not done."""
     global current
     current = sweep = Sweep(config)
     wrap_launcher(lambda launcher: ResumingLauncher(launcher, sweep))
