@@ -342,7 +342,7 @@ def test_a_search_goes_on_with_the_trials_it_had(cli, tmp_path):
     best = min(run["at_best_validation"]["Val/objective"] for run in found)
     assert len({run["num_parameters"] for run in found}) > 1
     assert f"Best of 3 trials, Val/objective {best:.4f}" in out
-    [command] = re.findall(r"^    python -m rule_extrapolation.runner (.*)$", out, re.MULTILINE)
+    [command] = re.findall(r"^    rule-extrapolation train (.*)$", out, re.MULTILINE)
     status, out, _ = cli(*shlex.split(command), "hydra.run.dir=alone")
     assert read_results(tmp_path / "alone")["at_best_validation"]["Val/objective"] == best
 

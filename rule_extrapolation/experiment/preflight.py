@@ -68,7 +68,7 @@ def check_jobs(sweep: Sweep) -> None:
         return
     composed = [sweep.job(job, number) for number, job in enumerate(jobs)]
     check([job.cfg for job in composed if not job.done])
-    sweep.say_skipped()
+    sweep.print_skipped()
 
 
 def check_search(config: DictConfig) -> None:

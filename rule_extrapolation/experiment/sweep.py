@@ -8,12 +8,9 @@ This works with every Hydra launcher and sweeper, since ``ResumingLauncher`` wra
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 import time
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.hydra_internals import compose_job, wrap_launcher
 from rule_extrapolation.experiment.processes import InUse, end_with_parent, lock
+from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.runs.identity import identity
 
 DONE = ("finished", "diverged")
-NAMED = 5
-"""Up to this many skipped runs are named; more are only counted."""
 ERROR_FILE = "error.txt"
 
 current: Sweep | None = None
@@ -83,7 +79,7 @@ class Sweep:
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)
     skipped: set[Path] = field(default_factory=set)
     """The runs that had finished before this sweep."""
-    said: set[Path] = field(default_factory=set)
+    printed: set[Path] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -107,43 +103,23 @@ class Sweep:
             self.skipped |= {run for run in job.runs if status(run) in DONE}
         return self.jobs[key]
 
-    def say_skipped(self) -> None:
+    def print_skipped(self) -> None:
         """Print the runs that are skipped, each once."""
-        new, self.said = sorted(self.skipped - self.said), set(self.skipped)
-        if len(new) <= NAMED:
-            for run in new:
-                print(f"Skipped, it has finished: {run}", flush=True)
-        else:
-            print(f"Skipped, they have finished: {len(new)} runs", flush=True)
+        new, self.printed = self.skipped - self.printed, set(self.skipped)
+        sweeps.print_skipped(new)
 
     def close(self) -> int:
         """Print how the runs ended; returns how many are not done."""
         outcomes = {run: outcome(job, run) for job in self.jobs.values() for run in job.runs}
-        new = Counter(state for run, (state, _) in outcomes.items() if run not in self.skipped)
-        counts = {"finished": new["finished"], "skipped": len(self.skipped), "failed": new["failed"]} | new
-        counted = ", ".join(f"{number} {state}" for state, number in counts.items())
-        print(f"Sweep {self.name}: {counted}. Run folders: {self.config.hydra.sweep.dir}", flush=True)
-        if "direction" in self.config.hydra.sweeper:
-            self.print_best()
-        for run, (state, reason) in outcomes.items():
-            if state == "diverged" and run not in self.skipped:
-                print(f"diverged, its loss is not finite: {run}", flush=True)
-            elif reason:
-                print(f"error: {run}: {reason}", file=sys.stderr)
         missing = sum(state not in DONE for state, _ in outcomes.values())
-        if missing:
-            print("The same command continues these.", file=sys.stderr, flush=True)
+        sweeps.print_counts(self.name, self.config.hydra.sweep.dir, outcomes, self.skipped)
+        done = [job for job in self.jobs.values() if job.done]
+        if done and "direction" in self.config.hydra.sweeper:  # a search
+            best = min(done, key=lambda job: job.objective)
+            overrides = [o for o in best.overrides if not o.startswith(("sweep=", "hparams_search="))]
+            sweeps.print_best(len(done), best.objective, best.folder, overrides)
+        sweeps.print_problems(outcomes, self.skipped, missing)
         return missing
-
-    def print_best(self) -> None:
-        """Print the best trial of a search, and the command that runs it alone."""
-        jobs = [job for job in self.jobs.values() if job.done]
-        if not jobs:
-            return
-        best = min(jobs, key=lambda job: job.objective)
-        own = [o for o in best.overrides if not o.startswith(("sweep=", "hparams_search="))]
-        print(f"Best of {len(jobs)} trials, Val/objective {best.objective:.4f} ({best.folder.name}):")
-        print(f"    python -m rule_extrapolation.runner {shlex.join(own)}", flush=True)
 
 
 def check_same_run(folder: Path, cfg: DictConfig, key: str) -> None:
@@ -197,7 +173,7 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
     try:
         with lock(folder):
             if job.done:
-                print(f"Skipped, it has finished: {folder}", flush=True)
+                sweeps.print_skipped([folder])
                 return job.objective
             error_file.unlink(missing_ok=True)
             try:
@@ -208,9 +184,9 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
                 record_failure(cfg, reason)
                 if not is_one_of_many():
                     raise
-                print(f"error: {folder}: {reason}; see {ERROR_FILE} there", file=sys.stderr, flush=True)
+                sweeps.print_failure(folder, reason, ERROR_FILE)
     except InUse:
-        print(f"Another process is running it: {folder}", flush=True)
+        sweeps.print_in_use(folder)
     return job.objective
 
 
@@ -242,7 +218,7 @@ class ResumingLauncher:
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [self.sweep.job(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
-        self.sweep.say_skipped()
+        self.sweep.print_skipped()
         left = {job.folder: job for job in jobs if not job.done}  # two jobs may be the same run
         if len(left) > 1:
             print(f"Sweep {self.sweep.name}: {len(left)} jobs to run", flush=True)
