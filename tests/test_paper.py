@@ -8,8 +8,7 @@ import pytest
 from conftest import read_results
 from hydra import compose, initialize_config_dir
 
-from rule_extrapolation.config.building import PACKAGE
-from rule_extrapolation.config.composing import CONF_DIR
+from rule_extrapolation.config.composing import CONF_DIR, PACKAGE
 from rule_extrapolation.experiment.assembling import assemble
 
 with open(PACKAGE / "reporting" / "published_results.csv") as file:
