@@ -233,7 +233,7 @@ def test_seeds_of_a_sweep_go_on_each_from_its_own_checkpoint(cli, tmp_path, monk
     assert "Sweep default: 0 finished, 0 skipped, 2 failed" in out
     status, out, err = cli(*sweep, *fails)
     assert (status, err) == (0, "")
-    assert "each goes on from its own checkpoint" in out
+    assert "each resumes from its own checkpoint" in out
     assert "Sweep default: 2 finished, 0 skipped, 0 failed" in out
     mended = [read_results(path.parent) for path in sorted(tmp_path.glob("runs/**/seed*/results.json"))]
     shutil.rmtree(tmp_path / "runs")
