@@ -1,4 +1,4 @@
-"""All that this package takes of Hydra beyond its public interface, known to work with hydra-core 1.3.2.
+"""All that this package takes of Hydra beyond its public interface, known to work with hydra-core 1.3.8.
 
 Hydra has no public way to compose the jobs of a sweep before they are launched, or to wrap the launcher that the user
 has chosen.
