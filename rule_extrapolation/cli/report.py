@@ -12,7 +12,7 @@ from rule_extrapolation.core.errors import ConfigError, check_positive
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rule_extrapolation.reporting.runs import Run
+    from rule_extrapolation.reporting.runs import RunRecord
     from rule_extrapolation.reporting.tables import LanguageTable
     from rule_extrapolation.reporting.text_tables import TextTable
 
@@ -72,7 +72,7 @@ def report(arguments: Arguments) -> None:
     groups = group_runs(runs, by, arguments.mix)
     if not groups:
         raise ConfigError("runs", ",".join(arguments.runs or [str(arguments.wandb)]), "no run there says what it is of")
-    of_texts = [group for group in groups if any(run.text for run in group.runs + group.lost)]
+    of_texts = [group for group in groups if any(run.text for run in group.runs + group.excluded)]
     groups = [group for group in groups if group not in of_texts]
     tables, texts = language_tables(groups, by), text_tables(of_texts, by)
     with Console(stderr=True).status("Drawing"):
@@ -86,7 +86,7 @@ def report(arguments: Arguments) -> None:
     print_end(console, runs, left_out, Path(arguments.out), names, list(figures))
 
 
-def read(arguments: Arguments, console: Console) -> list[Run]:
+def read(arguments: Arguments, console: Console) -> list[RunRecord]:
     """The runs, with a progress bar where there is a terminal."""
     from rich.progress import MofNCompleteColumn, Progress
 
@@ -106,7 +106,7 @@ def read(arguments: Arguments, console: Console) -> list[Run]:
 
 
 def write(
-    out: Path, runs: list[Run], tables: list[LanguageTable], text_tables: list[TextTable], figures: dict
+    out: Path, runs: list[RunRecord], tables: list[LanguageTable], text_tables: list[TextTable], figures: dict
 ) -> dict[str, str]:
     """Write tables and figures, in place of an earlier report's. Returns the figures' SVGs."""
     from rule_extrapolation.reporting import tables as texts
@@ -184,7 +184,7 @@ def print_text_tables(console: Console, tables: list[TextTable]) -> None:
 
 def print_end(
     console: Console,
-    runs: list[Run],
+    runs: list[RunRecord],
     left_out: dict[str, str],
     out: Path,
     tables: list[str],
@@ -196,12 +196,12 @@ def print_end(
 
     options = {"soft_wrap": True, "highlight": False, "markup": False}
     console.print(count_in_words(runs), **options)
-    lost = [run for run in runs if run.problem is not None]
-    for run in lost[:10]:
+    excluded = [run for run in runs if run.problem is not None]
+    for run in excluded[:10]:
         console.print(f"not averaged: {run.source}: {run.problem}", style="yellow", **options)
-    if len(lost) > 10:
+    if len(excluded) > 10:
         console.print(
-            f"not averaged: {len(lost) - 10} more, see the page or tables/runs.csv", style="yellow", **options
+            f"not averaged: {len(excluded) - 10} more, see the page or tables/runs.csv", style="yellow", **options
         )
     for name, reason in left_out.items():
         console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)

@@ -11,7 +11,7 @@ from typing import Any
 from rule_extrapolation.core.errors import ConfigError, one_of
 from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
-from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, Run
+from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, RunRecord
 
 ARCHITECTURES = (
     "transformer",
@@ -38,8 +38,8 @@ class Group:
     model: str
     variant: str
     """What sets it apart from the model's other rows: "optimizer.lr=0.001"; empty where it has one row."""
-    runs: list[Run] = field(default_factory=list)
-    lost: list[Run] = field(default_factory=list)
+    runs: list[RunRecord] = field(default_factory=list)
+    excluded: list[RunRecord] = field(default_factory=list)
     """Not averaged: unfinished, failed or diverged, or run again since."""
     configurations: int = 1
 
@@ -50,7 +50,7 @@ class Group:
     @property
     def baseline(self) -> bool:
         """Whether its model says that it is one."""
-        return any(run.results.get("baseline") for run in self.runs + self.lost)
+        return any(run.results.get("baseline") for run in self.runs + self.excluded)
 
     @property
     def title(self) -> str:
@@ -73,7 +73,7 @@ class Cell:
     missing: str | None = None
 
 
-def average(runs: list[Run], protocol: Protocol, measure: Measure) -> Cell:
+def average(runs: list[RunRecord], protocol: Protocol, measure: Measure) -> Cell:
     """Mean, sample standard deviation (None for one run) and number of the runs that have the figure."""
     values = [protocol.value(run.results, measure) for run in runs]
     known = [value for value in values if value is not None]
@@ -83,7 +83,7 @@ def average(runs: list[Run], protocol: Protocol, measure: Measure) -> Cell:
     return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
 
-def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> list[Group]:
+def group_runs(runs: list[RunRecord], by: Iterable[str] = (), mix: bool = False) -> list[Group]:
     """The rows, languages and architectures in their usual order.
 
     Of runs that have the configuration and the seed in common the latest counts.
@@ -106,7 +106,7 @@ def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> li
             raise ConfigError("by", key, f"no run has such a key; {one_of(key, sorted(known))}")
     groups: dict[tuple, Group] = {}
 
-    def place(run: Run) -> tuple:
+    def place(run: RunRecord) -> tuple:
         values = [run.settings.get(key, ABSENT) for key in by]
         order = [(0, value, "") if isinstance(value, int | float) else (1, 0, str(value)) for value in values]
         return rank(run.grammar, LANGUAGES), rank(run.model, ARCHITECTURES), order
@@ -115,7 +115,7 @@ def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> li
         values = [run.settings.get(key, ABSENT) for key in by]
         variant = ", ".join(f"{key}={written(value)}" for key, value in zip(by, values) if value is not ABSENT)
         group = groups.setdefault((run.grammar, run.model, variant), Group(run.grammar, run.model, variant))
-        (group.lost if run.problem else group.runs).append(run)
+        (group.excluded if run.problem else group.runs).append(run)
     rows = list(groups.values())
     for group in rows:
         keep_latest(group)
@@ -134,22 +134,22 @@ def written(value: Any) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
-def configuration(run: Run) -> tuple:
+def configuration(run: RunRecord) -> tuple:
     return tuple(sorted((key, str(value)) for key, value in run.settings.items()))
 
 
 def keep_latest(group: Group) -> None:
-    latest: dict[tuple, Run] = {}
+    latest: dict[tuple, RunRecord] = {}
     for run in sorted(group.runs, key=lambda run: run.time):
         key = (configuration(run), run.seed)
         if key in latest:
             latest[key].problem = f"the same configuration and seed again: {run.source} is later"
-            group.lost.append(latest[key])
+            group.excluded.append(latest[key])
         latest[key] = run
     group.runs = [run for run in group.runs if run.problem is None]
 
 
-def differences(runs: list[Run]) -> dict[str, Counter]:
+def differences(runs: list[RunRecord]) -> dict[str, Counter]:
     """The keys that differ between the runs' configurations, with how many runs have each value."""
     settings = [run.settings for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each)

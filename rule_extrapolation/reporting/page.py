@@ -16,7 +16,7 @@ from rule_extrapolation.reporting.figures import KINDS
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
 from rule_extrapolation.reporting.plotting import WIDTH
 from rule_extrapolation.reporting.published import SOURCE
-from rule_extrapolation.reporting.runs import Run
+from rule_extrapolation.reporting.runs import RunRecord
 from rule_extrapolation.reporting.tables import HEADER, LABELS, Cell, LanguageTable, Row, as_texts, text
 from rule_extrapolation.reporting.text_tables import HEADER as TEXT_HEADER
 from rule_extrapolation.reporting.text_tables import TextTable
@@ -26,7 +26,7 @@ PARTS = Path(__file__).with_name("page")
 
 def render(
     title: str,
-    runs: list[Run],
+    runs: list[RunRecord],
     tables: list[LanguageTable],
     texts: list[TextTable],
     svgs: dict[str, str],
@@ -72,7 +72,7 @@ def language_in_words(grammar: str) -> str:
     return " ".join(filter(None, [LABELS.get(grammar), grammar]))
 
 
-def count_in_words(runs: list[Run]) -> str:
+def count_in_words(runs: list[RunRecord]) -> str:
     """Such as "21 runs: 19 finished, 2 diverged"."""
     fates = Counter("finished" if run.problem is None else run.problem.partition(":")[0] for run in runs)
     listed = ", ".join(f"{n} {fate}" for fate, n in fates.most_common())
@@ -121,7 +121,7 @@ def row_parts(row: Row) -> dict[str, Any]:
     return {"source": row.source, "model": row.model, "texts": as_texts(row), "numbers": numbers}
 
 
-def run_parts(run: Run) -> dict[str, Any]:
+def run_parts(run: RunRecord) -> dict[str, Any]:
     cells = []
     for measure in MEASURES:
         value = AT_MINIMUM.value(run.results, measure)
@@ -138,7 +138,7 @@ def run_parts(run: Run) -> dict[str, Any]:
     }
 
 
-def as_json(runs: list[Run], tables: list[LanguageTable]) -> Markup:
+def as_json(runs: list[RunRecord], tables: list[LanguageTable]) -> Markup:
     """What page.js reads."""
     rows = []
     for run in runs:

@@ -44,7 +44,7 @@ ALIKE = (
 
 
 @dataclass
-class Run:
+class RunRecord:
     """One run, whatever has become of it."""
 
     source: str
@@ -142,14 +142,14 @@ def runs_below(folder: Path) -> list[Path]:
     return runs
 
 
-def read_run(folder: Path, most_completions: int) -> Run:
+def read_run(folder: Path, most_completions: int) -> RunRecord:
     """Read a run folder. What cannot be read becomes the run's problem.
 
     Args:
         most_completions: how many of each prompt set are kept.
     """
     source = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
-    run = Run(source, {}, {}, time=folder.stat().st_mtime)
+    run = RunRecord(source, {}, {}, time=folder.stat().st_mtime)
     try:
         if (folder / "config.yaml").is_file():
             run.config = yaml.load((folder / "config.yaml").read_bytes(), Loader) or {}
@@ -256,7 +256,7 @@ def pack(columns: list[str], rows: list[list[str]], most: int) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
-def frame(runs: list[Run]) -> pd.DataFrame:
+def frame(runs: list[RunRecord]) -> pd.DataFrame:
     """A row for each run: what it is, what has become of it, and each figure under each protocol."""
     rows = []
     for run in runs:
@@ -279,7 +279,9 @@ def frame(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def read_runs(folders: list[Path], most_completions: int, advance: Callable[[], None] = lambda: None) -> list[Run]:
+def read_runs(
+    folders: list[Path], most_completions: int, advance: Callable[[], None] = lambda: None
+) -> list[RunRecord]:
     """Read them all, calling ``advance`` behind each."""
     runs = []
     for folder in folders:

@@ -183,11 +183,11 @@ def group_notes(groups: list[Group]) -> list[str]:
     if len(commits) > 1:
         notes.append(f"Runs of {len(commits)} commits: {', '.join(sorted(commit[:8] for commit in commits))}.")
     for group in groups:
-        if group.lost:
-            whole = len(group.lost) + len(group.runs)
-            reasons = Counter(run.problem.partition(":")[0] for run in group.lost)
+        if group.excluded:
+            whole = len(group.excluded) + len(group.runs)
+            reasons = Counter(run.problem.partition(":")[0] for run in group.excluded)
             listed = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-            notes.append(f"{group.name}: {len(group.lost)} of {whole} runs not averaged: {listed}.")
+            notes.append(f"{group.name}: {len(group.excluded)} of {whole} runs not averaged: {listed}.")
         if group.configurations > 1:
             notes.append(f"{group.name}: averages over {group.configurations} configurations (mix=true).")
     return notes

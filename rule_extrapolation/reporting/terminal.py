@@ -105,23 +105,23 @@ def print_seeds(console: Console, grammar: Grammar, results: list[dict[str, Any]
     columns |= {f"{name} {COLUMNS[key]}": f"Test/{name}/{key}_accuracy" for name, key in SEEDS_COLUMNS}
     columns = {title: key for title, key in columns.items() if key in results[0]["test"]}
     table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(grammar)))
-    lost = any(of_seed["status"] != "finished" for of_seed in results)
-    for column in ("seed", *columns, *(["status"] if lost else [])):
+    show_status = any(result["status"] != "finished" for result in results)
+    for column in ("seed", *columns, *(["status"] if show_status else [])):
         table.add_column(column, justify="right")
-    values = {title: [of_seed["test"].get(key) for of_seed in results] for title, key in columns.items()}
+    values = {title: [result["test"].get(key) for result in results] for title, key in columns.items()}
 
     def cell(title: str, value: float | None) -> str:
         is_accuracy = columns[title].endswith("_accuracy")
         return "-" if value is None else figure(value) if is_accuracy else f"{value:.4f}"
 
-    for i, of_seed in enumerate(results):
+    for i, result in enumerate(results):
         row = [cell(title, values[title][i]) for title in columns]
-        row += [of_seed["status"]] if lost else []
-        table.add_row(str(of_seed["seed"]), *row, end_section=i == len(results) - 1)
+        row += [result["status"]] if show_status else []
+        table.add_row(str(result["seed"]), *row, end_section=i == len(results) - 1)
     if len(results) > 1:
         for name, statistic in {"mean": statistics.mean, "std": statistics.stdev}.items():
-            known = {title: [value for value in of if value is not None] for title, of in values.items()}
-            row = [cell(title, statistic(of) if len(of) > 1 else None) for title, of in known.items()]
+            known = {title: [value for value in column if value is not None] for title, column in values.items()}
+            row = [cell(title, statistic(column) if len(column) > 1 else None) for title, column in known.items()]
             table.add_row(name, *row)
     console.print(table)
     console.print(f"Run folders: {seen_from_here(folder)}/seed*", soft_wrap=True, highlight=False)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, Run, problem
+from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, RunRecord, problem
 
 
 def run_from_wandb(
@@ -18,7 +18,7 @@ def run_from_wandb(
     state: str = "finished",
     created: str | None = None,
     history: list[Mapping[str, Any]] | None = None,
-) -> Run:
+) -> RunRecord:
     """A run from what W&B keeps of it.
 
     Args:
@@ -29,7 +29,7 @@ def run_from_wandb(
     """
     results = {key: value for key, value in plain(summary).items() if not key.startswith("_")}
     results["test"] = {key: value for key, value in results.items() if key.startswith("Test/")}
-    run = Run(source, plain(config), results)
+    run = RunRecord(source, plain(config), results)
     run.problem = problem(results, f"has no results in its summary: {state}")
     if created:
         run.time = datetime.fromisoformat(created.replace("Z", "+00:00")).timestamp()
@@ -50,7 +50,7 @@ def plain(mapping: Any) -> Any:
     return {str(key): plain(value) for key, value in mapping.items() if key != "_wandb"}
 
 
-def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[Run]:
+def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[RunRecord]:
     """All runs of entity/project.
 
     Raises:
