@@ -19,7 +19,7 @@ import yaml
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.reporting.measures import MEASURES, PROTOCOLS
-from rule_extrapolation.runs.identity import WITHOUT_EFFECT, without
+from rule_extrapolation.runs.identity import WITHOUT_EFFECT, flatten, without
 from rule_extrapolation.runs.run_folder import read_results
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -90,27 +90,17 @@ class RunRecord:
     def settings(self) -> dict[str, Any]:
         """The configuration that runs are averaged within, as ``group.key``."""
         run_dir = self.config.get("run_dir")
-        return {
-            key: value.replace(run_dir, "<run_dir>") if run_dir and isinstance(value, str) else value
-            for key, value in flatten(without(self.config, ALIKE)).items()
-            if key.rpartition(".")[2] not in ("seed", "dirpath")
-        }
+        settings = {}
+        for key, value in flatten(without(self.config, ALIKE)).items():
+            if key.rpartition(".")[2] not in ("seed", "dirpath"):
+                value = str(value) if isinstance(value, list | dict) else value
+                settings[key] = value.replace(run_dir, "<run_dir>") if run_dir and isinstance(value, str) else value
+        return settings
 
 
 def named(config: dict[str, Any], group: str) -> str:
     node = config.get(group)
     return node.get("name", UNKNOWN) if isinstance(node, dict) else UNKNOWN
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots; lists as text."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value) if isinstance(value, list | dict) else value
-    return flat
 
 
 def find_runs(places: Iterable[str]) -> list[Path]:

@@ -42,6 +42,14 @@ def without(settings: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return kept
 
 
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted keys, such as optimizer.lr; an empty group stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
 def elsewhere(value: Any, place: str | None) -> Any:
     """The same without the run's own folder in front of paths."""
     if isinstance(value, dict):

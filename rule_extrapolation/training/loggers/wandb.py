@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import WandbLogger
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.runs.identity import flatten
 
 if TYPE_CHECKING:
     import wandb
@@ -121,7 +122,8 @@ def _init(mode: str, save_dir: str, about: dict[str, Any]) -> wandb.Run:
     ids = [folder.name.rpartition("-")[2] for folder in before]
     run_id = (agent.sweep_id and agent.run_id) or (ids[-1] if ids else uuid.uuid4().hex[:8])
     if agent.sweep_id:
-        about = {**about, "config": _dotted(about["config"]), "group": about["group"] or agent.sweep_id}
+        # A sweep's `model: lstm` would otherwise replace the nested settings of the group.
+        about = {**about, "config": flatten(about["config"]), "group": about["group"] or agent.sweep_id}
     options = {"id": run_id, "resume": "allow" if run_id in ids else None, "mode": mode, "reinit": "create_new"}
     try:
         return wandb.init(**about, **options, dir=save_dir, settings=settings)
@@ -131,15 +133,6 @@ def _init(mode: str, save_dir: str, about: dict[str, Any]) -> wandb.Run:
             if folder not in before:
                 shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _dotted(config: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings with keys such as optimizer.lr. A sweep's `model: lstm` would otherwise replace all of ours."""
-    flat = {}
-    for key, value in config.items():
-        inner = _dotted(value) if isinstance(value, dict) else {}
-        flat |= {f"{key}.{name}": item for name, item in inner.items()} if inner else {key: value}
-    return flat
 
 
 def why_offline(settings: wandb.Settings) -> str | None:
