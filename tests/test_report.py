@@ -26,7 +26,8 @@ from rule_extrapolation.reporting.page import render
 from rule_extrapolation.reporting.published import published
 from rule_extrapolation.reporting.runs import CURVE_POINTS, find_runs, read_run, read_runs, thinned
 from rule_extrapolation.reporting.style import looks
-from rule_extrapolation.reporting.tables import as_csv, csv_rows, escaped, language_tables, latex, markdown
+from rule_extrapolation.reporting.table_files import as_csv, escaped
+from rule_extrapolation.reporting.tables import csv_rows, language_tables, latex, markdown
 from rule_extrapolation.reporting.wandb_runs import run_from_wandb
 
 VALIDATED = [

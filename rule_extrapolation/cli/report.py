@@ -106,13 +106,14 @@ def read(arguments: Arguments, console: Console) -> list[RunRecord]:
 
 
 def write(
-    out: Path, runs: list[RunRecord], tables: list[LanguageTable], text_tables: list[TextTable], figures: dict
+    out: Path, runs: list[RunRecord], tables: list[LanguageTable], texts: list[TextTable], figures: dict
 ) -> dict[str, str]:
     """Write tables and figures, in place of an earlier report's. Returns the figures' SVGs."""
-    from rule_extrapolation.reporting import tables as texts
-    from rule_extrapolation.reporting import text_tables as of_texts
+    from rule_extrapolation.reporting import tables as language_tables
+    from rule_extrapolation.reporting import text_tables
     from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
     from rule_extrapolation.reporting.runs import frame
+    from rule_extrapolation.reporting.table_files import as_csv
 
     try:
         for name in ("tables", "figures"):
@@ -122,19 +123,14 @@ def write(
     earlier = [out / "figures" / f"{name}.{format}" for name in KINDS for format in FORMATS]
     for path in [*earlier, *(path for format in TABLE_FORMATS for path in (out / "tables").glob(f"*.{format}"))]:
         path.unlink(missing_ok=True)
-    contents = {}
-    for table in tables:
-        rows = texts.csv_rows(table)
-        contents[table.grammar] = {"md": texts.markdown(table), "tex": texts.latex(table), "csv": texts.as_csv(rows)}
-    for table in text_tables:
-        csv = of_texts.csv_text(table)
-        contents[table.grammar] = {"md": of_texts.markdown(table), "tex": of_texts.latex(table), "csv": csv}
+    contents = {table.grammar: language_tables.files(table) for table in tables}
+    contents |= {table.grammar: text_tables.files(table) for table in texts}
     for name, by_format in contents.items():
         for format, content in by_format.items():
             (out / "tables" / f"{name}.{format}").write_text(content)
-    every_row = [row for table in tables for row in texts.csv_rows(table)]
+    every_row = [row for table in tables for row in language_tables.csv_rows(table)]
     if every_row:
-        (out / "tables" / "all.csv").write_text(texts.as_csv(every_row))
+        (out / "tables" / "all.csv").write_text(as_csv(every_row))
     frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
     for name, figure in figures.items():
         save(figure, out / "figures", name)
@@ -142,13 +138,13 @@ def write(
 
 
 def print_tables(console: Console, tables: list[LanguageTable]) -> None:
-    """The tables in short: our means at minimum validation loss, and the yardsticks."""
+    """The tables in short: our means at minimum validation loss, and the references."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
     from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
-    from rule_extrapolation.reporting.tables import OF_FINISHED, means
+    from rule_extrapolation.reporting.tables import OF_FINISHED
 
     for table in tables:
         caption = f"means {AT_MINIMUM.title}, over all completions"
@@ -160,9 +156,9 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
         references = [row for row in table.rows if row.source in ("chance", "optimal")]
         references = [row for row in references if row.protocol != OF_FINISHED]
         for i, row in enumerate(ours):
-            shown.add_row(*map(escape, means(row)), end_section=i == len(ours) - 1)
+            shown.add_row(*map(escape, row.mean_strings()), end_section=i == len(ours) - 1)
         for row in references:
-            shown.add_row(*map(escape, means(row)), style="dim")
+            shown.add_row(*map(escape, row.mean_strings()), style="dim")
         console.print(shown)
 
 
@@ -178,7 +174,7 @@ def print_text_tables(console: Console, tables: list[TextTable]) -> None:
         for title in HEADER:
             shown.add_column(title, justify="left" if title == HEADER[0] else "right")
         for row in table.rows:
-            shown.add_row(*map(escape, row.texts()), style="dim" if row.n is None else None)
+            shown.add_row(*map(escape, row.strings()), style="dim" if row.n is None else None)
         console.print(shown)
 
 

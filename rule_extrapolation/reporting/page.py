@@ -17,7 +17,7 @@ from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
 from rule_extrapolation.reporting.plotting import WIDTH
 from rule_extrapolation.reporting.published import SOURCE
 from rule_extrapolation.reporting.runs import RunRecord
-from rule_extrapolation.reporting.tables import HEADER, LABELS, Cell, LanguageTable, Row, as_texts, text
+from rule_extrapolation.reporting.tables import HEADER, LABELS, Cell, LanguageTable, format_cell
 from rule_extrapolation.reporting.text_tables import HEADER as TEXT_HEADER
 from rule_extrapolation.reporting.text_tables import TextTable
 
@@ -28,7 +28,7 @@ def render(
     title: str,
     runs: list[RunRecord],
     tables: list[LanguageTable],
-    texts: list[TextTable],
+    text_tables: list[TextTable],
     svgs: dict[str, str],
     left_out: dict[str, str],
     most: int,
@@ -53,10 +53,10 @@ def render(
             for name, svg in svgs.items()
         ],
         left_out={KINDS[name].title: reason for name, reason in left_out.items()},
-        header=HEADER,
-        tables=[table_parts(table) for table in tables],
-        text_header=TEXT_HEADER,
-        texts=[text_parts(table) for table in texts],
+        tables=[
+            *(table_parts(table, HEADER, 2, language_in_words(table.grammar), table.rules) for table in tables),
+            *(table_parts(table, TEXT_HEADER, 1, table.title, {}) for table in text_tables),
+        ],
         source=SOURCE,
         protocol=f"{AT_MINIMUM.title}, over all completions",
         measures=[measure.title for measure in MEASURES],
@@ -88,37 +88,26 @@ def inline(svg: str, name: str) -> Markup:
     return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg))
 
 
-def table_parts(table: LanguageTable) -> dict[str, Any]:
-    rows = [row_parts(row) for row in table.rows]
-    for before, row in zip([None, *rows], rows):
-        row["first"] = before is None or before["model"] != row["model"]
+def table_parts(
+    table: LanguageTable | TextTable, header: list[str], word_columns: int, short: str, rules: dict[str, str]
+) -> dict[str, Any]:
+    """What the template shows of a table, its references apart from its other rows."""
+    rows, references = [], []
+    for before, row in zip([None, *table.rows], table.rows):
+        parts = {"source": row.source, "strings": row.strings(), "numbers": [None] * word_columns + row.numbers()}
+        parts["first"] = before is None or before.model != row.model
+        (references if row.n is None else rows).append(parts)
     return {
-        "grammar": table.grammar,
-        "short": language_in_words(table.grammar),
+        "id": table.grammar,
+        "short": short,
         "title": table.title,
-        "rules": table.rules,
-        "rows": [row for row in rows if row["source"] in ("ours", "published")],
-        "references": [row for row in rows if row["source"] not in ("ours", "published")],
-        "notes": table.notes,
-    }
-
-
-def text_parts(table: TextTable) -> dict[str, Any]:
-    rows = [{"texts": row.texts(), "numbers": [row.n, *row.means, row.weights]} for row in table.rows]
-    of_runs = [row for row, of in zip(rows, table.rows) if of.n is not None]
-    references = [row for row, of in zip(rows, table.rows) if of.n is None]
-    return {
-        "grammar": table.grammar,
-        "title": table.title,
-        "rows": of_runs,
+        "rules": rules,
+        "header": header,
+        "word_columns": word_columns,
+        "rows": rows,
         "references": references,
         "notes": table.notes,
     }
-
-
-def row_parts(row: Row) -> dict[str, Any]:
-    numbers = [row.n, *(row.cells[measure.key].mean for measure in MEASURES)]
-    return {"source": row.source, "model": row.model, "texts": as_texts(row), "numbers": numbers}
 
 
 def run_parts(run: RunRecord) -> dict[str, Any]:
@@ -126,7 +115,7 @@ def run_parts(run: RunRecord) -> dict[str, Any]:
     for measure in MEASURES:
         value = AT_MINIMUM.value(run.results, measure)
         missing = None if value is not None else AT_MINIMUM.missing(run.results, measure)
-        cells.append((text(Cell(value, missing=missing), measure, None), value))
+        cells.append((format_cell(Cell(value, missing=missing), measure, None), value))
     return {
         "source": run.source,
         "language": language_in_words(run.grammar),

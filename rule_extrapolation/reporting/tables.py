@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from rule_extrapolation.grammars import ALIASES
@@ -20,6 +19,7 @@ from rule_extrapolation.reporting.comparison import (
 )
 from rule_extrapolation.reporting.measures import LOSS, MEASURES, OVER_TRAINING, PROTOCOLS, Measure, Protocol
 from rule_extrapolation.reporting.published import SOURCE, paper_label, published
+from rule_extrapolation.reporting.table_files import as_csv, as_latex, as_markdown
 
 NOT_A_MEAN = "n/a"
 OF_ALL, OF_FINISHED = "over all completions", "over finished completions"
@@ -33,7 +33,7 @@ class Row:
     source: str
     """ours, published, chance or optimal."""
     protocol: str
-    """Its title; of a yardstick, which completions it is for, empty for any."""
+    """Its title; of a reference, which completions it is for, empty for any."""
     n: int | None
     cells: dict[str, Cell]
     """By the measures' keys."""
@@ -44,6 +44,23 @@ class Row:
     def figures(self) -> str:
         """Whose figures, and under which protocol."""
         return f"{self.source}, {self.protocol}" if self.protocol else self.source
+
+    def format_n(self) -> str:
+        return NOT_A_MEAN if self.n is None else str(self.n)
+
+    def strings(self) -> list[str]:
+        """The cells in the order of HEADER."""
+        cells = [format_cell(self.cells[measure.key], measure, self.n) for measure in MEASURES]
+        return [self.architecture, self.figures, self.format_n(), *cells]
+
+    def mean_strings(self) -> list[str]:
+        """Architecture, n and means alone."""
+        means = [format_cell(self.cells[measure.key], measure, None) for measure in MEASURES]
+        return [self.architecture, self.format_n(), *means]
+
+    def numbers(self) -> list[float | None]:
+        """The numbers in ``strings``, without the two columns of words."""
+        return [self.n, *(self.cells[measure.key].mean for measure in MEASURES)]
 
 
 @dataclass
@@ -91,8 +108,8 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
             rows.append(published_row(model, theirs))
     averaged = [group for group in groups if group.runs]
     rows += [
-        *yardstick_rows("chance", chance_cells, averaged),
-        *yardstick_rows("optimal", optimal_cells, averaged),
+        *reference_rows("chance", chance_cells, averaged),
+        *reference_rows("optimal", optimal_cells, averaged),
     ]
     rules = next((run.results["rules"] for group in averaged for run in group.runs if run.results.get("rules")), {})
     return LanguageTable(grammar, rows, table_notes(groups, by), rules)
@@ -117,7 +134,7 @@ def published_row(model: str, theirs: Any) -> Row:
     return Row(model, "published", OVER_TRAINING.title, n, cells, model)
 
 
-# Yardsticks
+# References
 
 
 def chance_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
@@ -138,7 +155,7 @@ def optimal_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
     return named_cells("see oracle") | {LOSS.key: loss}
 
 
-def yardstick_rows(
+def reference_rows(
     source: str, cells_of: Callable[[Group, Protocol], dict[str, Cell]], groups: list[Group]
 ) -> list[Row]:
     """One row if it is the same for all, else one for each value, with whom it is for."""
@@ -211,7 +228,7 @@ def weights_of(group: Group) -> str:
 # As text
 
 
-def text(cell: Cell, measure: Measure, n: int | None, plus_minus: str = " ± ") -> str:
+def format_cell(cell: Cell, measure: Measure, n: int | None) -> str:
     if cell.mean is None:
         return str(cell.missing)
     digits = 4 if measure is LOSS else 3
@@ -219,7 +236,7 @@ def text(cell: Cell, measure: Measure, n: int | None, plus_minus: str = " ± ") 
     if n is None:
         return words
     if cell.std is not None:
-        words += f"{plus_minus}{cell.std:.{digits}f}"
+        words += f" ± {cell.std:.{digits}f}"
     if cell.n < n:
         words += f" ({cell.n} of {n})"
     elif cell.std is None:
@@ -227,75 +244,39 @@ def text(cell: Cell, measure: Measure, n: int | None, plus_minus: str = " ± ") 
     return words
 
 
-def as_texts(row: Row) -> list[str]:
-    cells = [text(row.cells[measure.key], measure, row.n) for measure in MEASURES]
-    return [row.architecture, row.figures, number(row), *cells]
-
-
-def means(row: Row) -> list[str]:
-    """Architecture, n and means alone."""
-    return [row.architecture, number(row), *(text(row.cells[measure.key], measure, None) for measure in MEASURES)]
-
-
-def number(row: Row) -> str:
-    return NOT_A_MEAN if row.n is None else str(row.n)
-
-
 HEADER = ["architecture", "figures", "n", *(measure.title for measure in MEASURES)]
 
 
+def files(table: LanguageTable) -> dict[str, str]:
+    """The table's files by their ending."""
+    return {"md": markdown(table), "tex": latex(table), "csv": as_csv(csv_rows(table))}
+
+
 def markdown(table: LanguageTable) -> str:
-    lines = [f"## {table.title}", "", *rules_line(table)]
-    lines += ["| " + " | ".join(HEADER) + " |", "| --- | --- |" + " ---: |" * (len(HEADER) - 2)]
-    lines += ["| " + " | ".join(part.replace("|", "\\|") for part in as_texts(row)) + " |" for row in table.rows]
-    lines += ["", f"Mean ± standard deviation over n runs. Published: {SOURCE}.", ""]
-    lines += [f"- {note}" for note in table.notes]
-    return "\n".join(lines) + "\n"
+    remark = f"Mean ± standard deviation over n runs. Published: {SOURCE}."
+    rows = [row.strings() for row in table.rows]
+    return as_markdown(table.title, HEADER, rows, remark, table.notes, word_columns=2, subtitle=rules_line(table))
 
 
-def rules_line(table: LanguageTable) -> list[str]:
-    words = ", ".join(f"R{rule[-1]}: {meaning}" for rule, meaning in table.rules.items())
-    return [words, ""] if words else []
-
-
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": r"$<$", ">": r"$>$"}
-
-
-def escaped(words: str) -> str:
-    return "".join(LATEX.get(character, character) for character in words)
+def rules_line(table: LanguageTable) -> str:
+    return ", ".join(f"R{rule[-1]}: {meaning}" for rule, meaning in table.rules.items())
 
 
 def latex(table: LanguageTable) -> str:
-    """A table environment, as wide as the text; needs booktabs and graphicx. Its caption explains (a) and (b)."""
+    """The table in LaTeX. The protocols are (a) and (b) in it, which its caption explains."""
     letters = dict(zip((protocol.title for protocol in PROTOCOLS), "ab"))
     meanings = [f"({letters[protocol.title]}) {protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
     others = table.notes[len(PROTOCOLS) :]
-    title = ". ".join([table.title, *rules_line(table)[:1], "Mean ± standard deviation over n runs."])
-    caption = [title, *meanings, *others, f"Published: {SOURCE}."]
-    lines = [
-        "% \\usepackage{booktabs,graphicx}",
-        "\\begin{table}",
-        "\\centering",
-        "\\scriptsize",
-        "\\setlength{\\tabcolsep}{3pt}",
-        f"\\caption{{{escaped(' '.join(caption))}}}",
-        f"\\label{{tab:{table.grammar}}}",
-        "\\resizebox{\\textwidth}{!}{%",
-        f"\\begin{{tabular}}{{ll{'r' * (len(HEADER) - 2)}}}",
-        "\\toprule",
-        " & ".join(escaped(title.replace("completion", "compl.")) for title in HEADER) + " \\\\",
-    ]
-    before = None
-    for row in table.rows:
-        if row.model != before:
-            lines.append("\\midrule")
-        before = row.model
-        name, figures, *cells = as_texts(row)
-        if row.protocol in letters:
-            figures = f"{row.source} ({letters[row.protocol]})"
-        lines.append(" & ".join(escaped(part) for part in (name, figures, *cells)) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}"]) + "\n"
+    words = [table.title, rules_line(table), "Mean ± standard deviation over n runs."]
+    caption = " ".join([". ".join(filter(None, words)), *meanings, *others, f"Published: {SOURCE}."])
+
+    def strings(row: Row) -> list[str]:
+        name, figures, *cells = row.strings()
+        return [name, f"{row.source} ({letters[row.protocol]})" if row.protocol in letters else figures, *cells]
+
+    blocks = (map(strings, rows) for _, rows in groupby(table.rows, lambda row: row.model))
+    header = [title.replace("completion", "compl.") for title in HEADER]
+    return as_latex(table.grammar, caption, header, blocks, word_columns=2, wide=True)
 
 
 def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
@@ -308,7 +289,7 @@ def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
             "architecture": row.architecture,
             "source": row.source,
             "protocol": row.protocol or "none",
-            "n": number(row),
+            "n": row.format_n(),
         }
         for measure in MEASURES:
             cell = row.cells[measure.key]
@@ -318,11 +299,3 @@ def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
             line[f"{measure.key}_n"] = NOT_A_MEAN if row.n is None else cell.n
         rows.append(line)
     return rows
-
-
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
