@@ -42,7 +42,7 @@ class TestCompletions:
     def test_the_real_rule_judges_them_so(self, language, rule_1):
         grammar = get_grammar(language, 12)
         if language in DEAD and rule_1 == "kept":
-            with pytest.raises(ConfigError, match=f"no OOD prompt of {language} can be completed so"):
+            with pytest.raises(ConfigError, match=f"no completion of an OOD prompt of {language} keeps R1"):
                 completed_prompts(grammar, rule_1)
             return
         texts, held = completions(grammar, rule_1)
@@ -346,7 +346,7 @@ ERRORS = {
     "training=oracle training.rule_1=perhaps": "training.rule_1=perhaps: must be one of kept, broken",
     "training=oracle grammar=abN": "training.rule_1=kept: abN has no OOD prompts; choose another grammar",
     "training=adversarial grammar=aNbM": "training.rule_1=broken: aNbM has no R1 with an acceptor; choose another",
-    "training=oracle grammar=brackets": "training.rule_1=kept: no OOD prompt of brackets can be completed so; choose",
+    "training=oracle grammar=brackets": "training.rule_1=kept: no completion of an OOD prompt of brackets keeps R1",
     "training=oracle model=oracle": "training.rule_1=kept: the model has nothing to train; use training=standard",
     "training=oracle model=linear": "data.max_length=12: completed OOD prompts take 17 tokens, and the model reads 13",
     "~training": "training=null: is needed",

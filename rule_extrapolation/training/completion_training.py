@@ -8,11 +8,11 @@ from rule_extrapolation.training.module import RuleExtrapolation
 
 
 class CompletionTraining(RuleExtrapolation):
-    """Trains a conditional model on (B, 2, T) batches: prompts and their completions, both followed by PAD.
+    """Train a conditional model on (B, 2, T) batches of prompts and their completions, both followed by PAD.
 
-    All losses are one, the cross-entropy of the completions' symbols and EOS, in nats for each: no symbol of a prompt
-    is a target, and no PAD. The optimum is not known (``CompletionDataModule``), so there is no ``kl``.
-    Prompts are completed and judged as ever.
+    All losses are the same: the cross-entropy of the completions' symbols and EOS, in nats per token. Neither the
+    prompts' symbols nor PAD are targets. The optimal loss is not known (see ``CompletionDataModule``), so no ``kl`` is
+    logged. Prompts are completed and judged as in ``RuleExtrapolation``.
     """
 
     @property
