@@ -6,9 +6,8 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from rule_extrapolation.core.errors import ConfigError, one_of
+from rule_extrapolation.core.errors import ConfigError, as_written, one_of
 from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
 from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, RunRecord
@@ -113,7 +112,7 @@ def group_runs(runs: list[RunRecord], by: Iterable[str] = (), mix: bool = False)
 
     for run in sorted((run for run in runs if UNKNOWN not in (run.grammar, run.model)), key=place):
         values = [run.settings.get(key, ABSENT) for key in by]
-        variant = ", ".join(f"{key}={written(value)}" for key, value in zip(by, values) if value is not ABSENT)
+        variant = ", ".join(f"{key}={as_written(value)}" for key, value in zip(by, values) if value is not ABSENT)
         group = groups.setdefault((run.grammar, run.model, variant), Group(run.grammar, run.model, variant))
         (group.excluded if run.problem else group.runs).append(run)
     rows = list(groups.values())
@@ -128,10 +127,6 @@ def group_runs(runs: list[RunRecord], by: Iterable[str] = (), mix: bool = False)
 def rank(name: str, usual: Iterable[str]) -> tuple[int, str]:
     order = list(usual)
     return (order.index(name) if name in order else len(order), name)
-
-
-def written(value: Any) -> str:
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def configuration(run: RunRecord) -> tuple:
@@ -153,7 +148,7 @@ def differences(runs: list[RunRecord]) -> dict[str, Counter]:
     """The keys that differ between the runs' configurations, with how many runs have each value."""
     settings = [run.settings for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each)
-    counts = {key: Counter(written(each.get(key, ABSENT)) for each in settings) for key in keys}
+    counts = {key: Counter(str(as_written(each.get(key, ABSENT))) for each in settings) for key in keys}
     return {key: values for key, values in counts.items() if len(values) > 1}
 
 
@@ -196,5 +191,5 @@ def differing_settings(groups: list[Group]) -> dict[str, dict[str, list[str]]]:
             for key, value in run.settings.items():
                 of_training = run.results.get("baseline") and key.startswith(("trainer.", "optimizer.", "scheduler."))
                 if key.partition(".")[0] not in ("model", "grammar") and not of_training:
-                    seen.setdefault(key, {}).setdefault(written(value), []).append(group.name)
+                    seen.setdefault(key, {}).setdefault(str(as_written(value)), []).append(group.name)
     return {key: values for key, values in seen.items() if len(values) > 1}

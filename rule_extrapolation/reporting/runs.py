@@ -24,10 +24,11 @@ from rule_extrapolation.runs.run_folder import read_results
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-CURVES = ("Val/loss", "Val/OOD/rule_1_accuracy", "Dynamics/")
-"""What is read of metrics.csv: names, or beginnings of names that end in a slash."""
+CURVES = ("Val/loss", "Val/OOD/rule_1_accuracy")
+"""The columns of metrics.csv that are read, in addition to those of DYNAMICS."""
+DYNAMICS = "Dynamics/"
 CURVE_POINTS = 200
-"""Of a longer curve, every so many."""
+"""Longer curves are thinned to about this many points."""
 
 UNKNOWN = "unknown"
 """The language or model of a run that does not say."""
@@ -171,19 +172,27 @@ def problem(results: dict[str, Any], without: str) -> str | None:
     return reasons.get(status, str(status))
 
 
+def is_curve(name: str) -> bool:
+    return name in CURVES or name.startswith(DYNAMICS)
+
+
+def step_offset(name: str) -> int:
+    """What to add to a logged step to get the number of steps that the weights have had.
+
+    Lightning logs a validation at the number of the last step, counted from 0; Dynamics logs the number of steps.
+    """
+    return 0 if name.startswith(DYNAMICS) else 1
+
+
 def read_curves(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     if not path.is_file() or not path.stat().st_size:
         return {}
 
-    def wanted(name: str) -> bool:
-        return name == "step" or any(name == curve or (curve[-1] == "/" and name.startswith(curve)) for curve in CURVES)
-
-    table = pd.read_csv(path, usecols=wanted)
+    table = pd.read_csv(path, usecols=lambda name: name == "step" or is_curve(name))
     curves = {}
     for name in table.columns.drop("step"):
         points = table[["step", name]].dropna()
-        # Lightning logs a validation at the number of the last step, Dynamics at how many there have been.
-        steps = points["step"].astype(int) + (not name.startswith("Dynamics/"))
+        steps = points["step"].astype(int) + step_offset(name)
         if len(points):
             curves[name] = thinned(steps.tolist()), thinned(points[name].tolist())
     return curves

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, RunRecord, problem
+from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, RunRecord, is_curve, problem, step_offset
 
 
 def run_from_wandb(
@@ -35,10 +35,10 @@ def run_from_wandb(
         run.time = datetime.fromisoformat(created.replace("Z", "+00:00")).timestamp()
     for row in history or []:
         for name, value in row.items():
-            if any(name == curve or (curve[-1] == "/" and name.startswith(curve)) for curve in CURVES):
+            if is_curve(name):
                 steps, values = run.curves.setdefault(name, ([], []))
                 if isinstance(value, int | float):
-                    steps.append(int(row["trainer/global_step"]) + (not name.startswith("Dynamics/")))
+                    steps.append(int(row["trainer/global_step"]) + step_offset(name))
                     values.append(value)
     return run
 
@@ -65,7 +65,7 @@ def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[Ru
         for found in api.runs(path):
             history = [
                 row
-                for name in ("Val/loss", "Val/OOD/rule_1_accuracy")
+                for name in CURVES
                 for row in found.history(samples=CURVE_POINTS, keys=[name, "trainer/global_step"], pandas=False)
             ]
             about = (found.config, found.summary_metrics, found.state, found.created_at)
