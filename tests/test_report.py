@@ -215,9 +215,9 @@ class TestGroups:
         assert row_of(rows, "minlstm", "ours", AT_MINIMUM.title)["n"] == "1"
         assert row_of(rows, "linear", "ours", AT_MINIMUM.title)["test_loss_mean"] == "no finished run"
         printed = printed.replace("\n", " ")
-        for words in ("diverged: its loss is not finite", "failed: RuntimeError: out of luck", "has no results.json"):
+        for words in ("diverged: its loss is not finite", "failed: RuntimeError: out of luck", "without results.json"):
             assert words in printed
-        assert "cannot be read" in printed
+        assert "unreadable" in printed
         assert "linear: 2 of 2 runs not averaged" in (out / "tables" / "aNbN.md").read_text()
         assert not (out / "tables" / "unknown.csv").exists() and not (out / "tables" / "abN.csv").exists()
         runs = read_table(out, "runs")
@@ -261,7 +261,7 @@ class TestGroups:
         runs[0].time = runs[1].time + 60
         [group] = group_runs(runs)
         assert [run.source for run in group.runs] != [] and runs[0] in group.runs and runs[1] not in group.runs
-        assert "the same configuration and seed again" in runs[1].problem
+        assert "has the same configuration and seed" in runs[1].problem
 
 
 class TestFigures:
@@ -454,7 +454,7 @@ class TestWandb:
         assert not differences([theirs, ours])
         assert theirs.curves["Val/loss"] == (ours.curves["Val/loss"][0], pytest.approx(ours.curves["Val/loss"][1]))
         unfinished = run_from_wandb("me/project/2", logged.config, {"_step": 3}, "crashed")
-        assert unfinished.problem == "has no results in its summary: crashed"
+        assert unfinished.problem == "without results in its summary: crashed"
 
     def test_without_a_key_it_is_one_line(self, tmp_path):
         command = [sys.executable, "-m", "rule_extrapolation.report", "wandb=me/project", "out=report"]

@@ -1,4 +1,4 @@
-"""One page with the figures, the tables and the completions, that opens from a disk without a network."""
+"""The HTML page with figures, tables and completions, in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ def render(
     left_out: dict[str, str],
     most: int,
 ) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        svgs: figures as SVG files' texts, by name.
-        left_out: why other figures are not there, by name.
-        most: how many completions of a prompt set each run has at most.
+        runs: all runs, also those that are not averaged.
+        svgs: the figures by name, each as the content of an SVG file.
+        left_out: the reasons for figures that were not drawn, by name.
+        most: how many completions of each prompt set and run the page holds at most.
     """
-    # What the templates insert is text, and escaped; the parts of the page itself are marked as HTML.
+    # Jinja escapes all that the template inserts, except what is marked as HTML here.
     environment = Environment(loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("report.html.jinja").render(
         title=title,
         counts=count_in_words(runs),
-        made=datetime.now().strftime("%Y-%m-%d"),
+        date=datetime.now().strftime("%Y-%m-%d"),
         css=Markup((PARTS / "page.css").read_text()),
         js=Markup((PARTS / "page.js").read_text()),
         figures=[
@@ -68,20 +69,23 @@ def render(
 
 
 def language_in_words(grammar: str) -> str:
-    """Our label and the name."""
+    """Such as "L3 aNbN"."""
     return " ".join(filter(None, [LABELS.get(grammar), grammar]))
 
 
 def count_in_words(runs: list[RunRecord]) -> str:
     """Such as "21 runs: 19 finished, 2 diverged"."""
-    fates = Counter("finished" if run.problem is None else run.problem.partition(":")[0] for run in runs)
-    listed = ", ".join(f"{n} {fate}" for fate, n in fates.most_common())
+    statuses = Counter("finished" if run.problem is None else run.problem.partition(":")[0] for run in runs)
+    listed = ", ".join(f"{n} {status}" for status, n in statuses.most_common())
     return f"{len(runs)} run{'s' * (len(runs) != 1)}: {listed}"
 
 
 def inline(svg: str, name: str) -> Markup:
-    """An SVG file as an element of a page: without its prolog, with ids of its own, and of a printed page's width the
-    share that it has there, so that letters are of one size in all."""
+    """Turn an SVG file into an element of the page.
+
+    Its ids get the figure's name in front, since ids are unique on a page. Its width is relative to that of printed
+    text, so that all figures have letters of the same size.
+    """
     svg = svg[svg.index("<svg") :]
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1]) / (72 * WIDTH)
     svg = svg.replace("<svg", f'<svg style="width: {min(width, 1):.0%}"', 1)
@@ -91,7 +95,7 @@ def inline(svg: str, name: str) -> Markup:
 def table_parts(
     table: LanguageTable | TextTable, header: list[str], word_columns: int, short: str, rules: dict[str, str]
 ) -> dict[str, Any]:
-    """What the template shows of a table, its references apart from its other rows."""
+    """What the template shows of a table, with the rows of references apart."""
     rows, references = [], []
     for before, row in zip([None, *table.rows], table.rows):
         parts = {"source": row.source, "strings": row.strings(), "numbers": [None] * word_columns + row.numbers()}
@@ -111,6 +115,7 @@ def table_parts(
 
 
 def run_parts(run: RunRecord) -> dict[str, Any]:
+    """What the template shows of a run."""
     cells = []
     for measure in MEASURES:
         value = AT_MINIMUM.value(run.results, measure)
@@ -128,11 +133,11 @@ def run_parts(run: RunRecord) -> dict[str, Any]:
 
 
 def as_json(runs: list[RunRecord], tables: list[LanguageTable]) -> Markup:
-    """What page.js reads."""
+    """The data that page.js reads."""
     rows = []
     for run in runs:
         about = {"source": run.source, "grammar": run.grammar, "language": language_in_words(run.grammar)}
         rows.append({**about, "model": run.model, "seed": run.seed, "completions": run.completions})
     data = {"runs": rows, "rules": {table.grammar: table.rules for table in tables}}
-    # Nothing in it can end the script element.
+    # Escaped, so that nothing in the data can end the script element.
     return Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))

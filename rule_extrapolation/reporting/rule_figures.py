@@ -1,4 +1,4 @@
-"""Figures of the final accuracies: by language and architecture, and against the loss."""
+"""Figures of the final accuracies, by language and architecture and against the loss."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rule_extrapolation.reporting.measures import (
 from rule_extrapolation.reporting.plotting import (
     WIDTH,
     accuracy_axis,
+    by_language,
     chance_handle,
     chance_levels,
     draw_chance,
@@ -27,7 +28,6 @@ from rule_extrapolation.reporting.plotting import (
     loss_axis,
     loss_limit,
     marked,
-    of_language,
     optima,
     optimum_handle,
     panels,
@@ -39,15 +39,18 @@ from rule_extrapolation.reporting.style import CHANCE, Look, looks
 from rule_extrapolation.reporting.tables import published_row
 
 MOST_MARKS = 500
-"""Marks in one figure, above which they are smaller, and drawn as pixels in the PDF and SVG too."""
+"""The number of marks in a figure above which they are smaller, and drawn as pixels in the PDF and SVG too."""
 BAND = 6
-"""Languages beside one another."""
+"""How many languages are drawn side by side."""
 
 
 def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, beside: bool = False) -> Figure | None:
-    """Both OOD accuracies by language and row: mean, standard deviation (as far as 0
-    and 1), each run; and the published means beside."""
-    languages = list(of_language(groups).items())
+    """Both OOD accuracies by language and row: mean, standard deviation (truncated at 0 and 1) and each run.
+
+    Args:
+        beside: draw the published means too.
+    """
+    languages = list(by_language(groups).items())
     if not languages:
         return None
     bands = [languages[start : start + BAND] for start in range(0, len(languages), BAND)]
@@ -80,8 +83,8 @@ def draw_band(
     for x, (grammar, groups) in enumerate(band):
         width = 0.84 / max(1, len(groups))
         missing = {average(group.runs, protocol, measure).missing for group in groups}
-        for_all = len(groups) > 1 and len(missing) == 1 and None not in missing
-        if for_all:
+        all_missing = len(groups) > 1 and len(missing) == 1 and None not in missing
+        if all_missing:
             say_missing(axes, x, missing.pop(), rotation=0)
         offset = min(0.3 * width, 0.07 * slots / axes.figure.get_figwidth())
         for i, group in enumerate(groups):
@@ -89,7 +92,7 @@ def draw_band(
             for level in chance_levels([group], measure, protocol):
                 ends = [at - width / 2, at + width / 2]
                 axes.fill_between(ends, level - 0.008, level + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=1)
-            if not for_all:
+            if not all_missing:
                 draw_point(axes, at, group, measure, protocol, everyone[group.name], offset)
             if beside:
                 draw_published(axes, at, grammar, group.model, measure)
@@ -128,35 +131,35 @@ def summary_beside_published(groups: list[Group]) -> Figure | None:
 def loss_and_rules(groups: list[Group]) -> Figure | None:
     """Each run's test loss against its OOD R1."""
     languages = {
-        grammar: of
-        for grammar, of in of_language(groups).items()
-        if any(AT_MINIMUM.value(run.results, OOD_RULE_1) is not None for group in of for run in group.runs)
+        grammar: rows
+        for grammar, rows in by_language(groups).items()
+        if any(AT_MINIMUM.value(run.results, OOD_RULE_1) is not None for group in rows for run in group.runs)
     }
     if not languages:
         return None
     figure, axes = panels(2.2, len(languages), min(3, len(languages)))
     everyone = looks(groups)
     dense = sum(len(group.runs) for group in groups) > MOST_MARKS
-    for ax, (grammar, of) in zip(axes, languages.items()):
-        points = {group.name: points_of(group) for group in of}
+    for ax, (grammar, rows) in zip(axes, languages.items()):
+        points = {group.name: loss_and_rule_1(group) for group in rows}
         losses = {name: [x for x, _ in pairs] for name, pairs in points.items()}
-        limit = loss_limit(losses, of)
+        limit = loss_limit(losses, rows)
         for name, pairs in points.items():
             size = {"ms": 3, "alpha": 0.4} if dense else {"ms": 4.5, "alpha": 0.8}
             style = {**marked(everyone[name]), **size, "rasterized": dense}
             shown = [min(x, limit) for x, _ in pairs]
             ax.plot(shown, [y for _, y in pairs], ls="", clip_on=False, **style)
-        for optimal in optima(of):
+        for optimal in optima(rows):
             ax.axvline(optimal, color="black", ls="--", lw=0.8, zorder=0)
-        draw_chance(ax, of, OOD_RULE_1, AT_MINIMUM)
-        past = loss_axis(ax, "x", losses, of)
-        ax.set_xlabel(f"test loss  ({past} \u2192)" if past else "test loss")
+        draw_chance(ax, rows, OOD_RULE_1, AT_MINIMUM)
+        beyond = loss_axis(ax, "x", losses, rows)
+        ax.set_xlabel(f"test loss  ({beyond} \u2192)" if beyond else "test loss")
         accuracy_axis(ax, OOD_RULE_1.title)
         ax.set_title(language_name(grammar), loc="left")
     legend_above(figure, [*row_handles(groups), chance_handle(), optimum_handle()])
     return figure
 
 
-def points_of(group: Group) -> list[tuple[float, float]]:
+def loss_and_rule_1(group: Group) -> list[tuple[float, float]]:
     pairs = [[AT_MINIMUM.value(run.results, measure) for measure in (LOSS, OOD_RULE_1)] for run in group.runs]
     return [(x, y) for x, y in pairs if x is not None and y is not None]

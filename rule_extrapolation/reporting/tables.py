@@ -1,4 +1,4 @@
-"""The paper's table of each language: ours under both protocols, the published figures, chance and the optimum."""
+"""A table for each language: our figures under both protocols, the published figures, chance and the optimal loss."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
+
+import pandas as pd
 
 from rule_extrapolation.grammars import ALIASES
 from rule_extrapolation.reporting.comparison import (
@@ -24,6 +26,10 @@ from rule_extrapolation.reporting.table_files import as_csv, as_latex, as_markdo
 NOT_A_MEAN = "n/a"
 OF_ALL, OF_FINISHED = "over all completions", "over finished completions"
 PUBLISHED_MAX_LENGTH = 256
+REFERENCES = (
+    "chance: each token is drawn uniformly from the alphabet and EOS.",
+    "optimal: the entropy of the training distribution per target position. model=oracle gives the optimal accuracies.",
+)
 LABELS = {name: label for label, name in ALIASES.items()}
 
 
@@ -33,16 +39,17 @@ class Row:
     source: str
     """ours, published, chance or optimal."""
     protocol: str
-    """Its title; of a reference, which completions it is for, empty for any."""
+    """The protocol's title. For chance and optimum, which completions the row is about; empty for both protocols."""
     n: int | None
+    """Number of runs, or None for chance and the optimum."""
     cells: dict[str, Cell]
     """By the measures' keys."""
     model: str = ""
-    """The architecture's own name, without what marks it."""
+    """The architecture's name, without settings and remarks."""
 
     @property
     def figures(self) -> str:
-        """Whose figures, and under which protocol."""
+        """The source and the protocol."""
         return f"{self.source}, {self.protocol}" if self.protocol else self.source
 
     def format_n(self) -> str:
@@ -72,8 +79,10 @@ class LanguageTable:
 
     @property
     def title(self) -> str:
-        """Such as "parentheses_and_brackets (L5; L4 in the paper)"."""
+        """The name with both labels, such as "parentheses_and_brackets (L5; L4 in the paper)"."""
         label, paper = LABELS.get(self.grammar), paper_label(self.grammar)
+        if label and label == paper:
+            return f"{self.grammar} ({label}, as in the paper)"
         labels = "; ".join(filter(None, [label, paper and f"{paper} in the paper"]))
         return f"{self.grammar} ({labels})" if labels else self.grammar
 
@@ -87,12 +96,12 @@ def language_tables(groups: list[Group], by: Iterable[str] = ()) -> list[Languag
 
 
 def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
-    """The table of the one language that the groups are of."""
+    """The table of a language from its groups."""
     grammar = groups[0].grammar
-    theirs = published().loc[grammar] if grammar in published().index else published().iloc[:0]
+    published_figures = published().loc[grammar] if grammar in published().index else published().iloc[:0]
     baselines = {group.model for group in groups if group.baseline}
     models = sorted(
-        {group.model for group in groups} | set(theirs.index),
+        {group.model for group in groups} | set(published_figures.index),
         key=lambda name: (name in baselines, rank(name, ARCHITECTURES)),
     )
     rows = []
@@ -103,9 +112,9 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
                 cells = {measure.key: average(group.runs, protocol, measure) for measure in MEASURES}
                 rows.append(Row(group.title, "ours", protocol.title, len(group.runs), cells, model))
         if not ours:
-            rows.append(Row(model, "ours", "both protocols", 0, named_cells("not run"), model))
+            rows.append(Row(model, "ours", "both protocols", 0, missing_cells("not run"), model))
         if model not in baselines:
-            rows.append(published_row(model, theirs))
+            rows.append(published_row(model, published_figures))
     averaged = [group for group in groups if group.runs]
     rows += [
         *reference_rows("chance", chance_cells, averaged),
@@ -115,14 +124,15 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
     return LanguageTable(grammar, rows, table_notes(groups, by), rules)
 
 
-def named_cells(missing: str) -> dict[str, Cell]:
-    return {measure.key: Cell(missing=missing) for measure in MEASURES}
+def missing_cells(reason: str) -> dict[str, Cell]:
+    return {measure.key: Cell(missing=reason) for measure in MEASURES}
 
 
-def published_row(model: str, theirs: Any) -> Row:
-    if model not in theirs.index:
-        return Row(model, "published", "", 0, named_cells("not published"), model)
-    line = theirs.loc[model]
+def published_row(model: str, figures: pd.DataFrame) -> Row:
+    """The published figures of a model, out of those of a language."""
+    if model not in figures.index:
+        return Row(model, "published", "", 0, missing_cells("not published"), model)
+    line = figures.loc[model]
     n = int(line["n_runs"])
     cells = {}
     for measure in MEASURES:
@@ -152,13 +162,14 @@ def chance_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
 def optimal_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
     optimal = group.runs[0].results.get("optimal_loss")
     loss = Cell(missing="not known") if optimal is None else Cell(optimal)
-    return named_cells("see oracle") | {LOSS.key: loss}
+    return missing_cells("see oracle") | {LOSS.key: loss}
 
 
 def reference_rows(
     source: str, cells_of: Callable[[Group, Protocol], dict[str, Cell]], groups: list[Group]
 ) -> list[Row]:
-    """One row if it is the same for all, else one for each value, with whom it is for."""
+    """One row if the cells are the same for all groups and protocols, otherwise one for each value that names its
+    groups."""
     found: dict[tuple, tuple[dict[str, Cell], list[tuple[Group, Protocol]]]] = {}
     for protocol in PROTOCOLS:
         for group in groups:
@@ -179,9 +190,9 @@ def reference_rows(
 
 
 def table_notes(groups: list[Group], by: list[str]) -> list[str]:
-    notes = [f"{protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
-    if weights := [f"{weights_of(group)} {group.name}" for group in groups if group.runs]:
-        notes.append(f"Trainable weights: {', '.join(weights)}.")
+    notes = [*(f"{protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS), *REFERENCES]
+    if weights := [f"{group.name} {weights_of(group)}" for group in groups if group.runs]:
+        notes.append(f"Trainable weights: {'; '.join(weights)}.")
     notes += group_notes(groups)
     lengths = {run.settings.get("data.max_length") for group in groups for run in group.runs} - {PUBLISHED_MAX_LENGTH}
     if lengths and paper_label(groups[0].grammar):
@@ -193,25 +204,25 @@ def table_notes(groups: list[Group], by: list[str]) -> list[str]:
 
 
 def group_notes(groups: list[Group]) -> list[str]:
-    """The runs' commits, if there are several; what of each row is not averaged, and what is in spite of other
-    settings."""
+    """Notes on several commits, on runs that are not averaged, and on averages over several configurations."""
     notes = []
     commits = {run.results.get("commit") for group in groups for run in group.runs} - {None}
     if len(commits) > 1:
-        notes.append(f"Runs of {len(commits)} commits: {', '.join(sorted(commit[:8] for commit in commits))}.")
+        listed = ", ".join(sorted(commit[:8] for commit in commits))
+        notes.append(f"The runs are of {len(commits)} commits: {listed}.")
     for group in groups:
         if group.excluded:
-            whole = len(group.excluded) + len(group.runs)
+            total = len(group.excluded) + len(group.runs)
             reasons = Counter(run.problem.partition(":")[0] for run in group.excluded)
             listed = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-            notes.append(f"{group.name}: {len(group.excluded)} of {whole} runs not averaged: {listed}.")
+            notes.append(f"{group.name}: {len(group.excluded)} of {total} runs not averaged: {listed}.")
         if group.configurations > 1:
             notes.append(f"{group.name}: averages over {group.configurations} configurations (mix=true).")
     return notes
 
 
 def difference_notes(groups: list[Group], by: list[str]) -> list[str]:
-    """What rows differ in besides the model and the keys of ``by``."""
+    """Notes on the settings besides the model's and those of ``by`` in which rows differ."""
     notes = []
     for key, values in differing_settings(groups).items():
         if key not in by:
@@ -225,23 +236,24 @@ def weights_of(group: Group) -> str:
     return " or ".join("not known" if number is None else f"{number:,}" for number in sorted(numbers, key=str))
 
 
-# As text
+# Formatting
 
 
 def format_cell(cell: Cell, measure: Measure, n: int | None) -> str:
+    """Such as "0.657 ± 0.162 (2 of 3)", if fewer than ``n`` runs have the figure. If ``n`` is None, the mean alone."""
     if cell.mean is None:
         return str(cell.missing)
     digits = 4 if measure is LOSS else 3
-    words = f"{cell.mean:.{digits}f}"
+    string = f"{cell.mean:.{digits}f}"
     if n is None:
-        return words
+        return string
     if cell.std is not None:
-        words += f" ± {cell.std:.{digits}f}"
+        string += f" ± {cell.std:.{digits}f}"
     if cell.n < n:
-        words += f" ({cell.n} of {n})"
+        string += f" ({cell.n} of {n})"
     elif cell.std is None:
-        words += " (one run)"
-    return words
+        string += " (one run)"
+    return string
 
 
 HEADER = ["architecture", "figures", "n", *(measure.title for measure in MEASURES)]
@@ -263,7 +275,7 @@ def rules_line(table: LanguageTable) -> str:
 
 
 def latex(table: LanguageTable) -> str:
-    """The table in LaTeX. The protocols are (a) and (b) in it, which its caption explains."""
+    """The table in LaTeX, with the protocols as (a) and (b), which the caption explains."""
     letters = dict(zip((protocol.title for protocol in PROTOCOLS), "ab"))
     meanings = [f"({letters[protocol.title]}) {protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
     others = table.notes[len(PROTOCOLS) :]

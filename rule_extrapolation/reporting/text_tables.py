@@ -1,4 +1,4 @@
-"""A table for each text and level: perplexities by architecture, at the checkpoint of least validation loss."""
+"""A table for each text and level: perplexities by architecture, at the checkpoint with the lowest validation loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADER = ["architecture", "n", *MEASURES, "weights"]
 class TextRow:
     architecture: str
     n: int | None
-    """Runs; None: no run, but a reference."""
+    """Number of runs, or None for the unigram model."""
     means: list[float | None]
     """In the order of MEASURES."""
     stds: list[float | None]
@@ -63,21 +63,18 @@ def text_tables(groups: list[Group], by: list[str]) -> list[TextTable]:
 
 
 def text_table(groups: list[Group], by: list[str]) -> TextTable:
-    """The table of the one text that the groups are of."""
+    """The table of a text from its groups."""
     rows = [text_row(group) for group in sorted(groups, key=lambda group: group.baseline)]
     notes = [*group_notes(groups), *difference_notes(groups, by)]
     known = [run for group in groups for run in group.runs]
     if known:
-        # Loss, perplexity and bits per character; its accuracy is not known.
-        rows.append(
-            TextRow(
-                "unigram", None, [*unigram_figures(known[0].results), None], [None] * len(MEASURES), source="unigram"
-            )
-        )
+        means = [*unigram_figures(known[0].results), None]  # without its accuracy
+        rows.append(TextRow("unigram", None, means, [None] * len(means), source="unigram"))
+        notes.append("unigram: a model that knows only the frequency of each token in the training part.")
         part = known[0].results["text"]["parts"]["test"]
         if part["unknown"]:
             share = part["unknown"] / part["tokens"]
-            notes.append(f"{share:.1%} of the test part's tokens are <UNK>, which is predicted as one token.")
+            notes.append(f"{share:.1%} of the test part's tokens are <UNK>, which is predicted like any other token.")
     return TextTable(groups[0].grammar, rows, notes)
 
 
@@ -102,7 +99,7 @@ def files(table: TextTable) -> dict[str, str]:
 
 
 def markdown(table: TextTable) -> str:
-    remark = "Mean ± standard deviation over n runs, each at its least validation loss."
+    remark = "Mean ± standard deviation over n runs, each at its checkpoint with the lowest validation loss."
     return as_markdown(table.title, HEADER, [row.strings() for row in table.rows], remark, table.notes)
 
 
