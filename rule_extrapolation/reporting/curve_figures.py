@@ -74,11 +74,11 @@ def learning_curves(groups: list[Group]) -> Figure | None:
         return None
     figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * len(languages)), layout="constrained")
     grid = figure.subplots(len(languages), 2, squeeze=False)
-    everyone, dense = looks(groups), sum(len(group.runs) for group in groups) > MOST_LINES
+    row_looks, dense = looks(groups), sum(len(group.runs) for group in groups) > MOST_LINES
     for (loss_axes, rule_axes), (grammar, rows) in zip(grid, languages.items()):
         losses = {group.name: [value for _, values in curves_of(group, names[0]) for value in values] for group in rows}
         for group in rows:
-            look = everyone[group.name]
+            look = row_looks[group.name]
             for axes, name in zip((loss_axes, rule_axes), names):
                 if curves := curves_of(group, name):
                     draw_curves(axes, curves, dense, **marked(look), ls=look.line)
@@ -132,11 +132,11 @@ def lengths(groups: list[Group]) -> Figure | None:
     columns = {"loss": "loss per symbol", "rule_1_accuracy": "R1", "grammatical_accuracy": "grammatical"}
     figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
     grid = figure.subplots(len(languages), len(columns), squeeze=False)
-    everyone = looks(groups)
+    row_looks = looks(groups)
     for row, (grammar, rows) in zip(grid, languages.items()):
         for axes, (column, title) in zip(row, columns.items()):
             for group in rows:
-                draw_length_curve(axes, [run.lengths for run in group.runs], column, everyone[group.name])
+                draw_length_curve(axes, [run.lengths for run in group.runs], column, row_looks[group.name])
             draw_length_axis(axes, rows)
             if column == "loss":
                 axes.set_ylabel(title)
@@ -163,12 +163,12 @@ def prompt_lengths(groups: list[Group]) -> Figure | None:
     }
     figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
     grid = figure.subplots(len(languages), len(columns), squeeze=False)
-    everyone = looks(groups)
+    row_looks = looks(groups)
     for row, (grammar, rows) in zip(grid, languages.items()):
         row[0].set_title(language_name(grammar), loc="left")
         for axes, (column, title) in zip(row, columns.items()):
             for group in rows:
-                draw_length_curve(axes, [run.prompt_lengths for run in group.runs], column, everyone[group.name])
+                draw_length_curve(axes, [run.prompt_lengths for run in group.runs], column, row_looks[group.name])
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             accuracy_axis(axes, title)
     for axes in grid[-1]:

@@ -44,11 +44,11 @@ BAND = 6
 """How many languages are drawn side by side."""
 
 
-def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, beside: bool = False) -> Figure | None:
+def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, show_published: bool = False) -> Figure | None:
     """Both OOD accuracies by language and row: mean, standard deviation (truncated at 0 and 1) and each run.
 
     Args:
-        beside: draw the published means too.
+        show_published: draw the published means too.
     """
     languages = list(by_language(groups).items())
     if not languages:
@@ -57,12 +57,12 @@ def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, beside: bool =
     width = min(WIDTH, max(3.4, 0.8 + 1.6 * len(bands[0])))
     figure = Figure(figsize=(width, 0.5 + 3.7 * len(bands)), layout="constrained")
     axes = figure.subplots(2 * len(bands), 1, squeeze=False)[:, 0]
-    everyone = looks(groups)
+    row_looks = looks(groups)
     for i, band in enumerate(bands):
         for j, measure in enumerate((OOD_RULE_1, OOD_RULE_2_COMPLETION)):
-            draw_band(axes[2 * i + j], band, measure, protocol, everyone, beside, len(bands[0]), names=j == 1)
+            draw_band(axes[2 * i + j], band, measure, protocol, row_looks, show_published, len(bands[0]), names=j == 1)
     handles = [*row_handles(groups), chance_handle()]
-    if beside:
+    if show_published:
         handles.append(Line2D([], [], marker="_", ls="", color="black", ms=9, mew=1.6, label="published mean"))
     legend_above(figure, handles)
     return figure
@@ -73,8 +73,8 @@ def draw_band(
     band: list[tuple[str, list[Group]]],
     measure: Measure,
     protocol: Protocol,
-    everyone: dict[str, Look],
-    beside: bool,
+    row_looks: dict[str, Look],
+    show_published: bool,
     slots: int,
     names: bool,
 ) -> None:
@@ -93,8 +93,8 @@ def draw_band(
                 ends = [at - width / 2, at + width / 2]
                 axes.fill_between(ends, level - 0.008, level + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=1)
             if not all_missing:
-                draw_point(axes, at, group, measure, protocol, everyone[group.name], offset)
-            if beside:
+                draw_point(axes, at, group, measure, protocol, row_looks[group.name], offset)
+            if show_published:
                 draw_published(axes, at, grammar, group.model, measure)
     axes.set_xlim(-0.5, slots - 0.5)
     axes.set_xticks(range(len(band)), [language_name(grammar, 17) if names else "" for grammar, _ in band])
@@ -103,7 +103,7 @@ def draw_band(
 
 
 def draw_point(
-    axes: Axes, at: float, group: Group, measure: Measure, protocol: Protocol, look: Look, beside: float
+    axes: Axes, at: float, group: Group, measure: Measure, protocol: Protocol, look: Look, offset: float
 ) -> None:
     cell = average(group.runs, protocol, measure)
     if cell.mean is None:
@@ -113,7 +113,7 @@ def draw_point(
     axes.errorbar(at, cell.mean, within, **marked(look), ms=5, capsize=2, lw=0.9)
     values = [value for run in group.runs if (value := protocol.value(run.results, measure)) is not None]
     dense = len(values) > MOST_MARKS
-    axes.plot([at + beside] * len(values), values, ".", color=look.color, ms=4, alpha=0.7, mew=0, rasterized=dense)
+    axes.plot([at + offset] * len(values), values, ".", color=look.color, ms=4, alpha=0.7, mew=0, rasterized=dense)
 
 
 def draw_published(axes: Axes, at: float, grammar: str, model: str, measure: Measure) -> None:
@@ -125,7 +125,7 @@ def draw_published(axes: Axes, at: float, grammar: str, model: str, measure: Mea
 
 def summary_beside_published(groups: list[Group]) -> Figure | None:
     known = [group for group in groups if group.grammar in published().index]
-    return summary(known, OVER_TRAINING, beside=True)
+    return summary(known, OVER_TRAINING, show_published=True)
 
 
 def loss_and_rules(groups: list[Group]) -> Figure | None:
@@ -138,7 +138,7 @@ def loss_and_rules(groups: list[Group]) -> Figure | None:
     if not languages:
         return None
     figure, axes = panels(2.2, len(languages), min(3, len(languages)))
-    everyone = looks(groups)
+    row_looks = looks(groups)
     dense = sum(len(group.runs) for group in groups) > MOST_MARKS
     for ax, (grammar, rows) in zip(axes, languages.items()):
         points = {group.name: loss_and_rule_1(group) for group in rows}
@@ -146,7 +146,7 @@ def loss_and_rules(groups: list[Group]) -> Figure | None:
         limit = loss_limit(losses, rows)
         for name, pairs in points.items():
             size = {"ms": 3, "alpha": 0.4} if dense else {"ms": 4.5, "alpha": 0.8}
-            style = {**marked(everyone[name]), **size, "rasterized": dense}
+            style = {**marked(row_looks[name]), **size, "rasterized": dense}
             shown = [min(x, limit) for x, _ in pairs]
             ax.plot(shown, [y for _, y in pairs], ls="", clip_on=False, **style)
         for optimal in optima(rows):

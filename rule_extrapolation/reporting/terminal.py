@@ -66,10 +66,10 @@ def print_run(
     """Print accuracies and chance by prompt set, test loss and optimal loss, some OOD completions, and the folder."""
     console.print(accuracy_table(grammar, results))
     test_loss, optimal = results["test"]["Test/loss"], results["optimal_loss"]
-    beside = "not known" if optimal is None else f"{optimal:.4f}"
+    optimum = "not known" if optimal is None else f"{optimal:.4f}"
     if optimal is not None and grammar.all_words() is None:
-        beside += f" (on these test words {results['optimal_loss_on_test_words']:.4f})"
-    console.print(f"Test loss {test_loss:.4f}, optimal loss {beside}", highlight=False)
+        optimum += f" (on these test words {results['optimal_loss_on_test_words']:.4f})"
+    console.print(f"Test loss {test_loss:.4f}, optimal loss {optimum}", highlight=False)
     memorised = results["memorised_loss"]
     if grammar.all_words() is None and memorised is not None:
         console.print(
