@@ -174,6 +174,19 @@ def test_text_there_and_back(name):
     assert grammar.encode([]).shape == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "strings", "message"),
+    [
+        ("aNbN", ["ab", "axbyx"], "'axbyx': 'xy' is not in the alphabet of aNbN: a b"),
+        ("brackets", ["[("], "'[(': '(' is not in the alphabet of brackets: [ ]"),
+    ],
+)
+def test_encode_names_what_is_not_in_the_alphabet(name, strings, message):
+    with pytest.raises(ValueError) as error:
+        small(name).encode(strings)
+    assert str(error.value) == message
+
+
 # Training words
 
 

@@ -172,9 +172,20 @@ class Grammar(ABC):
     # Text
 
     def encode(self, strings: list[str]) -> Tensor:
-        """(B, T) symbols followed by EOS and PAD, from text over the alphabet."""
+        """Tokens of strings over the alphabet.
+
+        Returns:
+            (B, T) long: the symbols of each string, then EOS, then PAD.
+
+        Raises:
+            ValueError: a character outside the alphabet.
+        """
         width = max(map(len, strings), default=0) + 1
         ids = {symbol: FIRST_SYMBOL + i for i, symbol in enumerate(self.alphabet)}
+        for string in strings:
+            if unknown := "".join(dict.fromkeys(symbol for symbol in string if symbol not in ids)):
+                alphabet = " ".join(self.alphabet)
+                raise ValueError(f"{string!r}: {unknown!r} is not in the alphabet of {self.name}: {alphabet}")
         rows = [[ids[symbol] for symbol in s] + [EOS] + [PAD] * (width - len(s) - 1) for s in strings]
         return torch.tensor(rows, dtype=torch.long).reshape(len(strings), width)
 
