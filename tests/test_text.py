@@ -21,7 +21,7 @@ from rule_extrapolation.config.composing import CONF_DIR
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.tokens import EOS, PAD, SOS
 from rule_extrapolation.data import text as reading
-from rule_extrapolation.data.text import PARTS, Settings, read_text, unigram_loss
+from rule_extrapolation.data.text import PARTS, TextSettings, read_text, unigram_loss
 from rule_extrapolation.data.text_data import Chunks, TextDataModule, TextTask
 from rule_extrapolation.data.vocabulary import LEVELS, UNK, Vocabulary
 from rule_extrapolation.experiment.run import assemble, run
@@ -62,7 +62,7 @@ def verse(tmp_path):
 
 def settings(level="char", **changed):
     default = {"val_fraction": 0.1, "test_fraction": 0.1, "max_vocabulary": 1000, "min_count": None, "unknown": None}
-    return Settings(level, **default | changed)
+    return TextSettings(level, **default | changed)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ NEAR = 2**12
 
 
 @dataclass(frozen=True)
-class Settings:
+class TextSettings:
     """How a text is read. The fields are those of ``TextDataModule``."""
 
     level: str
@@ -73,7 +73,7 @@ def dtype_of(num_tokens: int) -> np.dtype:
     return np.min_scalar_type(num_tokens - 1)
 
 
-def read_text(path: str | None, settings: Settings, cache: str | None) -> Text:
+def read_text(path: str | None, settings: TextSettings, cache: str | None) -> Text:
     """A text as tokens, from the cache folder if the same content has been read with the same settings before.
 
     Raises:
@@ -136,7 +136,7 @@ def content_hash(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_tokens(path: Path, settings: Settings, folder: Path) -> dict[str, Any]:
+def write_tokens(path: Path, settings: TextSettings, folder: Path) -> dict[str, Any]:
     """Write the tokens of a text into a folder. Returns what text.json has."""
     level = LEVELS[settings.level]
     spans = dict(zip(PARTS, part_spans(path, settings.val_fraction, settings.test_fraction)))
@@ -150,7 +150,7 @@ def write_tokens(path: Path, settings: Settings, folder: Path) -> dict[str, Any]
     return {"level": level.name, "symbols": symbols, "parts": parts, "counts": counts}
 
 
-def chosen_symbols(counts: Counter[str], level: Level, settings: Settings) -> list[str]:
+def chosen_symbols(counts: Counter[str], level: Level, settings: TextSettings) -> list[str]:
     """The most frequent ones, equally frequent ones in their own order; <UNK> in front if there is to be one."""
     min_count = level.min_count if settings.min_count is None else settings.min_count
     frequent = [symbol for symbol, count in counts.items() if count >= min_count]

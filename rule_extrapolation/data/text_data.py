@@ -14,7 +14,7 @@ from rule_extrapolation.core.errors import ConfigError, check_choice, check_posi
 from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.data import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
-from rule_extrapolation.data.text import PARTS, Settings, Text, read_text, unigram_loss
+from rule_extrapolation.data.text import PARTS, Text, TextSettings, read_text, unigram_loss
 from rule_extrapolation.data.vocabulary import Vocabulary
 
 
@@ -141,7 +141,7 @@ class TextDataModule(LightningDataModule):
             raise ConfigError("test_fraction", test_fraction, "and val_fraction leave nothing to train on; set less")
         check_seed(seed=seed)
         check_text(path)
-        settings = Settings(level, val_fraction, test_fraction, max_vocabulary, min_count, unknown)
+        settings = TextSettings(level, val_fraction, test_fraction, max_vocabulary, min_count, unknown)
         self.text = read_text(path, settings, cache)
         self.task = TextTask(text_name(path), self.text.vocabulary, self.text)
         self.max_length, self.batch_size, self.carry_state, self.seed = max_length, batch_size, carry_state, seed
