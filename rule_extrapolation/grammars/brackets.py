@@ -1,5 +1,5 @@
 from rule_extrapolation.grammars.dyck import OneKind
-from rule_extrapolation.grammars.exact.acceptor import matched
+from rule_extrapolation.grammars.exact.acceptor import matching
 
 
 class Brackets(OneKind):
@@ -12,6 +12,6 @@ class Brackets(OneKind):
 
     name = "brackets"
     alphabet = "[]"
-    acceptors = {"rule_1": matched("[]")}
+    acceptors = {"rule_1": matching("[]")}
     id_start = "[]"
     ood_start = "]["

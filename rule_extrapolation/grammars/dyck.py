@@ -29,7 +29,7 @@ def never_below_zero(symbols: Tensor, kind: int) -> Tensor:
     return strings.matched(symbols, opening(kind))[0]
 
 
-def matched(symbols: Tensor, kind: int) -> Tensor:
+def is_matched(symbols: Tensor, kind: int) -> Tensor:
     """(B, T) -> (B,) bool: brackets of that kind pair up, other kinds ignored."""
     never_below, num_open = strings.matched(symbols, opening(kind))
     return never_below & (num_open == 0)
@@ -130,7 +130,7 @@ class OneKind(BracketGrammar):
     rules = {"rule_1": "matched"}
 
     def rule_1(self, symbols: Tensor) -> Tensor:
-        return matched(symbols, 0)
+        return is_matched(symbols, 0)
 
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
         return never_below_zero(symbols, 0)
@@ -141,13 +141,13 @@ class TwoKinds(BracketGrammar):
 
     alphabet = "()[]"
     rules = {"rule_1": "[ ] matched", "rule_2": "( ) matched"}
-    acceptors = {"rule_1": acceptor.matched("[]"), "rule_2": acceptor.matched("()")}
+    acceptors = {"rule_1": acceptor.matching("[]"), "rule_2": acceptor.matching("()")}
     prompt_prefix = 2
     id_start = "(["
     ood_start = ")["
 
     def rule_1(self, symbols: Tensor) -> Tensor:
-        return matched(symbols, 1)
+        return is_matched(symbols, 1)
 
     def rule_2(self, symbols: Tensor) -> Tensor:
-        return matched(symbols, 0)
+        return is_matched(symbols, 0)

@@ -1,5 +1,5 @@
 from rule_extrapolation.grammars.dyck import OneKind
-from rule_extrapolation.grammars.exact.acceptor import matched
+from rule_extrapolation.grammars.exact.acceptor import matching
 
 
 class Parentheses(OneKind):
@@ -12,6 +12,6 @@ class Parentheses(OneKind):
 
     name = "parentheses"
     alphabet = "()"
-    acceptors = {"rule_1": matched("()")}
+    acceptors = {"rule_1": matching("()")}
     id_start = "()"
     ood_start = ")("

@@ -7,7 +7,7 @@ from rule_extrapolation.grammars.dyck import (
     PROMPT_SEED,
     BracketGrammar,
     dyck_words,
-    matched,
+    is_matched,
     never_below_zero,
     opening,
     sample_brackets,
@@ -41,12 +41,12 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
     alphabet = "()[]"
     rules = {"rule_1": "( ) and [ ] matched", "rule_2": "only one kind of bracket"}
     acceptors = {
-        "rule_1": acceptor.both(acceptor.matched("()"), acceptor.matched("[]")),
+        "rule_1": acceptor.both(acceptor.matching("()"), acceptor.matching("[]")),
         "rule_2": acceptor.Acceptor("", only_one_kind, lambda kind: True),
     }
 
     def rule_1(self, symbols: Tensor) -> Tensor:
-        return matched(symbols, 0) & matched(symbols, 1)
+        return is_matched(symbols, 0) & is_matched(symbols, 1)
 
     def rule_2(self, symbols: Tensor) -> Tensor:
         is_parenthesis = (symbols >= FIRST_SYMBOL) & (symbols < opening(1))

@@ -91,7 +91,7 @@ def begins_with(first: str) -> Acceptor:
     return Acceptor(False, read, bool)
 
 
-def matched(pair: str) -> Acceptor:
+def matching(pair: str) -> Acceptor:
     """The brackets of a pair match, whatever stands between them."""
 
     def read(depth: int, symbol: str) -> int | None:
