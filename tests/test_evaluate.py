@@ -186,7 +186,7 @@ ERRORS = {
     "run={run} prompt_length=4,x": "prompt_length=4,x: must be ints with commas between them",
     "run={run} prompt_length=": "prompt_length=: must be ints",
     "run={run} prompt_length=0": "prompt_length=0: must be greater than 0",
-    "run={run} prompt_length=13": "prompt_length=13: must be from 1 to max_length, 12",
+    "run={run} prompt_length=13": "prompt_length=13: must be from 1 to max_length=12",
     "run={run} max_new_tokens=0": "max_new_tokens=0: must be greater than 0",
     "run={run} decoding=greddy": "decoding=greddy: did you mean greedy?",
     "run={run} temperature=0.5": "temperature=0.5: greedy decoding has none; set decoding=sample",

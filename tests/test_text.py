@@ -373,7 +373,7 @@ class TestCommands:
             "data.path=nowhere.txt": "data.path=nowhere.txt: there is no such file",
             "data.path=.": "data.path=.: is a folder",
             "data.path=empty.txt": "data.path=empty.txt: is empty",
-            "data.path=binary.txt": "data.path=binary.txt: is no text: it holds NUL bytes",
+            "data.path=binary.txt": "data.path=binary.txt: is not a text file: it contains NUL bytes",
             "data.path=latin.txt": "data.path=latin.txt: is no UTF-8 text",
             "data.path=short.txt": "data.path=short.txt: its training part has 8 characters, and 33 are needed",
             "data.path=unseen.txt": "data.unknown=false: the test part holds 'x', 'y'",
