@@ -121,7 +121,7 @@ class TestReading:
 
     def test_what_the_test_part_alone_has_is_an_error_or_unknown(self, tmp_path):
         path = write(tmp_path / "x.txt", "abc\n" * 100 + "xyz\n")
-        with pytest.raises(ConfigError, match="the test part holds 'x', 'y', 'z', not in the training part's"):
+        with pytest.raises(ConfigError, match="the test part contains 'x', 'y', 'z', which the vocabulary lacks"):
             read_text(path, settings(), None)
         text = read_text(path, settings(unknown=True), None)
         assert text.vocabulary.decode(text.tokens("test")[-4:]) == f"{UNK}{UNK}{UNK}\n"
@@ -374,12 +374,12 @@ class TestCommands:
             "data.path=.": "data.path=.: is a folder",
             "data.path=empty.txt": "data.path=empty.txt: is empty",
             "data.path=binary.txt": "data.path=binary.txt: is not a text file: it contains NUL bytes",
-            "data.path=latin.txt": "data.path=latin.txt: is no UTF-8 text",
-            "data.path=short.txt": "data.path=short.txt: its training part has 8 characters, and 33 are needed",
-            "data.path=unseen.txt": "data.unknown=false: the test part holds 'x', 'y'",
-            "data.path=verse.txt grammar=L5": "grammar=parentheses_and_brackets: a text has no language",
+            "data.path=latin.txt": "data.path=latin.txt: is not UTF-8 text",
+            "data.path=short.txt": "data.path=short.txt: its training part has 8 characters but needs 33",
+            "data.path=unseen.txt": "data.unknown=false: the test part contains 'x', 'y'",
+            "data.path=verse.txt grammar=L5": "grammar=parentheses_and_brackets: a text has no grammar",
             "data.path=verse.txt data.level=line": "data.level=line: must be one of char, word",
-            "data.path=verse.txt data.test_fraction=0.95": "data.test_fraction=0.95: and val_fraction leave nothing",
+            "data.path=verse.txt data.test_fraction=0.95": "data.test_fraction=0.95: must be less than 1 - val",
             "data.path=verse.txt data.max_length=0": "data.max_length=0: must be greater than 0",
             "data.path=verse.txt model=xlstm data.carry_state=true": "data.carry_state=true: the model reads at most",
             "data.path=verse.txt model=oracle": "grammar=verse: does not know",
