@@ -158,11 +158,11 @@ class TextDataModule(LightningDataModule):
     def check_long_enough(self, path: str | None) -> None:
         """Raise a ConfigError unless training has a full batch and the other parts have a full chunk."""
         for part in PARTS:
-            rows, settings = (self.batch_size, "batch_size or max_length") if part == "training" else (1, "max_length")
+            rows, keys = (self.batch_size, "batch_size or max_length") if part == "training" else (1, "max_length")
             needed, tokens = rows * self.max_length + 1, self.text.num(part)
             if tokens < needed:
                 unit = self.task.vocabulary.level.unit
-                fix = f"its {part} part has {tokens:,} {unit} but needs {needed:,}; use a longer text or lower {settings}"
+                fix = f"its {part} part has {tokens:,} {unit} but needs {needed:,}; use a longer text or lower {keys}"
                 raise ConfigError("path", path, fix)
 
     @staticmethod
