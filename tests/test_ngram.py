@@ -293,7 +293,7 @@ class TestRuns:
         (NGramLM, {"discount": 1.0}, "discount=1.0: must be at least 0 and less than 1"),
         (NGramLM, {"min_count": 0}, "min_count=0: must be 1 or more"),
         (NGramLM, {"min_count": [1, 2]}, "min_count=[1, 2]: must be one number, or one for each order from 1 to 3"),
-        (NGramLM, {"min_count": [2, 1, 1]}, "min_count=[2, 1, 1]: must be 1 or more, and no less for a higher order"),
+        (NGramLM, {"min_count": [2, 1, 1]}, "min_count=[2, 1, 1]: must be 1 or more, and must not descend"),
         (FFNN, {"order": 1}, "order=1: must be 2 or more"),
         (FFNN, {"hidden_dim": 0}, "hidden_dim=0: must be greater than 0"),
     ],

@@ -382,7 +382,7 @@ class TestCommands:
             "data.path=verse.txt data.test_fraction=0.95": "data.test_fraction=0.95: must be less than 1 - val",
             "data.path=verse.txt data.max_length=0": "data.max_length=0: must be greater than 0",
             "data.path=verse.txt model=xlstm data.carry_state=true": "data.carry_state=true: the model reads at most",
-            "data.path=verse.txt model=oracle": "grammar=verse: does not know",
+            "data.path=verse.txt model=oracle": "grammar=verse: its exact probabilities are unknown",
             "data.path=verse.txt callbacks=dynamics": "verse has no rules",
             "data.path=verse.txt training=oracle": "verse has no R1",
             "data.path=verse.txt model=seq2seq": "model=seq2seq: trains on a language's words in two parts",

@@ -231,5 +231,5 @@ class TestOracle:
         assert results["test"]["Test/ID/grammatical_accuracy"] == 1
         assert results["test"]["Test/loss"] == pytest.approx(results["optimal_loss_on_test_words"], abs=1e-6)
         assert results["memorised_loss"] > 0
-        assert results["caveat"] == "restarts behind what begins no training word"
+        assert results["caveat"] == "restarts after prefixes that no training word has"
         assert results["chance_levels"]["OOD/rule_1_accuracy"] < 0.2

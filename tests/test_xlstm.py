@@ -163,7 +163,7 @@ class TestBackend:
         assert xLSTMLMModel(NUM_TOKENS, slstm_at=[]).backend == "vanilla"
 
     def test_auto_does_without_a_kernel_that_fails_and_says_why(self, gpu, capfd):
-        for home, reason in {None: "no CUDA toolkit: set CUDA_HOME", "/usr/local/cuda": "Error: "}.items():
+        for home, reason in {None: "CUDA toolkit was not found: set CUDA_HOME", "/usr/local/cuda": "Error: "}.items():
             gpu.setattr("rule_extrapolation.models.xlstm.CUDA_HOME", home)
             try_kernel.cache_clear()
             model = xLSTMLMModel(NUM_TOKENS)
@@ -185,7 +185,7 @@ class TestBackend:
         )
         env = {name: value for name, value in os.environ.items() if not name.startswith("CUDA")}
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, cwd=ROOT)
-        assert (done.stdout.strip(), done.stderr) == ("vanilla there is no CUDA toolkit: set CUDA_HOME", "")
+        assert (done.stdout.strip(), done.stderr) == ("vanilla the CUDA toolkit was not found: set CUDA_HOME", "")
 
     def test_nothing_of_a_compilers_output_is_seen(self, capfd):
         with quiet_stdout():
@@ -237,15 +237,15 @@ class TestBackend:
     [
         (
             {"num_heads": 3},
-            "num_heads=3: sLSTM blocks need a divisor of embedding_dim=128, and two features in each he",
+            "num_heads=3: sLSTM blocks need a divisor of embedding_dim=128 with two features or more per",
         ),
-        ({"num_heads": 128}, "in each head: 1, 2, 4, 8, 16, 32, 64; or set slstm_at=[]"),
+        ({"num_heads": 128}, "per head: 1, 2, 4, 8, 16, 32, 64; or set slstm_at=[]"),
         ({"embedding_dim": 1}, "embedding_dim=1: must be at least 2"),
         ({"num_blocks": 0}, "num_blocks=0: must be greater than 0"),
         ({"num_heads": 0}, "num_heads=0: must be greater than 0"),
-        ({"slstm_at": [7]}, "slstm_at=[7]: num_blocks=7 has the blocks 0 to 6; name some of them, each once, or all"),
+        ({"slstm_at": [7]}, "slstm_at=[7]: num_blocks=7 has the blocks 0 to 6; list each at most once, or write all"),
         ({"slstm_at": [-1]}, "slstm_at=[-1]: num_blocks=7 has the blocks 0 to 6"),
-        ({"slstm_at": [1, 1]}, "slstm_at=[1, 1]: num_blocks=7 has the blocks 0 to 6; name some of them, each once"),
+        ({"slstm_at": [1, 1]}, "slstm_at=[1, 1]: num_blocks=7 has the blocks 0 to 6; list each at most once"),
         ({"slstm_at": ["one"]}, "slstm_at=['one']: num_blocks=7 has the blocks 0 to 6"),
         ({"num_blocks": 1}, "slstm_at=[1]: num_blocks=1 has the blocks 0 to 0"),
         ({"conv1d_kernel_size": 1}, "conv1d_kernel_size=1: must be at least 2"),
