@@ -112,7 +112,7 @@ def words_of_length(
     """Words of exactly ``length`` symbols.
 
     They follow the training distribution, given the length. If training has no such words, they follow that of the
-    grammar with max_length = length + 2 (aNbM has no longer words than max_length - 2).
+    grammar with max_length = length + 2 (the words of aNbM have max_length - 2 symbols).
 
     Args:
         own: the run's grammar.

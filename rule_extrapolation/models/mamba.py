@@ -72,8 +72,8 @@ class MambaLM(LanguageModel):
     """Mamba (Gu & Dao 2023, arXiv 2312.00752), with the weights of mamba-ssm's MambaLMHeadModel.
 
     The names, shapes, tying and initialisation of the weights are those of mamba-ssm 2.3.2 with its defaults, so that a
-    state dict can be loaded in either direction. As there, the weights are padded to a vocabulary that is a multiple of
-    8; the logits are not. The state is one MixerState per layer.
+    state dict can be loaded in either direction. The weights, but not the logits, are padded to a vocabulary that is a
+    multiple of 8. The state is one MixerState per layer.
 
     Args:
         d_model: width of the residual stream.

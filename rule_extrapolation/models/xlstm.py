@@ -156,7 +156,7 @@ def clone(conv_state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
 
 
 def inner_multiple(embedding_dim: int, num_heads: int, qkv_proj_blocksize: int) -> int:
-    """The number to a multiple of which the inner width of mLSTM blocks is rounded up."""
+    """The inner width of mLSTM blocks is rounded up to a multiple of this."""
     width = INNER_MULTIPLE * math.ceil(2 * embedding_dim / INNER_MULTIPLE)
     if width % num_heads == 0 and width % qkv_proj_blocksize == 0 and width > num_heads:
         return INNER_MULTIPLE
