@@ -22,7 +22,11 @@ from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops import compiled, linear_recurrence
 
 NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
-SCANS = ("auto", "sequential", "parallel", "log")
+RECURRENCES = {
+    "auto": linear_recurrence.auto,
+    "sequential": linear_recurrence.sequential,
+    "parallel": linear_recurrence.parallel,
+}
 
 
 def g(x: Tensor) -> Tensor:
@@ -67,8 +71,7 @@ class MinimalRNNLayer(nn.Module):
             return linear_recurrence.log_space(F.logsigmoid(keep), F.logsigmoid(-keep) + log_g(candidate), h0)
         if self.log_space:
             candidate = g(candidate)
-        recurrence = getattr(linear_recurrence, self.scan)
-        return recurrence(keep.sigmoid(), (-keep).sigmoid() * candidate, h0)
+        return RECURRENCES[self.scan](keep.sigmoid(), (-keep).sigmoid() * candidate, h0)
 
 
 class MinimalRNN(LanguageModel):
@@ -104,7 +107,7 @@ class MinimalRNN(LanguageModel):
         super().__init__()
         check_positive(embedding_dim=embedding_dim, hidden_dim=hidden_dim, num_layers=num_layers)
         check_fraction(dropout=dropout)
-        check_choice(SCANS, scan=scan)
+        check_choice([*RECURRENCES, "log"], scan=scan)
         check_choice(NORMS, norm=norm)
         if residual and embedding_dim != hidden_dim:
             raise ConfigError("hidden_dim", hidden_dim, f"must equal embedding_dim={embedding_dim} with residual=true")
