@@ -64,7 +64,7 @@ class Chunks:
     """The rows of a text, of ``length + 1`` tokens each.
 
     A row's last token is the first token of the next row, so that every token but the text's first is predicted exactly
-    once. The last row is padded with PAD.
+    once. A row at the end of the text or of a stretch is padded with PAD.
 
     With ``streams``, the text is divided into this many stretches, and row ``j * streams + i`` is chunk j of stretch i.
     In batches of ``streams`` rows, each row thus continues the same row of the previous batch.
@@ -87,10 +87,10 @@ class Chunks:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """(B,) -> (B, length + 1) long."""
         chunk, stream = np.divmod(rows.numpy(), self.streams)
-        places = (stream * self.span + chunk * self.length)[:, None] + np.arange(self.length + 1)
+        positions = (stream * self.span + chunk * self.length)[:, None] + np.arange(self.length + 1)
         ends = np.minimum((stream + 1) * self.span + 1, len(self.tokens))[:, None]
-        tokens = self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64)
-        return torch.from_numpy(np.where(places < ends, tokens, PAD))
+        tokens = self.tokens[np.minimum(positions, len(self.tokens) - 1)].astype(np.int64)
+        return torch.from_numpy(np.where(positions < ends, tokens, PAD))
 
 
 class TextDataModule(LightningDataModule):

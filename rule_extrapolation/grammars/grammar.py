@@ -42,6 +42,7 @@ class Grammar(ABC):
 
     name: ClassVar[str]
     label: ClassVar[str | None] = None
+    """A short alias of the name, such as L3."""
     level: ClassVar[str]
     """The complexity class in Chomsky's hierarchy."""
     alphabet: ClassVar[str]
@@ -50,11 +51,13 @@ class Grammar(ABC):
     """The language's rules in words, by name: a subset of rule_1, rule_2 and rule_3."""
     kind: ClassVar[str] = "language"
     min_max_length: ClassVar[int]
-    """The length of the shortest word."""
+    """The smallest ``max_length`` for which there are training words."""
     default_prompt_length: ClassVar[int] = 8
+    """The default of ``test_prompt_length``."""
     prompt_prefix: ClassVar[int | None] = None
     """``rule_2_completion`` judges what follows this many symbols of the prompt. None: what follows the prompt."""
     num_sos_prompts: ClassVar[int] = 32
+    """The number of empty prompts."""
     acceptors: ClassVar[dict[str, Acceptor]] = {}
     """The rules as automata, from which chance levels are computed exactly. A language with an ``extra_constraint``
     also has an acceptor for ``grammatical``."""

@@ -41,6 +41,7 @@ class LinearLLM(LanguageModel):
             self.causal, self.caveat = False, "published mask: sees the future"
         length = self.max_context = max_data_length + 1
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
+        # Source position, embedding, target position, token.
         self.weight = nn.Parameter(torch.empty(length, embedding_dim, length, num_tokens))
         self.bias = nn.Parameter(torch.zeros(length, num_tokens)) if bias else None
         nn.init.xavier_uniform_(self.weight)
