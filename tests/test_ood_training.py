@@ -13,7 +13,7 @@ from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
-from rule_extrapolation.grammars.exact.acceptor import Acceptor, matched
+from rule_extrapolation.grammars.exact.acceptor import Acceptor, matching
 from rule_extrapolation.grammars.exact.completion import shortest_completion
 from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
 from rule_extrapolation.models.minlstm import MinLSTM
@@ -80,7 +80,7 @@ class TestCompletions:
         assert texts == {"b": "b"}  # an a would repair it
 
     def test_states_without_a_completion(self):
-        dead = matched("()")
+        dead = matching("()")
         assert shortest_completion(dead, dead.after(")"), "()", kept=True) is None
         assert shortest_completion(dead, dead.after(")"), "()", kept=False) == "("
         everything = Acceptor(0, lambda state, symbol: state, lambda state: True)

@@ -141,8 +141,8 @@ ERRORS = {
     "model.norm=batch": "model.norm=batch: must be one of none, layer, rms",
     "model.hidden_dim=-4": "model.hidden_dim=-4: must be greater than 0",
     "data.max_length=1": "data.max_length=1: aNbN has no word that short; use 2 or more",
-    "data.max_length=6": "grammar.test_prompt_length=8: must be from 1 to max_length, 6",
-    "grammar.test_prompt_length=0": "grammar.test_prompt_length=0: must be from 1 to max_length, 12",
+    "data.max_length=6": "grammar.test_prompt_length=8: must be from 1 to max_length=6",
+    "grammar.test_prompt_length=0": "grammar.test_prompt_length=0: must be from 1 to max_length=12",
     "data.batch_size=0": "data.batch_size=0: must be greater than 0",
     "optimizer.lr=-1": "optimizer.lr=-1: must be greater than 0",
     "trainer.gradient_clip_val=1.0 +trainer.precision=bf16-mixed": "optimizer.fused=true: Lightning does not clip",
@@ -233,7 +233,7 @@ class TestErrors:
         before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
         status, _, err = cli(*ONE_STEP, "hydra.run.dir=here")
         assert status == 2
-        assert "hydra.run.dir=here: holds a run already" in err
+        assert "hydra.run.dir=here: already holds a run" in err
         status, _, err = cli("-m", *ONE_STEP, "seed=1", "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
         assert status == 2
         assert re.search("hydra.sweep.dir=.*here: holds a run with other settings", err)

@@ -172,4 +172,4 @@ def test_impossible_seeds_are_refused(cli, tmp_path, overrides, message):
 def test_a_folder_with_runs_is_left_alone(cli):
     assert cli("seeds=2", "hydra.run.dir=many", *SHORT, *MINLSTM)[0] == 0
     status, _, err = cli("seeds=2", "hydra.run.dir=many", *SHORT, *MINLSTM)
-    assert status == 2 and "hydra.run.dir=many: holds a run already" in err
+    assert status == 2 and "hydra.run.dir=many: already holds a run" in err

@@ -1,6 +1,6 @@
-"""The languages. A new one is a file in this folder and a line in LANGUAGES.
+"""The registry of languages. A new language is a file in this folder and a line in LANGUAGES.
 
-Nothing here imports torch, so that listing names and checking a command line stay quick.
+This module does not import torch, so that listing names and checking a command line stay fast.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 
 class Language(NamedTuple):
-    """Where a language's class is, its label (an alias of its name) and the options that it adds, with their defaults.
+    """An entry of the registry.
 
-    The path of one of ours is relative to this folder; that of another package's is absolute.
+    Args:
+        path: module and class, within ``rule_extrapolation.grammars`` for the built-in languages, else absolute.
+        label: a short alias of the name, such as L3.
+        options: the arguments of the class beside Grammar's own, with their defaults.
     """
 
     path: str
@@ -52,7 +55,11 @@ ALIASES = {language.label: name for name, language in LANGUAGES.items() if langu
 
 
 def target(name: str) -> str:
-    """The import path of a language's class, by name or label. Raises ConfigError for an unknown one."""
+    """The import path of a language's class, by name or label.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
     name = ALIASES.get(name, name)
     if name not in LANGUAGES:
         raise ConfigError("grammar", name, one_of(name, [*LANGUAGES, *ALIASES]))
@@ -61,7 +68,14 @@ def target(name: str) -> str:
 
 
 def get_grammar(name: str, max_length: int, **options: Any) -> Grammar:
-    """The language of that name or label.
+    """The language with this name or label.
+
+    Args:
+        max_length: the maximum number of symbols in a training word.
+        options: further arguments of the language's class, such as ``test_prompt_length``.
+
+    Raises:
+        ConfigError: an unknown name or an option that the language rejects.
 
     >>> get_grammar("L3", max_length=8).name
     'aNbN'
