@@ -1,4 +1,4 @@
-"""What rules ask of strings and how words are drawn: compiled kernels give exactly what the torch forms give."""
+"""The compiled kernels for strings and words give exactly the results of the torch implementations."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ TORCH, COMPILED = 2**62, 0
 
 @pytest.fixture
 def both(monkeypatch):
-    """Calls a function with the torch forms and with the kernels, whatever the size."""
+    """Calls a function with the torch implementations and with the kernels, at any size."""
 
     def both(function):
         results = []
@@ -38,11 +38,11 @@ def assert_equal(one, other):
         assert torch.equal(a, b) and a.dtype == b.dtype and a.shape == b.shape
 
 
-def questions(symbols):
+def queries(symbols):
     proper, num_open = strings.nested(symbols)
-    in_one_column = [question(symbols, 5) for question in (strings.count, strings.first, strings.last)]
-    in_one_column.append(strings.frame(symbols))
-    return [*in_one_column, *strings.matched(symbols, 3), *strings.matched(symbols, 5), proper, num_open * proper]
+    per_symbol = [query(symbols, 5) for query in (strings.count, strings.first, strings.last)]
+    per_symbol.append(strings.frame(symbols))
+    return [*per_symbol, *strings.matched(symbols, 3), *strings.matched(symbols, 5), proper, num_open * proper]
 
 
 def symbols_of(lengths, width, num_kinds=7):
@@ -50,17 +50,17 @@ def symbols_of(lengths, width, num_kinds=7):
     return symbols.masked_fill(torch.arange(width) >= lengths[:, None], PAD)
 
 
-# Around the blocks of 64 tokens and tasks of 64 rows.
+# Sizes around the blocks of 64 tokens and the tasks of 64 rows.
 SIZES = [(0, 0), (0, 5), (3, 0), (1, 1), (5, 63), (64, 64), (65, 65), (130, 129), (70, 300)]
 
 
 @pytest.mark.parametrize("batch, width", SIZES)
-def test_questions(both, batch, width):
+def test_queries(both, batch, width):
     lengths = torch.randint(0, width + 1, (batch,), generator=torch.Generator().manual_seed(1))
     for symbols in (symbols_of(lengths, width), symbols_of(lengths, width, 1), symbols_of(lengths, width, 2)):
         by_dtype = [symbols.to(dtype) for dtype in (torch.int64, torch.int32, torch.uint8, torch.int8)]
         for tensor in [*by_dtype, symbols.T.contiguous().T]:
-            assert_equal(*both(lambda tensor=tensor: questions(tensor)))
+            assert_equal(*both(lambda tensor=tensor: queries(tensor)))
 
 
 def test_questions_by_hand(both):
@@ -78,8 +78,8 @@ def test_questions_by_hand(both):
         [False, True, False, True],
         [0, 0, 0, 0],
     ]
-    for answers in both(lambda: questions(symbols)):
-        assert [answer.tolist() for answer in answers] == expected
+    for results in both(lambda: queries(symbols)):
+        assert [result.tolist() for result in results] == expected
 
 
 @pytest.mark.parametrize("batch, width", SIZES)
@@ -115,7 +115,7 @@ def test_verdicts_of_kernels_are_the_naive_ones(monkeypatch, name):
 @every_language
 @settings(max_examples=5, deadline=None, derandomize=True, database=None)
 @given(seed=st.integers(0, 2**40), max_length=st.sampled_from([4, 9, 32, 150]))
-def test_a_seed_gives_the_same_words_in_both_forms(name, seed, max_length):
+def test_a_seed_gives_the_same_words_in_both_implementations(name, seed, max_length):
     with pytest.MonkeyPatch.context() as monkeypatch:
         samples = []
         for worth_compiling in (TORCH, COMPILED):
@@ -150,9 +150,9 @@ def test_words_that_do_not_fit_are_refused():
                 draw(torch.tensor([8, wrong]))
 
 
-@pytest.mark.parametrize("form", [TORCH, COMPILED])
-def test_orders_of_letters_are_equally_probable(monkeypatch, form):
-    monkeypatch.setattr(strings, "WORTH_COMPILING", form)
+@pytest.mark.parametrize("worth_compiling", [TORCH, COMPILED])
+def test_orders_of_letters_are_equally_probable(monkeypatch, worth_compiling):
+    monkeypatch.setattr(strings, "WORTH_COMPILING", worth_compiling)
     num = 21_000
     rows = words.shuffled(
         (3, 4), torch.full((num,), 2), torch.full((num,), 7), 8, words.draw_keys(num, torch.Generator().manual_seed(0))
@@ -163,7 +163,7 @@ def test_orders_of_letters_are_equally_probable(monkeypatch, form):
 
 
 def test_random_bits_are_those_of_splitmix64():
-    """The first outputs for the seed 1234567, as of its reference implementation."""
+    """The first outputs of the reference implementation for the seed 1234567."""
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     bits = words.random_bits(torch.tensor(1234567), torch.arange(4))
     assert bits.tolist() == [number >> 32 for number in expected]
@@ -193,13 +193,14 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 
 @pytest.mark.parametrize("name", ["L1", "L3", "L5", "L6"])
-def test_many_long_strings_are_judged_as_the_naive_rules_judge_them(name):
-    """As many as kernels are for, in every second word a symbol replaced."""
+def test_large_batches_agree_with_the_naive_rules(name):
+    """Batches large enough for the kernels. In every second word one symbol is replaced."""
     grammar = get_grammar(name, 256, **({"all_sequences": False} if name == "L3" else {}))
     generator = torch.Generator().manual_seed(0)
     rows = grammar.sample(1100, generator)[:, 1:]
-    at = (torch.rand(550, generator=generator) * (rows[::2] > PAD).sum(1)).long()
-    rows[::2] = rows[::2].scatter(1, at[:, None], torch.randint(3, grammar.num_tokens, (550, 1), generator=generator))
+    position = (torch.rand(550, generator=generator) * (rows[::2] > PAD).sum(1)).long()[:, None]
+    symbol = torch.randint(3, grammar.num_tokens, (550, 1), generator=generator)
+    rows[::2] = rows[::2].scatter(1, position, symbol)
     assert rows.numel() >= strings.WORTH_COMPILING
     expected = [NAIVE[grammar.name].judge(text) for text in grammar.to_text(rows)]
     for rule, verdict in grammar.judge(rows).items():
