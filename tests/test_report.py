@@ -24,7 +24,7 @@ from rule_extrapolation.reporting.figures import KINDS, draw_all, save
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES, OVER_TRAINING
 from rule_extrapolation.reporting.page import render
 from rule_extrapolation.reporting.published import published
-from rule_extrapolation.reporting.runs import CURVE_POINTS, find_runs, read_run, read_runs, thinned
+from rule_extrapolation.reporting.runs import CURVE_POINTS, find_runs, read_run, read_run_folders, thinned
 from rule_extrapolation.reporting.style import looks
 from rule_extrapolation.reporting.table_files import as_csv, escaped
 from rule_extrapolation.reporting.tables import csv_rows, language_tables, latex, markdown
@@ -94,7 +94,7 @@ def read_table(folder, name):
 
 def tables_of(*folders, by=(), mix=False):
     """The languages' tables of run folders, without a report."""
-    groups = group_runs(read_runs(find_runs(map(str, folders)), 10), by, mix)
+    groups = group_runs(read_run_folders(find_runs(map(str, folders)), 10), by, mix)
     return {table.grammar: table for table in language_tables(groups, by)}
 
 
@@ -244,7 +244,7 @@ class TestGroups:
         assert "averages over 2 configurations" in markdown(table)
 
     def test_folders_and_seeds_are_not_part_of_the_configuration(self, folders):
-        runs = read_runs([folders / "minlstm0", folders / "minlstm1"], 10)
+        runs = read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10)
         assert runs[0].config["run_dir"] != runs[1].config["run_dir"]
         assert runs[0].config["data"]["seed"] != runs[1].config["data"]["seed"]
         assert not differences(runs)
@@ -257,7 +257,7 @@ class TestGroups:
     def test_the_latest_of_several_runs_with_one_configuration_and_seed_is_averaged(self, folders):
         again = folders / "again"
         shutil.copytree(folders / "minlstm0", again)
-        runs = read_runs([again, folders / "minlstm0", folders / "minlstm1"], 10)
+        runs = read_run_folders([again, folders / "minlstm0", folders / "minlstm1"], 10)
         runs[0].time = runs[1].time + 60
         [group] = group_runs(runs)
         assert [run.source for run in group.runs] != [] and runs[0] in group.runs and runs[1] not in group.runs
@@ -278,7 +278,7 @@ class TestFigures:
             (folders / "minlstm0" / "evaluations" / name / "lengths.csv").write_text(
                 f"length,loss,oracle_loss,rule_1_accuracy,grammatical_accuracy\n8,{loss},,1.0,1.0\n16,{loss},,0.5,0.5\n"
             )
-        runs = read_runs(find_runs([str(folders)]), 10)
+        runs = read_run_folders(find_runs([str(folders)]), 10)
         figures, left_out = draw_all(group_runs(runs))
         assert set(left_out) == {"prompt_lengths"}
         lines = [line for line in figures["lengths"].axes[0].lines if len(line.get_xdata()) > 1]
@@ -295,7 +295,7 @@ class TestFigures:
     def test_losses_of_another_objective_do_not_squeeze_the_others(self, folders):
         for name, loss in {"linear0": 40.0, "linear1": 50.0}.items():
             edit(folders / name, {"test": read_results(folders / name)["test"] | {"Test/loss": loss}})
-        runs = read_runs(find_runs([str(folders)]), 10)
+        runs = read_run_folders(find_runs([str(folders)]), 10)
         axes = next(ax for ax in draw_all(group_runs(runs))[0]["loss_and_rules"].axes if "aNbN" in ax.get_title("left"))
         own = [run.results["test"]["Test/loss"] for run in runs if run.source.endswith(("minlstm0", "minlstm1"))]
         assert max(own) < axes.get_xlim()[1] < 40
@@ -309,14 +309,16 @@ class TestFigures:
         for name, accuracy in {"minlstm0": 0.0, "minlstm1": 1.0}.items():
             rule = {"Test/OOD/rule_1_accuracy": accuracy}
             edit(folders / name, {"test": read_results(folders / name)["test"] | rule})
-        groups = group_runs(read_runs(find_runs([str(folders / "minlstm0"), str(folders / "minlstm1")]), 10))
+        groups = group_runs(read_run_folders(find_runs([str(folders / "minlstm0"), str(folders / "minlstm1")]), 10))
         [bar] = draw_all(groups)[0]["summary"].axes[0].containers
         [segment] = bar.lines[2][0].get_segments()
         assert [y for _, y in segment] == [0, 1]  # the standard deviation is 0.71
 
     def test_each_row_has_its_own_chance(self, folders):
         """The linear model's completions end at its window, so that fewer of them finish by chance."""
-        groups = [group for group in group_runs(read_runs(find_runs([str(folders)]), 10)) if group.grammar == "aNbN"]
+        groups = [
+            group for group in group_runs(read_run_folders(find_runs([str(folders)]), 10)) if group.grammar == "aNbN"
+        ]
         for group, level in zip(groups, (0.2, 0.8)):
             for run in group.runs:
                 run.results["chance_levels"]["OOD/rule_1_accuracy"] = level
@@ -329,14 +331,14 @@ class TestFigures:
     def test_looks_are_distinct_and_stable_for_unknown_names(self, folders):
         for name in ("linear0", "linear1"):
             edit(folders / name, {"model": "my_own"})
-        groups = group_runs(read_runs(find_runs([str(folders)]), 10))
+        groups = group_runs(read_run_folders(find_runs([str(folders)]), 10))
         found = looks(groups)
         assert set(found) == {"minlstm", "my_own", "mingru"}
         assert len({look.color for look in found.values()}) == len({look.marker for look in found.values()}) == 3
         assert found == looks(groups[::-1])
 
     def test_the_same_runs_make_the_same_files(self, real, whole, tmp_path):
-        figures, _ = draw_all(group_runs(read_runs(list(real.values()), 10)))
+        figures, _ = draw_all(group_runs(read_run_folders(list(real.values()), 10)))
         save(figures["summary"], tmp_path, "summary")
         for path in tmp_path.glob("summary.*"):
             assert path.read_bytes() == (whole[0] / "figures" / path.name).read_bytes()

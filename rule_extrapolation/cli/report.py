@@ -89,7 +89,7 @@ def read(arguments: Arguments, console: Console) -> list[RunRecord]:
     """The runs, with a progress bar where there is a terminal."""
     from rich.progress import MofNCompleteColumn, Progress
 
-    from rule_extrapolation.reporting.runs import find_runs, read_runs
+    from rule_extrapolation.reporting.runs import find_runs, read_run_folders
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -101,7 +101,7 @@ def read(arguments: Arguments, console: Console) -> list[RunRecord]:
         task = progress.add_task("Looking for runs", total=None)
         folders = find_runs(arguments.runs or [])
         progress.update(task, description="Reading runs", total=len(folders))
-        return read_runs(folders, arguments.completions, lambda: progress.advance(task))
+        return read_run_folders(folders, arguments.completions, lambda: progress.advance(task))
 
 
 def write(

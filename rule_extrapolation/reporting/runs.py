@@ -44,7 +44,7 @@ AVERAGED_OVER = (
 ``dirpath`` of any group do not count either."""
 
 
-@dataclass
+@dataclass(repr=False)
 class RunRecord:
     """What the files of a run say, whether or not it has finished."""
 
@@ -65,6 +65,11 @@ class RunRecord:
     several lengths; empty if there is none."""
     completions: str | None = None
     """The completions as ``pack`` returns them, or None."""
+
+    def __repr__(self) -> str:
+        return (
+            f"RunRecord: {self.model} on {self.grammar}, seed {self.seed}, {self.problem or 'finished'}, {self.source}"
+        )
 
     @property
     def grammar(self) -> str:
@@ -283,7 +288,23 @@ def frame(runs: list[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def read_runs(
+def read_runs(*places: str | Path, most_completions: int = 64) -> list[RunRecord]:
+    """Read all runs in and below some folders, whatever became of them, without their models.
+
+    >>> runs = read_runs("runs/sweeps/mini")  # doctest: +SKIP
+    >>> frame(runs)  # doctest: +SKIP
+
+    Args:
+        places: run folders, folders that contain them, or globs.
+        most_completions: how many distinct completions of each prompt set to keep.
+
+    Raises:
+        ConfigError: a folder does not exist, or there is no run in it.
+    """
+    return read_run_folders(find_runs(map(str, places)), most_completions)
+
+
+def read_run_folders(
     folders: list[Path], most_completions: int, advance: Callable[[], None] = lambda: None
 ) -> list[RunRecord]:
     """Read run folders.
