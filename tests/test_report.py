@@ -468,8 +468,8 @@ class TestWandb:
 
 
 ERRORS = {
-    "": "runs=null: give runs=<folders> or wandb=<entity/project>",
-    "runs={runs} wandb=a/b": "give runs=<folders> or wandb=",
+    "": "runs=null: give either runs=<folders> or wandb=<entity/project>",
+    "runs={runs} wandb=a/b": "give either runs=<folders> or wandb=",
     "runs=nowhere": "runs=nowhere: there is no such folder",
     "runs={empty}": "holds no run: no folder with a config.yaml",
     "runs={broken}": "no run there says what it is of",

@@ -312,7 +312,7 @@ class TestRuns:
             assert (status, out.splitlines()[-1]) == (0, f"Attention: {file}")
             assert file.read_bytes().startswith(magic)
         for arguments, message in {
-            "attention=a.png": "attention=a.png: is of one prompt; give prompt= too",
+            "attention=a.png": "attention=a.png: is drawn for one prompt; give prompt= too",
             "prompt=a attention=a.jpg": "attention=a.jpg: must end in one of .pdf, .svg, .png",
             "prompt=a attention=no/a.png": "attention=no/a.png: there is no such folder",
         }.items():
