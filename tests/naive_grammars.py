@@ -1,7 +1,7 @@
-"""The twelve languages on Python strings, one string at a time: the reference the vectorised grammars are held against.
+"""A naive implementation of the twelve languages on Python strings, the reference for the vectorised grammars.
 
-Nothing here shares code or formulas with the package. Rules are regular expressions, counts and cancelled pairs; a
-prefix is shown by a completion that makes it a word; samplers follow the design's distributions symbol by symbol.
+Nothing here shares code or formulas with the package. Rules are regular expressions, counts and cancelled pairs. A
+string is a prefix if some completion makes it a word. Samplers draw words symbol by symbol.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class NaiveLanguage:
 
     Args:
         alphabet: its symbols, in the order of their tokens.
-        rules: the rules that the language is the intersection of.
-        sample: (max_length, rng, **options) -> a training word.
-        completions: candidates, at least one of which makes a word of any string that is a prefix of some word.
-        nests: what a word must keep besides the rules.
+        rules: the language is the intersection of these.
+        sample: draws a training word, given max_length, a random generator and the language's options.
+        completions: candidate completions of a string. One of them makes a prefix of a word a word.
+        extra_constraint: a further condition on words.
     """
 
     alphabet: str
@@ -55,7 +55,7 @@ def same_counts(symbols: str) -> Callable[[str], bool]:
 
 
 def cancel(s: str) -> str:
-    """What is left when adjacent pairs are taken out until there are none: nothing, for a nested word."""
+    """Remove adjacent pairs of brackets until there are none. Nothing remains of a properly nested word."""
     while (shorter := s.replace("()", "").replace("[]", "")) != s:
         s = shorter
     return s
@@ -76,7 +76,7 @@ def b_block_in_the_middle(s: str) -> bool:
 
 
 def close_nested(s: str) -> list[str]:
-    # Of a prefix, only opening brackets are left. Of anything else no completion helps, so any will do.
+    # Only opening brackets remain of a prefix. Other strings have no completion, so any candidate is right.
     return ["".join(CLOSE.get(symbol, "") for symbol in reversed(cancel(s)))]
 
 

@@ -1,4 +1,4 @@
-"""N-gram models as one would write them down: dictionaries, one token after the other."""
+"""A naive implementation of n-gram models with dictionaries, token by token."""
 
 from collections import Counter, defaultdict
 from math import log2
@@ -9,7 +9,8 @@ FALLBACK = (0.5, 1.0, 1.5)
 
 
 class NaiveNGrams:
-    """``probability(token, context)`` for each smoothing; a context is a tuple, its last token last."""
+    """``probability(token, context)`` for each smoothing method. The context is a tuple of tokens, the last one
+    last."""
 
     def __init__(self, rows, held_out, order, num_words, smoothing, k=0.1, discount=None, min_count=None):
         self.order, self.num_words, self.smoothing, self.discount = order, num_words, smoothing, discount
@@ -27,7 +28,7 @@ class NaiveNGrams:
         self.shares = [{context: self.share(context) for context in level} for level in self.kept]
 
     def targets(self, rows):
-        """(context, token) of all that are predicted, the context as long as there is."""
+        """All (context, token) to predict. At the beginning of a row the context is shorter."""
         for row in rows:
             for t in range(1, len(row)):
                 if row[t] not in (SOS, PAD):
@@ -41,7 +42,7 @@ class NaiveNGrams:
         return counts
 
     def adjusted(self, context):
-        """The counts that a context's tokens are discounted from."""
+        """The counts from which a context's tokens are discounted."""
         length, counts = len(context), self.counts[len(context)][context]
         if self.smoothing != "kneser_ney" or length == self.order - 1 or context[:1] == (SOS,):
             return counts
@@ -59,7 +60,7 @@ class NaiveNGrams:
         return found if min(found) > 0 else FALLBACK
 
     def share(self, context):
-        """What each kept token of a context has before the shorter context is asked."""
+        """The probability of each kept token without the contribution of the shorter context."""
         kept = self.kept[len(context)][context]
         if self.smoothing == "interpolation":
             weight = self.weights[self.size(context)]
@@ -70,8 +71,8 @@ class NaiveNGrams:
     def probability(self, token, context):
         kept = self.kept[len(context)].get(context, {})
         if self.added is not None:
-            whole = sum(kept.values()) + self.added * self.num_words
-            return (kept.get(token, 0) + self.added) / whole if whole else 1 / self.num_words
+            total = sum(kept.values()) + self.added * self.num_words
+            return (kept.get(token, 0) + self.added) / total if total else 1 / self.num_words
         below = self.probability(token, context[1:]) if context else 1 / self.num_words
         if not kept:
             return below
@@ -102,13 +103,13 @@ class NaiveNGrams:
                 for known in contexts:
                     kept, weight = self.kept[len(known)][known], weights[self.size(known)]
                     mixed.append(weight * kept.get(token, 0) / sum(kept.values()) + (1 - weight) * mixed[-1])
-                left = 1
+                remaining = 1
                 for i, known in reversed([*enumerate(contexts)]):
                     kept, size = self.kept[len(known)][known], self.size(known)
-                    reached[size] += left
-                    part = left * weights[size] * kept.get(token, 0) / sum(kept.values()) / mixed[i + 1]
+                    reached[size] += remaining
+                    part = remaining * weights[size] * kept.get(token, 0) / sum(kept.values()) / mixed[i + 1]
                     explained[size] += part
-                    left -= part
+                    remaining -= part
             updated = {size: explained[size] / reached[size] for size in sizes}
             change = max(abs(updated[size] - weights[size]) for size in sizes)
             weights = updated

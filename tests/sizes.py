@@ -1,4 +1,4 @@
-"""Every architecture at the sizes that the contract is tested at. A new model adds its lines here."""
+"""The sizes at which every architecture is tested. A new model adds its lines here."""
 
 import torch
 
@@ -17,7 +17,7 @@ from rule_extrapolation.models.xlstm import xLSTMLMModel
 
 TINY_TRANSFORMER = {"dim_model": 2, "num_heads": 1, "num_decoder_layers": 1, "dim_feedforward": 2}
 TINY_RNN = {"embedding_dim": 2, "hidden_dim": 2, "num_layers": 1}
-CPU_XLSTM = {"backend": "vanilla"}  # the kernel runs on nothing but a GPU
+CPU_XLSTM = {"backend": "vanilla"}  # the kernel needs a GPU
 TINY_XLSTM = {"embedding_dim": 4, "num_heads": 1, "num_blocks": 2, "conv1d_kernel_size": 2, "context_length": 20}
 TINY_XLSTM |= CPU_XLSTM
 
@@ -71,7 +71,7 @@ NUM_TOKENS = 7
 
 
 def make(name):
-    """A model with its initial weights, or with the counts of some rows that are no words."""
+    """A model with its initial weights, or fitted to random rows if it is fitted by counting."""
     architecture, arguments = MODELS[name]
     model = architecture(num_tokens=NUM_TOKENS, **arguments)
     if model.fitted_by_counting:

@@ -66,7 +66,7 @@ def test_panels_show_what_runs_log(call, tmp_path, trained):
     run = read_run(file)
     logged = set(run.summary).union(*run.history)
     # Of a run so short, no completion ends.
-    from rule_extrapolation.experiment.run import assemble
+    from rule_extrapolation.experiment.assembling import assemble
 
     names = assemble(config(tmp_path / "other"), device="meta").module.validation_names()
     assert shown - logged <= {name for name in names if "/finished/" in name}
@@ -150,7 +150,7 @@ def test_with_a_key_it_is_saved(takes, call, monkeypatch):
         assert len(panels(json.loads(view["spec"]))) == 19
     else:
         assert (status, out, len(err.splitlines())) == (2, "", 1)
-        assert err.startswith("error: project=us/rule_extrapolation: W&B does not take the view: ")
+        assert err.startswith("error: project=us/rule_extrapolation: W&B refuses the view: ")
 
 
 def test_help_needs_no_torch(tmp_path):

@@ -1,4 +1,4 @@
-"""A checkpoint asked again: other prompts, other decoding, longer words; and how a run is loaded."""
+"""Evaluation of trained runs on other prompts, with other decoders and on longer words; loading runs."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def contents(folder):
 
 @pytest.fixture
 def evaluated(call):
-    """Evaluate a run; returns evaluation.json, the evaluation's folder and what was printed."""
+    """Evaluate a run. Returns the contents of evaluation.json, the evaluation's folder and the output."""
 
     def evaluated(run, *arguments):
         status, out, err = call(main, f"run={run}", *arguments)
@@ -48,7 +48,7 @@ def evaluated(call):
 
 
 class TestPrompts:
-    def test_without_arguments_it_says_what_the_run_said(self, trained, evaluated):
+    def test_without_arguments_it_reproduces_the_runs_figures(self, trained, evaluated):
         run = trained("grammar=L1")
         evaluation, folder, _ = evaluated(run, "max_length_factor=0")
         results, again = read_results(run), evaluation["prompt_length"]["8"]
@@ -90,8 +90,8 @@ class TestPrompts:
 
 
 class TestLengths:
-    def test_the_oracle_loses_the_optimum_and_no_more(self, trained, evaluated):
-        """One of 6 words a^n b^n: ln 6 nats over their symbols and EOS."""
+    def test_the_oracles_loss_is_optimal(self, trained, evaluated):
+        """6 equally probable words a^n b^n: ln 6 nats, divided by the number of symbols and EOS."""
         evaluation, folder, _ = evaluated(trained("model=oracle"))
         rows = read_csv(folder / "lengths.csv")
         assert [int(row["length"]) for row in rows] == [2, 6, 8, 12, 18, 24, 36, 48]
@@ -103,7 +103,7 @@ class TestLengths:
         assert all(row["oracle_loss"] == "" and float(row["loss"]) > 1 for row in rows[4:])
         assert evaluation["lengths"]["12"]["prompt_symbols"] == 7
 
-    def test_loss_and_accuracy_are_a_step_by_step_readings(self, trained, evaluated):
+    def test_loss_and_accuracy_are_those_of_reading_step_by_step(self, trained, evaluated):
         run = trained()
         evaluation, _, _ = evaluated(run, "lengths=16")
         loaded = load_run(str(run))
@@ -117,7 +117,7 @@ class TestLengths:
         assert row["loss"] == pytest.approx(sum(losses) / 17, rel=1e-4)
         assert row["accuracy"] == pytest.approx(sum(hits) / 17)
 
-    def test_a_context_that_no_weight_depends_on_grows_with_the_words(self, trained, evaluated):
+    def test_a_context_without_weights_grows_with_the_words(self, trained, evaluated):
         run = trained("model=xlstm", "model.num_blocks=2", "model.embedding_dim=8", "trainer.max_steps=1")
         evaluation, _, out = evaluated(run, "lengths=48", "max_new_tokens=99")
         assert evaluation["notes"] == []
@@ -128,13 +128,13 @@ class TestLengths:
         run = trained("optimizer=sgd", "optimizer.lr=1e30", "scheduler=constant", "decoding=sample")
         assert "(diverged in training) on aNbN" in " ".join(evaluated(run, "max_length_factor=0")[2].split())
 
-    def test_what_the_context_leaves_out_is_said(self, trained, evaluated):
+    def test_the_output_names_what_exceeds_the_context(self, trained, evaluated):
         evaluation, _, out = evaluated(trained("model=linear"), "max_new_tokens=99")
         assert "linear reads at most 13 tokens: lengths above 12 are left out" in out
-        assert "linear reads at most 13 tokens: prompts of 9 get 5 new ones at most" in out
+        assert "linear reads at most 13 tokens: prompts of 9 get at most 5 new ones" in out
         assert list(evaluation["lengths"]) == ["2", "6", "8", "12"]
 
-    def test_lengths_without_words_go_down_to_one_with_words(self, trained, evaluated):
+    def test_lengths_without_words_are_replaced_by_shorter_ones(self, trained, evaluated):
         evaluation, _, out = evaluated(trained(), "lengths=1,13,17")
         assert list(evaluation["lengths"]) == ["12", "16"]
         assert "aNbN has no words of length 13: 12 instead" in out
@@ -142,7 +142,7 @@ class TestLengths:
 
     @pytest.mark.parametrize("name", LANGUAGES)
     @pytest.mark.parametrize("length", [6, 12, 24])
-    def test_words_have_the_length_and_are_of_the_language(self, name, length):
+    def test_words_have_the_length_and_are_grammatical(self, name, length):
         def grammar(max_length):
             return get_grammar(name, max_length, test_prompt_length=2)
 
@@ -152,13 +152,13 @@ class TestLengths:
         assert symbols.shape[1] == length and bool((symbols >= 3).all())
         assert grammar(length + 2).judge(words[:, 1:])["grammatical"].all()
 
-    def test_ladder(self):
+    def test_evaluation_lengths(self):
         assert evaluation_lengths(32, 4) == [8, 16, 24, 32, 48, 64, 96, 128]
         assert evaluation_lengths(32, 1.25) == [8, 16, 24, 32, 40]
         assert evaluation_lengths(12, 0) == []
 
 
-def test_draws_follow_the_seed_and_nothing_is_overwritten(trained, evaluated, tmp_path):
+def test_a_seed_determines_the_draws_and_nothing_is_overwritten(trained, evaluated, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained("grammar=L1"), run)
     sampled = ["decoding=sample", "prompt_length=4", "lengths=10,24"]
@@ -180,19 +180,19 @@ ERRORS = {
     "run=nowhere": "run=nowhere: there is no such folder",
     "run={tests}": "holds no config.yaml",
     "run={run} --lengths=3": "--lengths=3: no such key; did you mean lengths?",
-    "run={run} seed=1 seed=2": "seed=2: is there twice",
+    "run={run} seed=1 seed=2": "seed=2: is given twice; give it once",
     "run={run} seed=x": "seed=x: must be int",
     "run={run} seed=-1": "seed=-1: must be from 0",
-    "run={run} prompt_length=4,x": "prompt_length=4,x: must be ints with commas between them",
+    "run={run} prompt_length=4,x": "prompt_length=4,x: must be ints separated by commas",
     "run={run} prompt_length=": "prompt_length=: must be ints",
     "run={run} prompt_length=0": "prompt_length=0: must be greater than 0",
-    "run={run} prompt_length=13": "prompt_length=13: must be from 1 to max_length, 12",
+    "run={run} prompt_length=13": "prompt_length=13: must be from 1 to max_length=12",
     "run={run} max_new_tokens=0": "max_new_tokens=0: must be greater than 0",
     "run={run} decoding=greddy": "decoding=greddy: did you mean greedy?",
     "run={run} temperature=0.5": "temperature=0.5: greedy decoding has none; set decoding=sample",
     "run={run} decoding=sample temperature=nan": "temperature=nan: must be greater than 0",
     "run={run} samples=0": "samples=0: must be greater than 0",
-    "run={run} samples=2": "samples=2: greedy decoding has one completion for a prompt; set decoding=sample",
+    "run={run} samples=2": "samples=2: greedy decoding gives one completion per prompt; set decoding=sample",
     "run={run} lengths=0": "lengths=0: must be greater than 0",
     "run={run} max_length_factor=-1": "max_length_factor=-1.0: must be from 0",
 }
@@ -211,7 +211,7 @@ class TestErrors:
         assert message in err
         assert contents(run) == before and not (run / "evaluations").exists()
 
-    def test_torch_is_not_waited_for(self, tmp_path):
+    def test_errors_do_not_wait_for_torch(self, tmp_path):
         script = (
             "import sys; from rule_extrapolation.cli.evaluate import main\n"
             "try: main()\n"
@@ -228,7 +228,7 @@ class TestLoading:
     def run(self, trained, tmp_path):
         return shutil.copytree(trained(), tmp_path / "copy")
 
-    def test_the_best_weights_else_the_last(self, run):
+    def test_the_best_weights_or_else_the_last(self, run):
         best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
         loaded = load_run(str(run))
         assert not loaded.model.training
@@ -246,13 +246,13 @@ class TestLoading:
         with pytest.raises(ConfigError, match=r"run=.*: checkpoints/best.ckpt is no checkpoint of the model"):
             load_run(str(run))
 
-    def test_a_configuration_that_cannot_work(self, run):
+    def test_an_invalid_configuration(self, run):
         text = (run / "config.yaml").read_text()
         (run / "config.yaml").write_text(text.replace("hidden_dim", "hiden_dim"))
         with pytest.raises(ConfigError, match=r"config.yaml cannot be used: model.hiden_dim=.*did you mean hidden_dim"):
             load_run(str(run))
 
-    def test_a_run_that_was_resumed_needs_no_longer_what_it_went_on_from(self, run):
+    def test_a_resumed_run_does_not_need_the_run_it_continued(self, run):
         text = (run / "config.yaml").read_text()
         assert "resume: null" in text
         (run / "config.yaml").write_text(text.replace("resume: null", "resume: runs/gone"))

@@ -1,4 +1,4 @@
-"""The vectorised grammars against naive_grammars and against the prompt sets, words and errors of the design."""
+"""Compare the vectorised grammars with naive_grammars, and check prompt sets, samples and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOS, EOS, PAD = 0, 1, 2
 NAMES = list(NAIVE)
 BRACKETS = [name for name in NAMES if "brackets" in name or "parentheses" in name]
 LETTERS = [name for name in NAMES if name not in BRACKETS]
-# What ID and OOD prompts start with, and the brackets that follow each start.
+# The first two symbols of ID and of OOD prompts, and the brackets that may follow each.
 STARTS = {
     "parentheses_and_brackets": ({"([": "()[]"}, {")[": "()[]"}),
     "not_nested_parentheses_and_brackets": ({"([": "()[]"}, {")[": "()[]"}),
@@ -32,14 +32,14 @@ STARTS = {
     "brackets": ({"[]": "[]"}, {"][": "[]"}),
     "separated_brackets_and_parentheses": ({"((": "()", "[[": "[]"}, {"([": "()[]"}),
 }
-# The least max_length that the design's training distribution has a word for.
+# The smallest max_length for which there are training words.
 SHORTEST = {name: 2 for name in NAMES} | {"baN": 1, "bbaN": 1, "aNbNcN": 3, "aNbNaN": 3, "aNbM": 4}
 
 every_language = pytest.mark.parametrize("name", NAMES)
 
 
 def small(name, max_length=16, **options):
-    """A grammar with the shortest prompts that its kind of language can have, so that any max_length will do."""
+    """A grammar with the shortest possible prompts, so that any max_length is valid."""
     return get_grammar(name, max_length, test_prompt_length=0 if name in BRACKETS else 1, **options)
 
 
@@ -61,7 +61,7 @@ def words_up_to(name, length):
 
 
 def naive_verdicts(name, strings):
-    """What judge and is_prefix should say of strings; None stands for a row that is no string over the alphabet."""
+    """The expected results of judge and is_prefix. None stands for a row that is not a string over the alphabet."""
     naive = NAIVE[name]
     nothing = dict.fromkeys([*naive.rules, "grammatical"], False)
     judged = [nothing if s is None else naive.judge(s) for s in strings]
@@ -76,7 +76,7 @@ def verdicts(grammar, rows):
 
 
 def unframe(grammar, rows):
-    """The words of framed rows, having checked the frame."""
+    """Check the frame of rows and return their words."""
     assert rows.shape[1] == grammar.max_length + 2 and rows.dtype == torch.long
     words = []
     for row in rows.tolist():
@@ -91,11 +91,11 @@ def unframe(grammar, rows):
 
 
 @every_language
-def test_naive_prefixes_are_the_beginnings_of_words(name):
-    # Every prefix here has a word of at most three times its length.
+def test_naive_prefixes_are_the_prefixes_of_words(name):
+    # Every prefix here can be completed to a word of at most three times its length.
     longest = {2: 5, 3: 3, 4: 2}[len(NAIVE[name].alphabet)]
-    beginnings = {word[:n] for word in words_up_to(name, 3 * longest) for n in range(longest + 1)}
-    assert {s for s in strings_up_to(name, longest) if NAIVE[name].is_prefix(s)} == beginnings
+    prefixes = {word[:n] for word in words_up_to(name, 3 * longest) for n in range(longest + 1)}
+    assert {s for s in strings_up_to(name, longest) if NAIVE[name].is_prefix(s)} == prefixes
 
 
 @every_language
@@ -113,7 +113,7 @@ def test_rules_and_prefixes_of_all_short_strings(name):
 
 @st.composite
 def token_batches(draw, name):
-    """(B, T) token rows, T <= 10: random ones, and words with special tokens put in and the end cut off."""
+    """(B, T) tokens, T <= 10: random rows, and words with inserted tokens, truncated to T."""
     alphabet = NAIVE[name].alphabet
     symbols = range(3, 3 + len(alphabet))
     length = draw(st.integers(0, 10))
@@ -161,7 +161,7 @@ def test_empty_strings_and_empty_batches(name, batch):
 
 
 @every_language
-def test_text_there_and_back(name):
+def test_text_round_trip(name):
     grammar = small(name)
     strings = ["", *strings_of(name, 3)]
     assert grammar.num_tokens == 3 + len(NAIVE[name].alphabet)
@@ -174,16 +174,29 @@ def test_text_there_and_back(name):
     assert grammar.encode([]).shape == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "strings", "message"),
+    [
+        ("aNbN", ["ab", "axbyx"], "'axbyx': 'xy' is not in the alphabet of aNbN: a b"),
+        ("brackets", ["[("], "'[(': '(' is not in the alphabet of brackets: [ ]"),
+    ],
+)
+def test_encode_names_what_is_not_in_the_alphabet(name, strings, message):
+    with pytest.raises(ValueError) as error:
+        small(name).encode(strings)
+    assert str(error.value) == message
+
+
 # Training words
 
 
 def p_value_of_same_distribution(first, second):
-    """Of a chi-square test that two samples of words are drawn alike; rare words share a cell."""
+    """The p-value of a chi-square test that two samples have the same distribution. Rare words share a cell."""
     counts = Counter(first), Counter(second)
     both = counts[0] + counts[1]
     enough = 5 * both.total() / min(len(first), len(second))
     cells = [[0, 0]]
-    # Equally rare words in alphabetical order: in order of appearance, words of one sample only would share cells.
+    # Ties are broken alphabetically. By order of appearance, words that only one sample contains would share cells.
     for word in sorted(both, key=lambda word: (both[word], word)):
         if sum(cells[-1]) >= enough:
             cells.append([0, 0])
@@ -198,7 +211,7 @@ DRAWN += [("aNbN", {"all_sequences": False, only: True}) for only in ("only_even
 
 @pytest.mark.parametrize("name, options", DRAWN)
 @pytest.mark.parametrize("max_length", [8, 9])
-def test_words_are_drawn_as_the_naive_sampler_draws_them(name, options, max_length):
+def test_samples_follow_the_naive_sampler(name, options, max_length):
     grammar = small(name, max_length, **options)
     rng = Random(max_length)
     naive_options = {option: value for option, value in options.items() if option != "all_sequences"}
@@ -242,7 +255,7 @@ def test_separated_words_are_half_of_each_kind(num):
         ("aNbNcN", {}, 3, ["abc"]),
     ],
 )
-def test_all_words_once(name, options, max_length, words):
+def test_each_word_once(name, options, max_length, words):
     grammar = small(name, max_length, **options)
     assert sorted(unframe(grammar, grammar.all_words())) == sorted(words)
     assert torch.equal(grammar.dataset(100), grammar.all_words())
@@ -250,7 +263,7 @@ def test_all_words_once(name, options, max_length, words):
 
 
 @every_language
-def test_a_seed_fixes_the_sample(name):
+def test_a_seed_determines_the_sample(name):
     grammar = small(name, 32)
     state = torch.get_rng_state()
     first, again, other = (grammar.sample(50, seeded(seed)) for seed in (1, 1, 2))
@@ -265,7 +278,7 @@ def test_a_seed_fixes_the_sample(name):
 
 
 def prompt_texts(grammar):
-    """The text of ID and OOD prompts, having checked that they and the SOS prompts begin with SOS."""
+    """Check that all prompts begin with SOS, and return the text of ID and OOD prompts."""
     assert set(grammar.prompts) == {"ID", "OOD", "SOS"}
     assert len(grammar.prompts["SOS"]) > 0 and grammar.prompts["SOS"].shape[1] == 1
     assert all((rows[:, 0] == SOS).all() for rows in grammar.prompts.values())
@@ -341,13 +354,13 @@ def test_prompts_are_the_same_in_every_run(name):
         ("?", {"max_length": 8}, "grammar=?: must be one of baN, "),
     ],
 )
-def test_settings_that_cannot_work(name, settings, start):
+def test_invalid_settings_are_refused_in_one_line(name, settings, start):
     with pytest.raises(ConfigError) as error:
         get_grammar(name, **settings)
     assert str(error.value).startswith(start) and "\n" not in str(error.value)
 
 
-def test_labels_are_the_projects():
+def test_labels():
     assert ALIASES == {
         "L1": "baN",
         "L2": "bbaN",
@@ -361,7 +374,7 @@ def test_labels_are_the_projects():
 
 
 @every_language
-def test_registry_says_what_the_class_says(name):
+def test_registry_agrees_with_the_classes(name):
     module, _, attribute = target(name).rpartition(".")
     cls = getattr(import_module(module), attribute)
     assert (cls.name, cls.label, cls.alphabet) == (name, LANGUAGES[name].label, NAIVE[name].alphabet)

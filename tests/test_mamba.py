@@ -1,4 +1,4 @@
-"""Mamba: mamba-ssm's weights, and the values that the paper and other implementations give with them."""
+"""Mamba: mamba-ssm's weights, and the values of the paper's equations and of other implementations."""
 
 import math
 import subprocess
@@ -26,7 +26,7 @@ def tokens():
 
 @pytest.fixture(params=SIZES)
 def model(request):
-    """With weights as after some training, which are larger than the initial ones, so that everything counts."""
+    """A model with larger weights than the initial ones, as after training, so that every part affects the logits."""
     torch.manual_seed(0)
     model = make(request.param)
     for name, parameter in model.named_parameters():
@@ -36,7 +36,7 @@ def model(request):
 
 
 def mixer_step(mixer, inputs, h):
-    """A token through a block, from the (d_conv, d_inner) inputs of its convolution: sections 3.3 and 3.4, figure 3."""
+    """One token in a block (sections 3.3 and 3.4, figure 3), from the (d_conv, d_inner) inputs of its convolution."""
     d_state = h.shape[1]
     x = F.silu((inputs * mixer.conv1d.weight[:, 0].T).sum(0) + mixer.conv1d.bias)
     dt, B, C = (mixer.x_proj.weight @ x).split([mixer.dt_proj.in_features, d_state, d_state])
@@ -46,7 +46,7 @@ def mixer_step(mixer, inputs, h):
 
 
 def equations(model, tokens):
-    """(B, T) -> (B, num_tokens, T) logits, a row, a layer and a token at a time."""
+    """(B, T) -> (B, num_tokens, T) logits, for one row, layer and token at a time."""
 
     def rms_norm(x, norm):
         return x / (x.square().mean() + 1e-5).sqrt() * norm.weight
@@ -73,8 +73,8 @@ def test_equals_the_papers_equations(model, tokens):
 
 class TestWeights:
     def test_names_and_shapes_are_those_of_mamba_ssm(self):
-        """As MambaLMHeadModel(MambaConfig(32, n_layer=2, vocab_size=7, ssm_cfg={"d_state": 16, "d_conv": 8})) has them
-        in mamba-ssm 2.3.2."""
+        """Those of MambaLMHeadModel(MambaConfig(32, n_layer=2, vocab_size=7, ssm_cfg={"d_state": 16, "d_conv": 8})) in
+        mamba-ssm 2.3.2."""
         shapes = {name: tuple(weight.shape) for name, weight in MambaLM(7, 32, 16, 8, 2).state_dict().items()}
         mixer = {
             "A_log": (64, 16),
@@ -94,7 +94,7 @@ class TestWeights:
         assert shapes == {**expected, "backbone.norm_f.weight": (32,), "lm_head.weight": (8, 32)}
 
     @pytest.mark.parametrize(("num_tokens", "padded"), [(5, 8), (7, 8), (8, 8), (9, 16)])
-    def test_the_vocabulary_is_padded_in_the_weights_alone(self, num_tokens, padded):
+    def test_only_the_weights_are_padded(self, num_tokens, padded):
         model = MambaLM(num_tokens, d_model=4, n_layers=1)
         assert model.lm_head.weight is model.backbone.embedding.weight
         assert len(model.lm_head.weight) == padded
@@ -108,7 +108,7 @@ class TestWeights:
             dt = F.softplus(mixer.dt_proj.bias)
             assert dt.min() >= 0.001 * (1 - 1e-4)
             assert dt.max() <= 0.1 * (1 + 1e-4)
-            assert abs(dt.log().mean() - math.log(0.01)) < 0.4  # log-uniform: the mean of 128
+            assert abs(dt.log().mean() - math.log(0.01)) < 0.4  # log-uniform; the mean of 128 values
             torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1.0, 33).expand(128, 32))
             assert (mixer.D == 1).all()
             assert mixer.dt_proj.weight.abs().max() <= 4**-0.5
@@ -118,7 +118,7 @@ class TestWeights:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
     def test_a_training_step_peaks_under_1_5_gib(self):
-        """The whole process, at the L5 defaults and batch 128."""
+        """The peak memory of a process with the L5 defaults and a batch of 128."""
         step = """
 import resource, torch
 from rule_extrapolation.models.mamba import MambaLM
@@ -134,7 +134,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 class TestOtherImplementations:
-    """Run where `.[bench]` is installed."""
+    """These tests need the extra `bench`."""
 
     def test_mambapy(self, model, tokens):
         mambapy = pytest.importorskip("mambapy.mamba")
@@ -175,18 +175,19 @@ class TestOtherImplementations:
 
 
 class TestBackend:
-    def test_torch_computes_it_where_nothing_else_can(self):
+    def test_torch_is_the_backend_without_a_gpu(self):
         assert MambaLM(NUM_TOKENS, backend="torch").backend == "torch"
         assert MambaLM(NUM_TOKENS, accelerator="cpu").backend == "torch"
 
-    def test_the_kernel_where_it_cannot_be_had_is_refused_in_one_line(self):
+    def test_an_unavailable_kernel_is_refused_in_one_line(self):
         with pytest.raises(ConfigError, match="backend=mamba_ssm: needs a CUDA GPU and `pip install") as error:
             MambaLM(NUM_TOKENS, backend="mamba_ssm", accelerator="cpu")
         assert '".[cuda]"' in str(error.value)
         assert "\n" not in str(error.value)
 
-    def test_the_kernel_is_called_as_mamba_ssm_wants_it(self):
-        """Time last, float32 and no start; what it computes is written out here, after its selective_scan_ref."""
+    def test_the_kernel_is_called_with_mamba_ssms_layout(self):
+        """Time is last, in float32 and without an initial state. The stand-in follows mamba-ssm's
+        selective_scan_ref."""
 
         def selective_scan_fn(u, delta, A, B, C, return_last_state):
             assert {tensor.dtype for tensor in (u, delta, A, B, C)} == {torch.float32}
@@ -200,10 +201,10 @@ class TestBackend:
         x, dt, (B, C) = torch.randn(2, 9, 5), torch.rand(2, 9, 5), torch.randn(2, 2, 9, 3)
         arguments = (x, dt, -torch.rand(5, 3), B, C)
         torch.testing.assert_close(kernel_scan(selective_scan_fn, *arguments), selective_scan(*arguments))
-        low = kernel_scan(selective_scan_fn, *(tensor.bfloat16() for tensor in arguments))
-        assert (low[0].dtype, low[1].dtype) == (torch.bfloat16, torch.float32)
+        in_bfloat16 = kernel_scan(selective_scan_fn, *(tensor.bfloat16() for tensor in arguments))
+        assert (in_bfloat16[0].dtype, in_bfloat16[1].dtype) == (torch.bfloat16, torch.float32)
 
-    def test_auto_says_why_it_does_without_the_kernel(self, monkeypatch):
+    def test_auto_says_why_it_does_not_use_the_kernel(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         model = MambaLM(NUM_TOKENS, d_state=300)
         assert model.backend == "torch"
@@ -236,7 +237,7 @@ class TestBackend:
         torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.skipif(not CUDA, reason="mamba-ssm imports only with CUDA")
-    def test_a_checkpoint_moves_to_mamba_ssm_and_back(self, tokens):
+    def test_mamba_ssm_loads_our_weights_and_vice_versa(self, tokens):
         mamba_ssm = pytest.importorskip("mamba_ssm")
         from mamba_ssm.models.config_mamba import MambaConfig
 
@@ -251,6 +252,6 @@ class TestBackend:
 
 
 @pytest.mark.parametrize("field", ["d_model", "d_state", "d_conv", "n_layers", "expand"])
-def test_impossible_sizes_are_refused_in_one_line(field):
+def test_invalid_sizes_are_refused_in_one_line(field):
     with pytest.raises(ConfigError, match=f"{field}=0: must be greater than 0"):
         MambaLM(NUM_TOKENS, **{field: 0})

@@ -1,4 +1,4 @@
-"""The contract, which every model keeps at every size, and what is particular to each architecture."""
+"""Tests of the interface, which every model must pass at every size, and of each architecture."""
 
 import copy
 
@@ -38,7 +38,7 @@ def tokens():
 
 
 def stepped(model, tokens):
-    """(B, num_tokens, T) logits, one token after the other."""
+    """(B, num_tokens, T) logits, token by token."""
     state, logits = model.init_state(len(tokens)), []
     for token in tokens.unbind(1):
         step_logits, state = model.step(token, state)
@@ -46,14 +46,14 @@ def stepped(model, tokens):
     return torch.stack(logits, 2)
 
 
-def prompt_of_forward(model, length):
-    """How long a prompt may be that ``forward`` reads as ``prefill`` does."""
+def comparable_prompt(model, length):
+    """The length of a prompt for which ``prefill`` agrees with ``forward``, at most ``length``."""
     return 1 if model.conditional else length
 
 
 def needs_weights(model):
     if not model.num_parameters:
-        pytest.skip("the model has nothing to train")
+        pytest.skip("the model has no weights")
 
 
 def tensors(state):
@@ -62,11 +62,11 @@ def tensors(state):
 
 class TestContract:
     @torch.no_grad()
-    def test_a_state_can_be_continued_in_two_ways(self, model, tokens):
-        """By turns, as states that share memory would not survive."""
+    def test_a_state_has_independent_continuations(self, model, tokens):
+        """In alternation, which fails if the states share memory that is written to."""
         other = (tokens + 1) % NUM_TOKENS
         other[:, :5] = tokens[:, :5]
-        read = prompt_of_forward(model, 5)
+        read = comparable_prompt(model, 5)
         _, start = model.prefill(tokens[:, :read])
         states = [start, start]
         for t in range(read, 9):
@@ -74,7 +74,7 @@ class TestContract:
                 logits, states[i] = model.step(row[:, t], states[i])
                 torch.testing.assert_close(logits, model(row)[:, :, t], **CLOSE)
 
-    def test_shape_is_what_cross_entropy_takes(self, model, tokens):
+    def test_logits_have_the_layout_of_cross_entropy(self, model, tokens):
         logits = model(tokens)
         assert logits.shape == (3, NUM_TOKENS, LENGTH)
         assert nn.CrossEntropyLoss()(logits, tokens).isfinite()
@@ -82,18 +82,18 @@ class TestContract:
     def test_causal(self, model, tokens):
         """No logit depends on a later token, and the last one depends on the last token."""
         logits = model(tokens)
-        for cut in (1, LENGTH // 2, LENGTH - 1):
+        for start in (1, LENGTH // 2, LENGTH - 1):
             changed = tokens.clone()
-            changed[:, cut:] = (changed[:, cut:] + 1) % NUM_TOKENS
-            torch.testing.assert_close(model(changed)[:, :, :cut], logits[:, :, :cut], **CLOSE)
-            assert not torch.equal(model(changed)[:, :, cut:], logits[:, :, cut:])
+            changed[:, start:] = (changed[:, start:] + 1) % NUM_TOKENS
+            torch.testing.assert_close(model(changed)[:, :, :start], logits[:, :, :start], **CLOSE)
+            assert not torch.equal(model(changed)[:, :, start:], logits[:, :, start:])
 
     def test_step_equals_forward(self, model, tokens):
         torch.testing.assert_close(stepped(model, tokens), model(tokens), **CLOSE)
 
     @pytest.mark.parametrize("length", [1, 2, LENGTH - 1])
     def test_prefill_then_step_equals_forward(self, model, tokens, length):
-        length = prompt_of_forward(model, length)
+        length = comparable_prompt(model, length)
         logits, state = model.prefill(tokens[:, :length])
         expected = model(tokens)
         torch.testing.assert_close(logits, expected[:, :, length - 1], **CLOSE)
@@ -111,18 +111,18 @@ class TestContract:
         torch.testing.assert_close(torch.stack(stepped, 2), expected, **CLOSE)
 
     @torch.no_grad()
-    def test_continuation_equals_forward_but_of_a_conditional_model(self, model, tokens):
+    def test_continuation_equals_forward_unless_the_model_is_conditional(self, model, tokens):
         expected = model(tokens[:, :-1])[:, :, 5:]
         assert torch.allclose(model.continuation(tokens[:, :6], tokens[:, 6:]), expected, **CLOSE) != model.conditional
 
-    def test_continues_in_pieces(self, model, tokens):
+    def test_advance_continues_from_any_state(self, model, tokens):
         state, pieces = model.init_state(3), []
         for piece in tokens.split([4, 1, 7, LENGTH - 12], 1):
             logits, state = model.advance(piece, state)
             pieces.append(logits)
         torch.testing.assert_close(torch.cat(pieces, 1).mT, model(tokens), **CLOSE)
 
-    def test_state_is_not_changed_behind_the_callers_back(self, model, tokens):
+    def test_step_does_not_change_its_state_in_place(self, model, tokens):
         _, state = model.prefill(tokens[:, :5])
         before = [tensor.clone() for tensor in tensors(state)]
         first, _ = model.step(tokens[:, 5], state)
@@ -184,7 +184,7 @@ class TestContract:
         assert losses[7] < losses[0]
 
 
-def test_every_model_that_can_be_chosen_is_held_to_the_contract():
+def test_every_configured_model_is_tested():
     chosen = {OmegaConf.load(path)._target_ for path in (CONF_DIR / "model").glob("*.yaml")}
     assert chosen == {f"{model.__module__}.{model.__name__}" for model, _ in MODELS.values()}
 
@@ -197,7 +197,7 @@ def test_parameter_counts_of_the_l5_defaults(name, count):
     assert make(name).num_parameters == count
 
 
-def test_linear_with_five_tokens_has_the_documents_count():
+def test_parameter_count_of_the_linear_model_with_five_tokens():
     assert round(LinearLLM(num_tokens=5).num_parameters, -3) == 698_000
 
 
@@ -220,7 +220,7 @@ class TestTransformer:
         torch.testing.assert_close(model(tokens), expected, rtol=1e-5, atol=1e-5)
 
     @torch.no_grad()
-    def test_a_cache_with_its_rows_reordered_goes_on_with_them(self, tokens):
+    def test_the_rows_of_a_cache_can_be_reordered(self, tokens):
         """As in a beam search."""
         model, order = TransformerDecoder(NUM_TOKENS).eval(), torch.tensor([2, 0, 0])
         _, state = model.prefill(tokens[:, :5])
@@ -229,7 +229,7 @@ class TestTransformer:
         logits, _ = model.step(tokens[order, 6], state)
         torch.testing.assert_close(logits, model(tokens[order, :7])[:, :, -1], **CLOSE)
 
-    def test_a_cache_of_inference_mode_goes_on_outside_it(self, tokens):
+    def test_a_cache_from_inference_mode_can_be_continued_outside(self, tokens):
         model = TransformerDecoder(NUM_TOKENS).eval()
         with torch.inference_mode():
             _, state = model.prefill(tokens[:, :5])
@@ -270,7 +270,7 @@ class TestLinear:
 
 
 def equations(model, tokens):
-    """minLSTM and minGRU as the paper writes them (sections 3.1, 3.2; g of appendix B.3), one token at a time."""
+    """minLSTM and minGRU by the paper's equations (sections 3.1 and 3.2; g from appendix B.3), token by token."""
 
     def g(x):
         return x + 0.5 if x >= 0 else 1 / (1 + (-x).exp())
@@ -301,7 +301,7 @@ def equations(model, tokens):
 @pytest.mark.parametrize("architecture", [MinLSTM, MinGRU])
 class TestMinimalRNNs:
     def variants(self, architecture, dtype, log_space):
-        """The same weights behind every scan."""
+        """Models with the same weights and each scan."""
         torch.manual_seed(0)
         models = []
         for scan in ("auto", "sequential", "parallel", "log")[: 4 if log_space else 3]:
@@ -346,7 +346,7 @@ class TestMinimalRNNs:
         (TransformerDecoder, {"dropout_p": -0.1}, "dropout_p=-0.1: must be at least 0"),
     ],
 )
-def test_impossible_sizes_are_refused_in_one_line(architecture, arguments, message):
+def test_invalid_sizes_are_refused_in_one_line(architecture, arguments, message):
     with pytest.raises(ConfigError) as error:
         architecture(NUM_TOKENS, **arguments)
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""N-gram models, held against plain dictionaries and nltk; and the neural one against its equation."""
+"""Compare n-gram models with naive_ngrams and nltk, and the neural n-gram model with its equation."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from rule_extrapolation.cli import evaluate
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.experiment.trained_run import load_run
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.models.ffnn import FFNN
@@ -36,7 +36,7 @@ def counted(rows, held_out=None, num_tokens=NUM_TOKENS, **arguments):
 
 @pytest.fixture(scope="module")
 def words():
-    """Training, validation and other words of L5, and rows that are no words."""
+    """Training, validation and test words of L5, and rows that are not words."""
     grammar = get_grammar("L5", max_length=10)
     train, val, test = (grammar.sample(n, generator(i)) for i, n in enumerate((60, 30, 8)))
     strings = torch.randint(FIRST_SYMBOL, NUM_TOKENS, (8, 12), generator=generator(3))
@@ -77,8 +77,8 @@ class TestAgainstDictionaries:
                             expected[word] = plain.probability(word, context)
                     torch.testing.assert_close(probabilities[b, :, t], expected, rtol=1e-5, atol=1e-6)
 
-    def test_of_rows_that_begin_anywhere(self):
-        """As pieces of a text do: without SOS."""
+    def test_rows_without_sos(self):
+        """As in the chunks of a text."""
         text = torch.randint(FIRST_SYMBOL, NUM_TOKENS, (1, 400), generator=generator(0)) ** 2 % 4 + FIRST_SYMBOL
         pieces = text[:, :385].unfold(1, 17, 16)[0]
         model = counted(pieces, order=3)
@@ -90,7 +90,7 @@ class TestAgainstDictionaries:
             torch.testing.assert_close(probabilities[0, WORDS, t], torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
     def test_modified_discounts(self):
-        """Where the counts tell; the words above have too few rare n-grams."""
+        """The words above contain too few rare n-grams to estimate them."""
         counts = torch.tensor([1] * 40 + [2] * 14 + [3] * 8 + [4] * 5 + [9] * 30)
         y = 40 / (40 + 2 * 14)
         expected = (1 - 2 * y * 14 / 40, 2 - 3 * y * 8 / 14, 3 - 4 * y * 5 / 8)
@@ -98,15 +98,15 @@ class TestAgainstDictionaries:
 
 
 class TestAgainstNLTK:
-    """Perplexity on English text, by an independent implementation that is given the same n-grams."""
+    """Compare perplexities on English text with an independent implementation that counts the same n-grams."""
 
     ORDER = 3
 
     @pytest.fixture
     def text(self):
-        whole = (ROOT / "README.md").read_text()[:4000]
-        # Its end goes on with its beginning, so that each n-gram of it has one to the left.
-        return whole + whole[: self.ORDER], whole[-600:] + "zzz of another text, qqq"
+        train = (ROOT / "README.md").read_text()[:4000]
+        # The beginning is repeated at the end, so that some token precedes every n-gram.
+        return train + train[: self.ORDER], train[-600:] + "zzz of another text, qqq"
 
     def nltk_ngrams(self, text):
         return [text[t - k : t + 1] for t in range(1, len(text)) for k in range(self.ORDER) if t >= k]
@@ -124,7 +124,7 @@ class TestAgainstNLTK:
         from nltk import lm
 
         class KneserNey(lm.smoothing.KneserNey):
-            """nltk's discounts no unigrams and gives unknown ones nothing; ours go on to evenly probable ones."""
+            """nltk does not discount unigrams. Ours are interpolated with the uniform distribution."""
 
             def unigram_score(self, word):
                 count, total = self._continuation_counts(word)
@@ -145,7 +145,7 @@ class TestAgainstNLTK:
         full = [tuple(test[t - self.ORDER + 1 : t + 1]) for t in range(self.ORDER - 1, len(test))]
 
         ids = {symbol: FIRST_SYMBOL + i for i, symbol in enumerate(sorted(set(train)))}
-        assert len(theirs.vocab) == types + 1  # their <UNK> is our EOS: a word that is never seen
+        assert len(theirs.vocab) == types + 1  # their <UNK> corresponds to our EOS, which never occurs
         rows, test_row = (torch.tensor([[ids[symbol] for symbol in part]]) for part in (train, test))
         model = counted(rows, num_tokens=FIRST_SYMBOL + types, order=self.ORDER, smoothing=smoothing, **arguments)
         losses = F.cross_entropy(model(test_row[:, :-1]), test_row[:, 1:], reduction="none")[0, self.ORDER - 2 :]
@@ -173,15 +173,14 @@ class TestDistribution:
         torch.testing.assert_close(logits.softmax(1), logits.exp())
 
     @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-    def test_how_rows_are_framed_is_certain(self, words, smoothing):
+    def test_the_framing_of_rows_is_certain(self, words, smoothing):
         model = counted(words[0], words[1], order=3, smoothing=smoothing)
-        behind = model(torch.tensor([[SOS, 3, 4, EOS, PAD, PAD]])).exp()[0]
-        assert (behind[PAD, 3:] == 1).all()
-        assert (behind[[SOS, PAD], :3] < 1e-30).all()
-        assert (behind[EOS, :3] > 0).all() or smoothing == "mle"
+        following = model(torch.tensor([[SOS, 3, 4, EOS, PAD, PAD]])).exp()[0]
+        assert (following[PAD, 3:] == 1).all()
+        assert (following[[SOS, PAD], :3] < 1e-30).all()
+        assert (following[EOS, :3] > 0).all() or smoothing == "mle"
 
-    def test_mle_loses_no_more_than_its_training_data_make_it(self, words):
-        """Of all models of that order the least loss on the rows that were counted."""
+    def test_mle_has_the_lowest_loss_on_its_training_data(self, words):
         train, val, *_ = words
         losses = {
             smoothing: F.cross_entropy(counted(train, val, smoothing=smoothing)(train[:, :-1]), train[:, 1:]).item()
@@ -190,7 +189,7 @@ class TestDistribution:
         assert losses["mle"] == min(losses.values())
 
     def test_weights_fit_the_held_out_rows(self, words):
-        """Held-out rows of another kind make other weights, and those fit them better."""
+        """Weights that are fitted to rows of another kind have a lower loss on these rows."""
         train, _, _, strings = words
         others = F.pad(strings[::2], (0, 1), value=EOS)
         fits, fits_not = (counted(train, held_out, smoothing="interpolation") for held_out in (others, train))
@@ -199,16 +198,16 @@ class TestDistribution:
 
 
 class TestCounting:
-    def test_in_pieces_as_at_once(self, words, monkeypatch):
+    def test_batches_are_counted_as_one(self, words, monkeypatch):
         train, val, test, _ = words
-        whole = counted(train, val, order=4)
+        at_once = counted(train, val, order=4)
         monkeypatch.setattr(ops.ngrams, "MOST_UNGROUPED", 50)
         pieces = NGramLM(NUM_TOKENS, order=4).eval()
         pieces.estimate(train.split(7), val.split(7))
-        assert torch.equal(pieces(test), whole(test))
+        assert torch.equal(pieces(test), at_once(test))
 
     def test_keys_of_many_words_and_long_contexts(self):
-        """More than 64 bits would hold: 200,000^6."""
+        """200,000^6 keys exceed 64 bits."""
         rows = torch.randint(FIRST_SYMBOL, 200_000, (2, 300), generator=generator(0))
         rows = rows[torch.tensor([0, 1, 0])]
         found, counts = ngrams.count_ngrams([rows], 6, 200_000)
@@ -222,7 +221,7 @@ class TestCounting:
         sizes = [len(counted(words[0], order=4, min_count=n).probabilities_3) for n in (1, 2, 4)]
         assert sizes[0] > sizes[1] > sizes[2] > 0
 
-    def test_tables_come_with_the_state_dict(self, words, tmp_path):
+    def test_tables_are_in_the_state_dict(self, words, tmp_path):
         train, val, test, _ = words
         model = counted(train, val, order=3)
         torch.save(model.state_dict(), tmp_path / "tables.pt")
@@ -235,7 +234,7 @@ class TestCounting:
 
 
 class TestRuns:
-    def test_leaves_what_a_trained_run_leaves(self, trained):
+    def test_its_run_folder_is_that_of_a_trained_model(self, trained):
         run, other = trained("model=ngram", "grammar=L5"), trained("model=ffnn", "grammar=L5")
         results, others = read_results(run), read_results(other)
         assert results.keys() == others.keys()
@@ -247,7 +246,7 @@ class TestRuns:
         validations = [row for row in read_metrics(run) if "Val/loss" in row]
         assert [row["Val/loss"] for row in validations] == [results["over_training"]["Val/loss"]]
 
-    def test_is_what_is_counted_in_the_training_words(self, trained):
+    def test_it_counts_the_training_words(self, trained):
         run = load_run(str(trained("model=ngram", "grammar=L5")))
         data = assemble(config(run.folder, "model=ngram", "grammar=L5")).data
         rows, val, test = (data.words(split) for split in range(3))
@@ -256,7 +255,7 @@ class TestRuns:
         loss = F.cross_entropy(model(test[:, :-1]), test[:, 1:]).item()
         assert read_results(run.folder)["test"]["Test/loss"] == pytest.approx(loss, rel=1e-5)
 
-    def test_is_evaluated_again_to_the_same_figures(self, trained, call, tmp_path):
+    def test_evaluating_it_again_gives_the_same_figures(self, trained, call, tmp_path):
         run = trained("model=ngram", "grammar=L5")
         assert call(evaluate.main, f"run={run}", "max_length_factor=0")[0] == 0
         [path] = run.glob("evaluations/*/evaluation.json")
@@ -264,13 +263,13 @@ class TestRuns:
         [at_length] = again["prompt_length"].values()
         assert at_length["test"].items() <= results["test"].items()
 
-    def test_there_is_nothing_to_go_on_from(self, trained, cli):
+    def test_it_cannot_be_resumed(self, trained, cli):
         run = trained("model=ngram", "grammar=L5")
         for key in ("resume", "ckpt"):
             status, _, err = cli("model=ngram", "grammar=L5", f"{key}={run}")
-            assert (status, err) == (2, f"error: {key}={run}: ngram is counted anew, in seconds; leave {key} out\n")
+            assert (status, err) == (2, f"error: {key}={run}: ngram is counted anew in seconds; leave {key} out\n")
 
-    def test_a_sweep_skips_what_has_been_counted(self, cli, tmp_path):
+    def test_a_sweep_skips_finished_runs(self, cli, tmp_path):
         sweep = ["-m", "model=ngram", "model.smoothing=mle,backoff", "grammar=L5", "logger=csv", "data.num_train=32"]
         sweep += ["data.max_length=12", "data.num_val=32", "data.num_test=32"]
         assert cli(*sweep)[0] == 0
@@ -293,12 +292,12 @@ class TestRuns:
         (NGramLM, {"discount": 1.0}, "discount=1.0: must be at least 0 and less than 1"),
         (NGramLM, {"min_count": 0}, "min_count=0: must be 1 or more"),
         (NGramLM, {"min_count": [1, 2]}, "min_count=[1, 2]: must be one number, or one for each order from 1 to 3"),
-        (NGramLM, {"min_count": [2, 1, 1]}, "min_count=[2, 1, 1]: must be 1 or more, and no less for a higher order"),
+        (NGramLM, {"min_count": [2, 1, 1]}, "min_count=[2, 1, 1]: must be 1 or more, and must not descend"),
         (FFNN, {"order": 1}, "order=1: must be 2 or more"),
         (FFNN, {"hidden_dim": 0}, "hidden_dim=0: must be greater than 0"),
     ],
 )
-def test_impossible_settings_are_refused_in_one_line(model, arguments, message):
+def test_invalid_settings_are_refused_in_one_line(model, arguments, message):
     with pytest.raises(ConfigError) as error:
         model(NUM_TOKENS, **arguments)
     assert message in str(error.value)
@@ -306,8 +305,7 @@ def test_impossible_settings_are_refused_in_one_line(model, arguments, message):
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_ffnn_is_bengios_equation(direct):
-    """One context after the other."""
+def test_ffnn_is_the_equation_of_bengio_et_al(direct):
     torch.manual_seed(0)
     model = FFNN(NUM_TOKENS, order=4, embedding_dim=3, hidden_dim=5, direct=direct)
     tokens = torch.randint(0, NUM_TOKENS, (2, 6))

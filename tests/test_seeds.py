@@ -159,7 +159,7 @@ def test_a_run_that_fails_beside_others_is_named(cli, tmp_path, monkeypatch):
     [
         (["seeds=0"], "error: seeds=0: must be greater than 0"),
         (["seeds=two"], "error: seeds=two: must be int or null"),
-        (["seeds=2", "resume=there"], "error: seeds=2: resume= goes on with one run"),
+        (["seeds=2", "resume=there"], "error: seeds=2: resume= continues one run"),
         (["seeds=2", "seed=4294967295"], "must be from 0 to 2^32 - 1"),
     ],
 )
@@ -172,4 +172,4 @@ def test_impossible_seeds_are_refused(cli, tmp_path, overrides, message):
 def test_a_folder_with_runs_is_left_alone(cli):
     assert cli("seeds=2", "hydra.run.dir=many", *SHORT, *MINLSTM)[0] == 0
     status, _, err = cli("seeds=2", "hydra.run.dir=many", *SHORT, *MINLSTM)
-    assert status == 2 and "hydra.run.dir=many: holds a run already" in err
+    assert status == 2 and "hydra.run.dir=many: already holds a run" in err

@@ -1,4 +1,4 @@
-"""The encoder-decoder against its equations, words in two parts, and runs from training to the figures."""
+"""The encoder-decoder: its equations, its data (prompts and completions), and runs from training to figures."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from torch import nn
 from rule_extrapolation.cli import complete, evaluate, report
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.data.completions import CompletionDataModule, split_words
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN
 from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
@@ -22,23 +22,23 @@ TINY = ["model=seq2seq", "model.embedding_dim=8", "model.hidden_dim=8"]
 
 
 def rnn_step(rnn, x, states):
-    """The equations of nn.LSTM's and nn.GRU's documentation; states: [(h, c), ...] of an LSTM's layers, [(h,), ...]."""
-    behind = []
+    """The equations in the documentation of nn.LSTM and nn.GRU. states: (h, c) of each LSTM layer, (h,) of a GRU's."""
+    new_states = []
     for layer, (h, *c) in enumerate(states):
         weights = {name: getattr(rnn, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-        of_x = weights["weight_ih"] @ x + weights["bias_ih"]
-        of_h = weights["weight_hh"] @ h + weights["bias_hh"]
+        from_x = weights["weight_ih"] @ x + weights["bias_ih"]
+        from_h = weights["weight_hh"] @ h + weights["bias_hh"]
         if isinstance(rnn, nn.LSTM):
-            i, f, g, o = (of_x + of_h).chunk(4)
+            i, f, g, o = (from_x + from_h).chunk(4)
             cell = f.sigmoid() * c[0] + i.sigmoid() * g.tanh()
             x = o.sigmoid() * cell.tanh()
-            behind.append((x, cell))
+            new_states.append((x, cell))
         else:
-            (xr, xz, xn), (hr, hz, hn) = of_x.chunk(3), of_h.chunk(3)
+            (xr, xz, xn), (hr, hz, hn) = from_x.chunk(3), from_h.chunk(3)
             z = (xz + hz).sigmoid()
             x = (1 - z) * (xn + (xr + hr).sigmoid() * hn).tanh() + z * h
-            behind.append((x,))
-    return x, behind
+            new_states.append((x,))
+    return x, new_states
 
 
 def score(attention, kind, s, h):
@@ -50,7 +50,7 @@ def score(attention, kind, s, h):
 
 
 def equations(model, kind, prompt, tokens):
-    """(T, num_tokens) logits of a row's tokens behind its prompt, and (T, P) weights; one token at a time."""
+    """(T, num_tokens) logits of the tokens after a prompt, and (T, P) attention weights, token by token."""
     zeros = torch.zeros(HIDDEN, dtype=torch.float64)
     states = [(zeros, zeros) if isinstance(model.encoder, nn.LSTM) else (zeros,)] * model.encoder.num_layers
     encoded = []
@@ -92,7 +92,7 @@ def make(**options):
 @pytest.mark.parametrize("kind", ["none", "dot", "general", "additive"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 class TestEquations:
-    def test_of_prompts_of_different_lengths_in_value_and_gradient(self, cell, kind, layers):
+    def test_values_and_gradients_for_prompts_of_different_lengths(self, cell, kind, layers):
         model = make(cell=cell, attention=kind, num_layers=layers)
         logits = model.continuation(PADDED, TOKENS, LENGTHS)
         expected = [equations(model, kind, prompt, tokens)[0] for prompt, tokens in zip(PROMPTS, TOKENS.tolist())]
@@ -100,8 +100,10 @@ class TestEquations:
         torch.testing.assert_close(logits, expected)
         weight = torch.randn(logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         names, parameters = zip(*model.named_parameters())
-        found, wanted = (torch.autograd.grad((of * weight).sum(), parameters) for of in (logits, expected))
-        for name, gradient, expected_gradient in zip(names, found, wanted):
+        gradients, expected_gradients = (
+            torch.autograd.grad((values * weight).sum(), parameters) for values in (logits, expected)
+        )
+        for name, gradient, expected_gradient in zip(names, gradients, expected_gradients):
             assert expected_gradient.abs().sum() > 0, name
             torch.testing.assert_close(gradient, expected_gradient)
 
@@ -114,7 +116,7 @@ class TestEquations:
             torch.testing.assert_close(weights[0], expected)
             torch.testing.assert_close(weights.sum(2), torch.ones(1, 4, dtype=torch.float64))
 
-    def test_what_stands_behind_a_prompt_is_not_read(self, cell, kind, layers):
+    def test_padding_after_a_prompt_is_not_read(self, cell, kind, layers):
         model = make(cell=cell, attention=kind, num_layers=layers)
         changed = PADDED.where(PADDED != PAD, 4)
         logits = model.continuation(PADDED, TOKENS, LENGTHS)
@@ -124,36 +126,36 @@ class TestEquations:
 
 @pytest.mark.parametrize("kind", ["none", "dot", "additive"])
 class TestTeacherForcing:
-    def trained_on(self, kind, teacher_forcing):
+    def confident_model(self, kind, teacher_forcing):
         model = make(attention=kind, teacher_forcing=teacher_forcing)
-        nn.init.normal_(model.head.weight, std=1e5)  # so that what is drawn is the most probable token
+        nn.init.normal_(model.head.weight, std=1e5)  # so that the drawn token is the most probable one
         return model
 
     def test_with_1_every_token_is_read(self, kind):
-        model = self.trained_on(kind, 1.0)
+        model = self.confident_model(kind, 1.0)
         torch.testing.assert_close(
             model.train().continuation(PADDED, TOKENS, LENGTHS), model.eval().continuation(PADDED, TOKENS, LENGTHS)
         )
 
-    def test_with_0_none_is_and_the_models_own_are(self, kind):
-        model = self.trained_on(kind, 0.0).train()
+    def test_with_0_the_models_own_tokens_are_read(self, kind):
+        model = self.confident_model(kind, 0.0).train()
         logits = model.continuation(PADDED, TOKENS, LENGTHS)
         own = logits.argmax(1)
         torch.testing.assert_close(logits, model.eval().continuation(PADDED, own, LENGTHS))
         assert not torch.equal(own[:, :-1], TOKENS[:, :-1])
 
-    def test_between_a_token_is_read_with_that_probability(self, kind):
-        model = self.trained_on(kind, 0.3)
+    def test_a_token_is_read_with_the_given_probability(self, kind):
+        model = self.confident_model(kind, 0.3)
         prompts, rows = PADDED[1:2].expand(2000, -1), 2000
         own = model.eval().continuation(PADDED[1:2], TOKENS[1:2])[:, :, 0].argmax(1)
-        tokens = torch.stack([(own + 1) % NUM_TOKENS, own], 1)  # the second one is not read
+        tokens = torch.stack([(own + 1) % NUM_TOKENS, own], 1)  # the last token is never read
         forced = model.continuation(PADDED[1:2], tokens)[0, :, 1]
         logits = model.train().continuation(prompts, tokens.expand(rows, -1))[:, :, 1]
         share = torch.isclose(logits, forced).all(1).double().mean()
         assert share.item() == pytest.approx(0.3, abs=0.04)
 
-    def test_draws_are_those_of_the_model(self, kind):
-        """Half of the probability each: half of the rows go on behind either."""
+    def test_draws_follow_the_models_distribution(self, kind):
+        """Two tokens have a probability of 1/2 each, so that half of the rows read either."""
         model = make(attention=kind, teacher_forcing=0.0).train()
         nn.init.zeros_(model.head.weight)
         with torch.no_grad():
@@ -161,7 +163,7 @@ class TestTeacherForcing:
         inputs = []
         model.embedding.register_forward_hook(lambda module, arguments, output: inputs.append(arguments[0]))
         model.continuation(PADDED[:1].expand(2000, -1), TOKENS[:1].expand(2000, -1))
-        drawn = torch.cat(inputs[2:], 1)  # behind the prompt and SOS
+        drawn = torch.cat(inputs[2:], 1)  # after the prompt and SOS
         assert drawn.shape == (2000, 3)
         assert set(drawn.unique().tolist()) == {3, 4}
         assert (drawn == 3).double().mean(0).tolist() == pytest.approx([0.5] * 3, abs=0.05)
@@ -175,18 +177,18 @@ class TestTeacherForcing:
         "model.teacher_forcing=1.5": "model.teacher_forcing=1.5: must be from 0 to 1",
         "model.num_layers=0": "model.num_layers=0: must be greater than 0",
         "data.min_prompt_length=33": "data.min_prompt_length=33: must be from 0 to max_length=32",
-        "data=grammar": "model=seq2seq: trains on a language's words in two parts; set data=completions",
-        "model=lstm data=completions": "model=lstm: does not train on words in two parts; set data=grammar",
+        "data=grammar": "model=seq2seq: trains on a language's prompts and completions; set data=completions",
+        "model=lstm data=completions": "model=lstm: does not train on prompts and completions; set data=grammar",
     }.items(),
 )
-def test_what_cannot_work_is_one_line(cli, overrides, message):
+def test_invalid_settings_are_refused_in_one_line(cli, overrides, message):
     status, out, err = cli("model=seq2seq", "logger=csv", *overrides.split())
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
 
 
 class TestData:
-    def test_parts_of_every_length_make_the_word(self):
+    def test_prompt_and_completion_form_the_word(self):
         words = AnBn(max_length=8).all_words()
         for k in range(9):
             lengths = (words != PAD).sum(1) - 2
@@ -198,22 +200,22 @@ class TestData:
                 assert prompt == [SOS, *symbols[:at], *[PAD] * (8 - at)]
                 assert completion == [*symbols[at:], EOS, *[PAD] * (8 - length + at)]
 
-    def test_each_position_is_as_frequent_and_none_is_too_early(self):
+    def test_splits_are_uniform_and_respect_the_minimum(self):
         data = CompletionDataModule(AnBn, max_length=8, min_prompt_length=7, num_train=8000)
         prompts, completions = data.pairs(0).unbind(1)
         symbols, rest = (prompts != PAD).sum(1) - 1, (completions != PAD).sum(1) - 1
         length = symbols + rest
-        assert symbols[length == 6].unique().tolist() == [6]  # a word that is shorter
+        assert symbols[length == 6].unique().tolist() == [6]  # a word shorter than the minimum
         assert symbols[length == 8].unique().tolist() == [7, 8]
         assert (symbols[length == 8] == 7).double().mean().item() == pytest.approx(0.5, abs=0.05)
 
-    def test_words_that_come_once_are_split_as_often_as_it_takes(self):
+    def test_languages_that_use_each_word_once_repeat_their_words(self):
         data = CompletionDataModule(AnBn, max_length=8, num_train=10, num_val=3)
         assert len(data.train_dataloader().rows) == 12  # four words three times
         assert len(data.val_dataloader().rows) == 4
         assert len(CompletionDataModule(BaN, max_length=8, num_train=10).train_dataloader().rows) == 10
 
-    def test_training_splits_anew_on_each_pass_and_can_be_resumed_within_one(self):
+    def test_training_splits_anew_on_each_pass_and_can_be_resumed_within_it(self):
         data = CompletionDataModule(BaN, max_length=8, num_train=10, num_val=10, batch_size=4, seed=3)
         batches, words = data.train_dataloader(), data.words(0)
         passes = [torch.cat(list(batches)) for _ in range(3)]
@@ -255,7 +257,7 @@ def test_losses_are_the_mean_over_the_completions_symbols_and_eos(tmp_path):
 
 
 class TestRuns:
-    def test_from_training_to_the_figures(self, train, call, tmp_path):
+    def test_training_evaluation_and_report(self, train, call, tmp_path):
         folders = [train(*TINY, f"model.attention={kind}", folder=kind) for kind in ("none", "additive")]
         for folder in folders:
             results = read_results(folder)
@@ -272,25 +274,25 @@ class TestRuns:
         assert "learning_curves, lengths, prompt_lengths" in " ".join(out.split())
         assert (tmp_path / "report" / "figures" / "prompt_lengths.png").stat().st_size > 1000
 
-    def test_its_loss_sets_no_axis_of_the_others(self, train):
+    def test_its_loss_does_not_affect_the_axes_of_other_models(self, train):
         from rule_extrapolation.reporting.comparison import group_runs
         from rule_extrapolation.reporting.plotting import loss_limit, trains_on_loss
-        from rule_extrapolation.reporting.runs import read_runs
+        from rule_extrapolation.reporting.runs import read_run_folders
 
         folders = [train(*TINY, folder="seq2seq"), train("model=lstm", "model.num_layers=1", folder="lstm")]
-        groups = group_runs(read_runs(folders, 10))
+        groups = group_runs(read_run_folders(folders, 10))
         assert {group.model: trains_on_loss(group) for group in groups} == {"lstm": True, "seq2seq": False}
         assert loss_limit({"lstm": [0.1, 0.5], "seq2seq": [9.0]}, groups) == pytest.approx(0.6)
 
-    def test_the_figure_has_what_the_evaluation_found(self, train, call):
+    def test_the_figure_shows_the_evaluations_values(self, train, call):
         from rule_extrapolation.reporting.comparison import group_runs
         from rule_extrapolation.reporting.figures import draw_all
-        from rule_extrapolation.reporting.runs import read_runs
+        from rule_extrapolation.reporting.runs import read_run_folders
 
         folder = train(*TINY)
         call(evaluate.main, f"run={folder}", "prompt_length=5,2", "max_length_factor=0")
         call(evaluate.main, f"run={folder}", "prompt_length=3", "max_length_factor=0")  # later, but of one length
-        figures, _ = draw_all(group_runs(read_runs([folder], 10)))
+        figures, _ = draw_all(group_runs(read_run_folders([folder], 10)))
         [written] = [
             evaluation["prompt_length"]
             for path in folder.glob("evaluations/*/evaluation.json")
@@ -310,7 +312,7 @@ class TestRuns:
             assert (status, out.splitlines()[-1]) == (0, f"Attention: {file}")
             assert file.read_bytes().startswith(magic)
         for arguments, message in {
-            "attention=a.png": "attention=a.png: is of one prompt; give prompt= too",
+            "attention=a.png": "attention=a.png: is drawn for one prompt; give prompt= too",
             "prompt=a attention=a.jpg": "attention=a.jpg: must end in one of .pdf, .svg, .png",
             "prompt=a attention=no/a.png": "attention=no/a.png: there is no such folder",
         }.items():
@@ -319,7 +321,7 @@ class TestRuns:
             assert message in err
 
     @pytest.mark.parametrize("model", [[*TINY, "model.attention=none"], []])
-    def test_there_is_nothing_to_draw_without_attention(self, trained, call, tmp_path, model):
+    def test_drawing_without_attention_is_refused(self, trained, call, tmp_path, model):
         file = tmp_path / "attention.png"
         status, out, err = call(complete.main, f"run={trained(*model)}", "prompt=aab", f"attention={file}")
         assert (status, out) == (2, "")
@@ -336,12 +338,12 @@ class TestRuns:
         assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "b", "EOS"]
         assert axes.yaxis_inverted()  # the first token is on top
 
-    def test_resumed_in_an_epoch_it_has_the_same_curve(self, train):
+    def test_a_run_resumed_within_an_epoch_has_the_same_curve(self, train):
         overrides = [
             *TINY, "grammar=L1", "model.attention=additive", "model.teacher_forcing=0.5", "data.num_train=16",
             "data.batch_size=4", "trainer.val_check_interval=2",
         ]  # fmt: skip
-        whole = train(*overrides, "trainer.max_steps=12", folder="whole")
+        uninterrupted = train(*overrides, "trainer.max_steps=12", folder="uninterrupted")
         first = train(*overrides, "trainer.max_steps=6", folder="first")
         rest = train(*overrides, "trainer.max_steps=12", f"resume={first}", folder="rest")
         keys = ("Train/loss", "Val/loss")
@@ -351,16 +353,16 @@ class TestRuns:
                 (row["step"], key): row[key] for run in runs for row in read_metrics(run) for key in keys & row.keys()
             }
 
-        assert curve(first, rest) == curve(whole)
-        assert len({value for (_, key), value in curve(whole).items() if key == "Train/loss"}) == 12
-        assert read_results(rest)["test"] == read_results(whole)["test"]
+        assert curve(first, rest) == curve(uninterrupted)
+        assert len({value for (_, key), value in curve(uninterrupted).items() if key == "Train/loss"}) == 12
+        assert read_results(rest)["test"] == read_results(uninterrupted)["test"]
 
     def test_trains_on_ood_prompts_too(self, train):
         run = train(*TINY, "training=oracle")
         assert read_results(run)["caveat"].startswith("loss of completions alone; trained on the OOD prompts")
         assert all(row["Train/ood_loss"] > 0 for row in read_metrics(run) if "Train/loss" in row)
 
-    def test_completions_are_of_the_same_prompts(self, train, trained):
+    def test_it_completes_the_same_prompts_as_other_models(self, train, trained):
         prompts = []
         for folder in (train(*TINY), trained()):
             with open(folder / "completions.csv", newline="") as file:
@@ -368,14 +370,14 @@ class TestRuns:
         assert prompts[0] == prompts[1]
 
 
-def test_a_state_that_is_not_of_a_prompt_begins_with_the_first_token():
-    """As a language model reads: SOS is the prompt, and the decoder goes on from its own SOS."""
+def test_forward_treats_the_first_token_as_the_prompt():
+    """SOS is the prompt, and the decoder begins with an SOS of its own."""
     model = make(attention="general")
     tokens = torch.cat([torch.full((3, 1), SOS), TOKENS], 1)
     expected = model.continuation(tokens[:, :1], torch.cat([TOKENS, TOKENS[:, :1]], 1))
     torch.testing.assert_close(model(tokens), expected)
 
 
-def test_a_teacher_forcing_that_is_no_probability():
+def test_teacher_forcing_must_be_a_probability():
     with pytest.raises(ConfigError, match="teacher_forcing=-1: must be from 0 to 1"):
         Seq2Seq(NUM_TOKENS, teacher_forcing=-1)

@@ -1,4 +1,4 @@
-"""Models on text: how a file is read, what is predicted, and the whole way from the command to a completion."""
+"""Models on text: tokenisation, what is predicted, and the commands from training to completions and reports."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from rule_extrapolation.config.composing import CONF_DIR
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.tokens import EOS, PAD, SOS
 from rule_extrapolation.data import text as reading
-from rule_extrapolation.data.text import PARTS, Settings, read_text, unigram_loss
+from rule_extrapolation.data.text import PARTS, TextSettings, read_text, unigram_loss
 from rule_extrapolation.data.text_data import Chunks, TextDataModule, TextTask
 from rule_extrapolation.data.vocabulary import LEVELS, UNK, Vocabulary
-from rule_extrapolation.experiment.run import assemble, run
+from rule_extrapolation.experiment.assembling import assemble
+from rule_extrapolation.experiment.run import run
 from rule_extrapolation.experiment.seeds import why_apart
 from rule_extrapolation.experiment.sweep import record_failure
 from rule_extrapolation.experiment.trained_run import load_run
@@ -54,7 +55,7 @@ def write(path, content):
 
 @pytest.fixture
 def verse(tmp_path):
-    """Lines of words that anything may be predicted of, with what no line begins or ends with: ä, ∀, 𝄞."""
+    """Lines of random words, with the non-ASCII characters ä, ∀ and 𝄞."""
     words = random.Random(0).choices(["to", "be", "or", "not,", "ä", "∀𝄞", "that's", "(is)"], k=600)
     lines = [" ".join(words[i : i + 6]) for i in range(0, 600, 6)]
     return write(tmp_path / "verse.txt", "\n".join(lines) + "\n")
@@ -62,12 +63,12 @@ def verse(tmp_path):
 
 def settings(level="char", **changed):
     default = {"val_fraction": 0.1, "test_fraction": 0.1, "max_vocabulary": 1000, "min_count": None, "unknown": None}
-    return Settings(level, **default | changed)
+    return TextSettings(level, **default | changed)
 
 
 @pytest.fixture
 def train(tmp_path):
-    """Run one configuration in this process; returns its run folder."""
+    """Run one configuration in this process. Returns its run folder."""
 
     def train(*overrides, folder="run"):
         (tmp_path / folder).mkdir()
@@ -81,7 +82,7 @@ def train(tmp_path):
 class TestReading:
     @pytest.mark.parametrize("block", [5, 2**22])
     @pytest.mark.parametrize("level", LEVELS)
-    def test_tokens_are_those_of_the_whole_file_in_parts_that_follow_each_other(self, verse, level, block, monkeypatch):
+    def test_the_parts_contain_all_tokens_of_the_file_in_order(self, verse, level, block, monkeypatch):
         monkeypatch.setattr(reading, "BLOCK", block)
         text = read_text(verse, settings(level), None)
         parts = [[text.vocabulary.name(token) for token in text.tokens(part)] for part in PARTS]
@@ -93,41 +94,41 @@ class TestReading:
         if level == "char":
             assert all(part[-1] == "\n" for part in parts)
 
-    def test_without_line_ends_parts_begin_where_characters_do(self, tmp_path):
+    def test_without_line_ends_parts_begin_at_characters(self, tmp_path):
         path = write(tmp_path / "x.txt", "äöü" * 1000)
         text = read_text(path, settings(val_fraction=0.1234, test_fraction=0.1111), None)
         assert "".join(text.vocabulary.decode(text.tokens(part)) for part in PARTS) == "äöü" * 1000
 
-    def test_a_line_end_far_on_moves_no_part_away(self, tmp_path):
-        """One line, ended as a file should be."""
+    def test_a_distant_line_end_does_not_move_a_part(self, tmp_path):
+        """The file is a single line."""
         path = tmp_path / "line.txt"
         path.write_text("ab" * 1000 + "\n")
         text = read_text(path, settings(unknown=True), None)
         assert [text.num(part) for part in PARTS] == [1600, 200, 201]
 
-    def test_words_of_the_training_part_by_how_frequent_they_are_and_the_rest_unknown(self, tmp_path):
+    def test_the_vocabulary_is_the_frequent_words_of_the_training_part(self, tmp_path):
         path = write(tmp_path / "x.txt", "b a b a c b d\n" * 8 + "a e f\n" * 8)
         text = read_text(path, settings("word", val_fraction=0.2, test_fraction=0.1, max_vocabulary=3), None)
         assert text.vocabulary.symbols == (UNK, "b", "a", "c")
         assert text.vocabulary.decode(text.tokens("test")).split()[-3:] == ["a", UNK, UNK]
         assert text.num("test", "unknown") == sum(text.tokens("test") == text.vocabulary.unknown) > 0
-        often = read_text(path, settings("word", min_count=9), None)
-        assert set(often.vocabulary.symbols) == {UNK, "b", "a"}
+        frequent = read_text(path, settings("word", min_count=9), None)
+        assert set(frequent.vocabulary.symbols) == {UNK, "b", "a"}
 
     def test_words_that_occur_once_are_unknown_in_training_too(self, tmp_path):
         text = read_text(write(tmp_path / "x.txt", "once " + "often " * 50), settings("word"), None)
         assert text.vocabulary.symbols == (UNK, "often")
         assert text.num("training", "unknown") == 1
 
-    def test_what_the_test_part_alone_has_is_an_error_or_unknown(self, tmp_path):
+    def test_tokens_that_only_the_test_part_contains_are_an_error_or_unknown(self, tmp_path):
         path = write(tmp_path / "x.txt", "abc\n" * 100 + "xyz\n")
-        with pytest.raises(ConfigError, match="the test part holds 'x', 'y', 'z', not in the training part's"):
+        with pytest.raises(ConfigError, match="the test part contains 'x', 'y', 'z', which the vocabulary lacks"):
             read_text(path, settings(), None)
         text = read_text(path, settings(unknown=True), None)
         assert text.vocabulary.decode(text.tokens("test")[-4:]) == f"{UNK}{UNK}{UNK}\n"
 
     @pytest.mark.parametrize(("symbols", "dtype"), [(253, np.uint8), (254, np.uint16)])
-    def test_it_is_mapped_into_memory_as_the_smallest_integers(self, tmp_path, symbols, dtype):
+    def test_tokens_are_mapped_into_memory_as_the_smallest_integers(self, tmp_path, symbols, dtype):
         content = "".join(map(chr, range(0x100, 0x100 + symbols))) * 20
         text = read_text(write(tmp_path / "x.txt", content), settings(), None)
         tokens = text.tokens("training")
@@ -148,7 +149,7 @@ class TestReading:
         assert len({first.folder, *(other.folder for other in others)}) == 5
         assert not [path for path in first.folder.parent.iterdir() if path.name.startswith("tmp")]
 
-    def test_the_default_is_english_whose_symbols_are_all_in_its_training_part(self):
+    def test_the_default_text_has_no_unknown_characters(self):
         text = TextDataModule(batch_size=8).text
         assert text.num("training") > 300_000
         assert "Assert statements are a convenient way" in text.vocabulary.decode(text.tokens("training")[:20_000])
@@ -163,7 +164,7 @@ class TestReading:
         nats = [-math.log((counts[token] + 1) / total) for token in text.tokens("test").tolist()[1:]]
         assert unigram_loss(text) == pytest.approx(sum(nats) / len(nats))
 
-    def test_words_are_joined_as_they_are_written(self):
+    def test_words_are_joined_with_the_usual_spaces(self):
         sentence = "That's (as they say) well-known, isn't it?"
         assert LEVELS["word"].join(LEVELS["word"].split(sentence)) == sentence
 
@@ -171,7 +172,7 @@ class TestReading:
 class TestChunks:
     @pytest.mark.parametrize("streams", [None, 1, 4, 7])
     @pytest.mark.parametrize("n", [2, 9, 41, 100])
-    def test_each_token_but_the_first_is_predicted_once_behind_the_one_before_it(self, n, streams):
+    def test_every_token_but_the_first_is_predicted_once_from_the_previous_one(self, n, streams):
         tokens = np.arange(10, 10 + n, dtype=np.uint8)
         chunks = Chunks(tokens, 8, streams)
         rows = chunks[torch.arange(len(chunks))]
@@ -180,7 +181,7 @@ class TestChunks:
         assert (targets == inputs + 1).all()
         assert rows.shape[1] == 9
 
-    def test_rows_of_a_batch_go_on_where_they_stopped_in_the_batch_before(self, verse):
+    def test_rows_of_a_batch_continue_those_of_the_previous_batch(self, verse):
         data = TextDataModule(verse, max_length=8, batch_size=4, carry_state=True)
         batches = list(data.train_dataloader())
         assert len(batches) > 50
@@ -188,7 +189,7 @@ class TestChunks:
         inputs, targets = (torch.cat([batch[:, span] for batch in batches], 1) for span in (slice(-1), slice(1, None)))
         assert inputs[targets != PAD].tolist() == data.text.tokens("training")[:-1].tolist()
 
-    def test_independent_chunks_come_in_a_new_order_on_each_pass(self, verse):
+    def test_independent_chunks_are_shuffled_on_each_pass(self, verse):
         loader = TextDataModule(verse, max_length=8, batch_size=4).train_dataloader()
         first, second = (torch.cat(list(loader)) for _ in range(2))
         assert (first != second).any()
@@ -227,7 +228,7 @@ class TestRuns:
     @pytest.mark.parametrize("carry", ["true", "false"])
     @pytest.mark.parametrize("level", LEVELS)
     @pytest.mark.parametrize("model", ["minlstm", "ffnn", "ngram"])
-    def test_figures_are_those_of_a_token_at_a_time(self, train, verse, model, level, carry):
+    def test_figures_are_those_of_reading_token_by_token(self, train, verse, model, level, carry):
         overrides = [f"model={model}", f"data.level={level}", f"data.carry_state={carry}", "data.batch_size=3"]
         folder = train(f"data.path={verse}", *overrides)
         results = read_results(folder)
@@ -235,7 +236,7 @@ class TestRuns:
         text = read_text(verse, settings(level, max_vocabulary=10_000), None)
         assert vocabulary == text.vocabulary
         tokens = torch.from_numpy(text.tokens("test").astype(int))
-        span = -(-(len(tokens) - 1) // 3) if carry == "true" else 8  # what is read from the empty state on
+        span = -(-(len(tokens) - 1) // 3) if carry == "true" else 8  # tokens between initial states
         nats, hits, state = [], [], None
         for i, (token, target) in enumerate(itertools.pairwise(tokens)):
             state = model.init_state(1) if i % span == 0 else state
@@ -254,8 +255,8 @@ class TestRuns:
     @pytest.mark.parametrize("carry", ["true", "false"])
     @pytest.mark.parametrize("level", LEVELS)
     @pytest.mark.parametrize("smoothing", ["kneser_ney", "interpolation"])
-    def test_ngrams_are_those_of_a_loop_over_the_text(self, train, verse, smoothing, level, carry):
-        """Counted within what is read from one empty state on, and predicted there a token at a time."""
+    def test_ngrams_agree_with_the_naive_ones(self, train, verse, smoothing, level, carry):
+        """N-grams are counted and predicted between initial states, token by token."""
         arguments = ["model=ngram", f"model.smoothing={smoothing}", f"data.level={level}", f"data.carry_state={carry}"]
         folder = train(f"data.path={verse}", "data.batch_size=3", *arguments)
         text = read_text(verse, settings(level, max_vocabulary=10_000), None)
@@ -266,7 +267,7 @@ class TestRuns:
             return [tokens[start : start + span + 1] for start in range(0, len(tokens) - 1, span)]
 
         training, validation, test = map(pieces, PARTS)
-        assert any(len(piece) < len(test[0]) for piece in test)  # whose rows end in PAD
+        assert any(len(piece) < len(test[0]) for piece in test)  # these rows end in PAD
         plain = NaiveNGrams(training, validation, 3, text.vocabulary.num_tokens - 2, smoothing, min_count=[1, 1, 1])
         nats = [-math.log(plain.probability(token, context)) for context, token in plain.targets(test)]
         figures = read_results(folder)["test"]
@@ -275,30 +276,30 @@ class TestRuns:
         assert figures["Test/perplexity"] == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-3)
 
     @pytest.mark.parametrize("carry", ["true", "false"])
-    def test_a_resumed_run_goes_on_along_the_same_curve(self, train, verse, carry):
+    def test_a_resumed_run_has_the_same_curve(self, train, verse, carry):
         common = [f"data.path={verse}", f"data.carry_state={carry}", "trainer.val_check_interval=3"]
-        whole = train(*common, "trainer.max_steps=7", folder="whole")
+        uninterrupted = train(*common, "trainer.max_steps=7", folder="uninterrupted")
         first = train(*common, "trainer.max_steps=3", folder="first")
         second = train(*common, "trainer.max_steps=7", f"resume={first}", folder="second")
-        losses = [row["Train/loss"] for row in read_metrics(whole) if "Train/loss" in row]
+        losses = [row["Train/loss"] for row in read_metrics(uninterrupted) if "Train/loss" in row]
         resumed = [row["Train/loss"] for f in (first, second) for row in read_metrics(f) if "Train/loss" in row]
         assert resumed == losses
-        assert read_results(second)["test"] == read_results(whole)["test"]
+        assert read_results(second)["test"] == read_results(uninterrupted)["test"]
 
     def test_weights_of_another_vocabulary_are_refused(self, train, verse, tmp_path):
         first = train(f"data.path={verse}", folder="first")
         other = write(tmp_path / "other.txt", Path(verse).read_text().replace("ä", "é"))
-        with pytest.raises(ConfigError, match="its vocabulary is another"):
+        with pytest.raises(ConfigError, match="it has another vocabulary"):
             train(f"data.path={other}", f"ckpt={first}", folder="second")
 
-    def test_seeds_are_trained_apart(self, verse):
+    def test_seeds_are_not_stacked(self, verse):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", [*SHORT, f"data.path={verse}", "seeds=2", "run_dir=''"])
-        assert why_apart(cfg, assemble(cfg, device="meta")) == "a text is read by each on its own"
+        assert why_apart(cfg, assemble(cfg, device="meta")) == "each run reads the text by itself"
 
 
 class TestCommands:
-    def test_from_the_command_to_completions_and_the_report(self, cli, call, verse, tmp_path):
+    def test_training_completion_and_report(self, cli, call, verse, tmp_path):
         status, out, err = cli(*SHORT, f"data.path={verse}", "hydra.run.dir=first", "data.level=word")
         assert (status, err) == (0, "")
         assert "on verse (words, 16 tokens)" in out
@@ -373,19 +374,19 @@ class TestCommands:
             "data.path=nowhere.txt": "data.path=nowhere.txt: there is no such file",
             "data.path=.": "data.path=.: is a folder",
             "data.path=empty.txt": "data.path=empty.txt: is empty",
-            "data.path=binary.txt": "data.path=binary.txt: is no text: it holds NUL bytes",
-            "data.path=latin.txt": "data.path=latin.txt: is no UTF-8 text",
-            "data.path=short.txt": "data.path=short.txt: its training part has 8 characters, and 33 are needed",
-            "data.path=unseen.txt": "data.unknown=false: the test part holds 'x', 'y'",
-            "data.path=verse.txt grammar=L5": "grammar=parentheses_and_brackets: a text has no language",
+            "data.path=binary.txt": "data.path=binary.txt: is not a text file: it contains NUL bytes",
+            "data.path=latin.txt": "data.path=latin.txt: is not UTF-8 text",
+            "data.path=short.txt": "data.path=short.txt: its training part has 8 characters but needs 33",
+            "data.path=unseen.txt": "data.unknown=false: the test part contains 'x', 'y'",
+            "data.path=verse.txt grammar=L5": "grammar=parentheses_and_brackets: a text has no grammar",
             "data.path=verse.txt data.level=line": "data.level=line: must be one of char, word",
-            "data.path=verse.txt data.test_fraction=0.95": "data.test_fraction=0.95: and val_fraction leave nothing",
+            "data.path=verse.txt data.test_fraction=0.95": "data.test_fraction=0.95: must be less than 1 - val",
             "data.path=verse.txt data.max_length=0": "data.max_length=0: must be greater than 0",
             "data.path=verse.txt model=xlstm data.carry_state=true": "data.carry_state=true: the model reads at most",
-            "data.path=verse.txt model=oracle": "grammar=verse: does not know",
+            "data.path=verse.txt model=oracle": "grammar=verse: its exact probabilities are unknown",
             "data.path=verse.txt callbacks=dynamics": "verse has no rules",
             "data.path=verse.txt training=oracle": "verse has no R1",
-            "data.path=verse.txt model=seq2seq": "model=seq2seq: trains on a language's words in two parts",
+            "data.path=verse.txt model=seq2seq": "model=seq2seq: trains on a language's prompts and completions",
         }.items(),
     )
     def test_errors_are_one_line(self, cli, verse, tmp_path, arguments, message):
@@ -399,6 +400,6 @@ class TestCommands:
         assert message in err
 
 
-def test_special_tokens_show():
+def test_special_tokens_are_visible():
     vocabulary = Vocabulary(LEVELS["char"], ("a",))
     assert vocabulary.decode([SOS, 3, EOS]) == "<SOS>a<EOS>"

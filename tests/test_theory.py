@@ -1,4 +1,4 @@
-"""What a perfect model, a random model and theory say, held against enumeration and simulation."""
+"""Compare exact probabilities, chance levels and the oracle with enumeration and simulation."""
 
 import itertools
 import math
@@ -33,13 +33,13 @@ def small(name, max_length=SMALL, **options):
 
 
 def strings(num_symbols, length):
-    """(num_symbols^length, length): all of them, numbered."""
+    """(num_symbols^length, length): all strings, with symbols numbered from 0."""
     every = list(itertools.product(range(num_symbols), repeat=length))
     return torch.tensor(every, dtype=torch.long).reshape(len(every), length)
 
 
 def probabilities(grammar, max_length=SMALL):
-    """Of every string up to that length, by its symbols."""
+    """The probability of every string up to this length."""
     found = {}
     for length in range(max_length + 1):
         words = strings(len(grammar.alphabet), length)
@@ -59,16 +59,16 @@ class TestTrainingDistribution:
         assert all(grammar.judge(word)["grammatical"].all() for word in symbols)
 
     @LANGUAGE_AND_OPTIONS
-    def test_words_are_drawn_as_often_as_they_are_probable(self, name, options):
+    def test_words_are_drawn_with_their_probabilities(self, name, options):
         grammar, num = small(name, **options), 20_000
         rows, times = grammar.sample(num, torch.Generator().manual_seed(0)).unique(dim=0, return_counts=True)
         probability = grammar.log_probability(rows).exp()
-        assert probability.sum() > 0.999  # nothing that is not rare was never drawn
+        assert probability.sum() > 0.999  # every word that is not rare was drawn
         error = (probability * (1 - probability) / num).sqrt()
         assert ((times / num - probability).abs() <= 5 * error + 1e-9).all()
 
     @LANGUAGE_AND_OPTIONS
-    def test_the_next_symbols_are_those_of_the_words_that_begin_so(self, name, options):
+    def test_next_symbol_probabilities_are_the_conditional_ones(self, name, options):
         grammar = small(name, **options)
         found, mass = probabilities(grammar), Counter()
         for word, probability in found.items():
@@ -91,28 +91,28 @@ class TestTrainingDistribution:
 
     @pytest.mark.parametrize("max_length", [32, 47])
     @pytest.mark.parametrize("name", LANGUAGES)
-    def test_optimal_loss_is_what_drawn_words_cost(self, name, max_length):
+    def test_optimal_loss_is_the_mean_cost_of_drawn_words(self, name, max_length):
         grammar = get_grammar(name, max_length=max_length)
         costs = -grammar.log_probability(grammar.sample(4000, torch.Generator().manual_seed(1))) / (max_length + 1)
         assert abs(costs.mean() - grammar.optimal_loss) <= 4 * costs.std() / 4000**0.5 + 1e-12
 
     @pytest.mark.parametrize("name", LANGUAGES)
-    def test_the_longest_words_of_the_paper_stay_finite(self, name):
+    def test_words_of_the_papers_length_have_finite_log_probabilities(self, name):
         grammar = get_grammar(name, max_length=256)
         rows = grammar.sample(64, torch.Generator().manual_seed(2))
         assert grammar.log_probability(rows).isfinite().all()
         assert 0 < grammar.optimal_loss < math.log(grammar.num_tokens)
 
     @pytest.mark.parametrize("name", ["L1", "L5", "L6", "abN"])
-    def test_words_whose_probability_is_below_all_numbers(self, name):
+    def test_probabilities_that_underflow_have_finite_logarithms(self, name):
         grammar = get_grammar(name, max_length=1300)
         costs = -grammar.log_probability(grammar.sample(100, torch.Generator().manual_seed(3)))
         assert costs.isfinite().all()
-        assert costs.max() > 745  # exp(-745) is the least number
+        assert costs.max() > 745  # exp(-745) is the smallest float64
         if name not in ("L5", "L6"):  # which take half a minute
             assert abs(costs.mean() / 1301 - grammar.optimal_loss) <= 5 * costs.std() / 1301 / 10
 
-    def test_what_is_no_word_has_no_probability(self):
+    def test_other_strings_have_probability_zero(self):
         rows = get_grammar("L5", max_length=8).encode(["(]", "()[]", "((", ")", ""])
         with_sos = torch.nn.functional.pad(rows, (1, 0))
         assert (get_grammar("L5", max_length=8).log_probability(with_sos) == -torch.inf).all()
@@ -120,7 +120,7 @@ class TestTrainingDistribution:
     def test_memorised_loss_is_the_entropy_of_the_rows(self):
         grammar = get_grammar("L5", max_length=8)
         rows = torch.cat([grammar.sample(1)] * 3 + [grammar.sample(40)])
-        times = [int((rows == row).all(1).sum()) for row in rows]  # each row is passed as often as it occurs
+        times = [int((rows == row).all(1).sum()) for row in rows]  # each row contributes as often as it occurs
         expected = -sum(math.log(n / len(rows)) for n in times) / len(rows) / 9
         assert memorised_loss(rows) == pytest.approx(expected)
         words = get_grammar("L3", max_length=32).all_words()
@@ -128,7 +128,7 @@ class TestTrainingDistribution:
 
 
 def by_enumeration(grammar, prompts, budget):
-    """The accuracies of all (|alphabet| + 1)^budget completions, which are equally probable."""
+    """The mean accuracies over all (|alphabet| + 1)^budget completions, which are equally probable."""
     drawn = strings(1 + len(grammar.alphabet), budget)
     tokens = torch.where(drawn == 0, EOS, drawn - 1 + FIRST_SYMBOL)
     every = torch.cat([prompts.repeat_interleave(len(tokens), 0), tokens.repeat(len(prompts), 1)], 1)
@@ -142,7 +142,7 @@ def by_enumeration(grammar, prompts, budget):
 
 class TestChance:
     @pytest.mark.parametrize("name", LANGUAGES)
-    def test_acceptors_say_what_the_rules_say(self, name):
+    def test_acceptors_agree_with_the_rules(self, name):
         grammar = small(name)
         every_rule = both(*(grammar.acceptors[rule] for rule in grammar.rules))
         acceptors = {"grammatical": every_rule, **grammar.acceptors}
@@ -155,7 +155,7 @@ class TestChance:
                 assert [s is not None and acceptor.accepts(s) for s in states] == verdicts[rule].tolist()
 
     @pytest.mark.parametrize("name", LANGUAGES)
-    def test_exact_levels_are_those_of_all_completions(self, name):
+    def test_exact_levels_equal_enumeration(self, name):
         grammar = small(name)
         for budget in (1, 2, 4):
             for prompts in (prompts for prompts in grammar.prompts.values() if len(prompts)):
@@ -163,7 +163,7 @@ class TestChance:
                 assert exact_levels(grammar, prompts, budget, "X") == pytest.approx(expected, abs=1e-12)
 
     @pytest.mark.parametrize("name", LANGUAGES)
-    def test_exact_levels_are_what_simulation_comes_to(self, name):
+    def test_exact_levels_agree_with_simulation(self, name):
         grammar = get_grammar(name, max_length=32)
         for prompts in (prompts for prompts in grammar.prompts.values() if len(prompts)):
             exact, sampled = (levels(grammar, prompts, 64, "X") for levels in (exact_levels, sampled_levels))
@@ -180,40 +180,40 @@ class TestChance:
         assert levels != expected
 
     def test_a_case_with_a_closed_form(self):
-        """After SOS, #a = #b at the first EOS: sum over n of C(2n, n) 3^-(2n+1) = 1 / sqrt(9 - 4 * 1) = 1 / sqrt 5."""
+        """The probability that #a = #b at the first EOS is sum_n C(2n, n) 3^-(2n+1) = 1 / sqrt(9 - 4) = 1 / sqrt(5)."""
         levels = chance_levels(get_grammar("L3", max_length=8), lambda prompts: 400)
         assert levels["SOS/rule_1_accuracy"] == pytest.approx(5**-0.5, abs=1e-12)
 
 
 class TestOracle:
     @pytest.mark.parametrize("name", LANGUAGES)
-    def test_its_loss_is_optimal_and_it_keeps_every_rule_of_its_own(self, name):
+    def test_its_loss_is_optimal_and_its_completions_are_grammatical(self, name):
         grammar = get_grammar(name, max_length=32)
         oracle = OracleLM(grammar.num_tokens, grammar.process)
         rows = grammar.dataset(500, torch.Generator().manual_seed(3))
         losses = torch.nn.functional.cross_entropy(oracle(rows[:, :-1]), rows[:, 1:], reduction="none").sum(1)
         torch.testing.assert_close(losses.double(), -grammar.log_probability(rows), rtol=1e-5, atol=1e-4)
         id_prompts = grammar.prompts["ID"]
-        if name == "aNbM":  # bbbbbbbb begins a word, but none that is trained on: those have an a
+        if name == "aNbM":  # no training word begins with bbbbbbbb: each has an a
             id_prompts = id_prompts[id_prompts[:, 1] == FIRST_SYMBOL]
         for prompts in (id_prompts, grammar.prompts["SOS"]):
             completions = Greedy(64)(oracle, prompts)
             verdicts = judge_completions(grammar, completions, prompts.shape[1])
-            own = {rule: verdict for rule, verdict in verdicts.items() if rule != "rule_2_completion"}
-            assert set(accuracies(own, "ID").values()) == {1.0}
+            together = {rule: verdict for rule, verdict in verdicts.items() if rule != "rule_2_completion"}
+            assert set(accuracies(together, "ID").values()) == {1.0}
 
-    def test_it_goes_on_from_a_prompt_that_no_word_begins_with(self):
-        """bba: nothing begins with b, so only the a counts, behind which comes b^1 or another a."""
+    def test_it_restarts_after_a_prompt_that_is_not_a_prefix(self):
+        """No word begins with b, so bba is read as a, which is followed by b or another a."""
         grammar = get_grammar("L3", max_length=8)
         oracle = OracleLM(grammar.num_tokens, grammar.process)
         tokens = torch.nn.functional.pad(grammar.encode(["bba", "a"])[:, :-1], (1, 0))
         broken, _ = oracle.prefill(tokens[:1])
-        begun, _ = oracle.prefill(torch.nn.functional.pad(grammar.encode(["a"])[:, :-1], (1, 0)))
-        assert torch.equal(broken, begun)
-        expected = [0, 0, 0, 3 / 4, 1 / 4]  # a^n b^n for n = 1..4, evenly
+        expected_logits, _ = oracle.prefill(torch.nn.functional.pad(grammar.encode(["a"])[:, :-1], (1, 0)))
+        assert torch.equal(broken, expected_logits)
+        expected = [0, 0, 0, 3 / 4, 1 / 4]  # a^n b^n for n = 1..4, equally probable
         torch.testing.assert_close(broken.softmax(1)[0], torch.tensor(expected), rtol=0, atol=1e-6)
 
-    def test_only_pad_comes_behind_the_end(self):
+    def test_only_pad_follows_the_end(self):
         grammar = get_grammar("L3", max_length=8)
         rows = grammar.all_words()
         probabilities = OracleLM(grammar.num_tokens, grammar.process)(rows).softmax(1)
@@ -221,7 +221,7 @@ class TestOracle:
         assert (probabilities[:, PAD][ended] == 1).all()
         assert (probabilities[:, PAD][~ended] < 1e-30).all()
 
-    def test_a_run_of_it(self, train):
+    def test_its_run(self, train):
         results = read_results(train("model=oracle", "grammar=L5"))
         assert results["status"] == "finished"
         assert (results["num_parameters"], results["tested"]) == (0, None)
@@ -231,5 +231,5 @@ class TestOracle:
         assert results["test"]["Test/ID/grammatical_accuracy"] == 1
         assert results["test"]["Test/loss"] == pytest.approx(results["optimal_loss_on_test_words"], abs=1e-6)
         assert results["memorised_loss"] > 0
-        assert results["caveat"] == "restarts behind what begins no training word"
+        assert results["caveat"] == "restarts after prefixes that no training word has"
         assert results["chance_levels"]["OOD/rule_1_accuracy"] < 0.2

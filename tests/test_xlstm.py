@@ -1,4 +1,4 @@
-"""xLSTM: the package's model behind the contract."""
+"""xLSTM: the LanguageModel around the package's model."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from sizes import MODELS, NUM_TOKENS, make
 from torch import nn
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.models.xlstm import (
     keep_vanilla_layout,
     quiet_stdout,
@@ -32,7 +32,7 @@ def tokens():
 
 
 def package_model(num_blocks, embedding_dim):
-    """The package's model in the paper's and the L5 setting, as one writes it without this project."""
+    """The package's model with the paper's or the L5 settings, built without this project."""
     return xlstm.xLSTMLMModel(
         xlstm.xLSTMLMModelConfig(
             mlstm_block=xlstm.mLSTMBlockConfig(
@@ -55,13 +55,13 @@ def package_model(num_blocks, embedding_dim):
 
 @pytest.mark.parametrize(("size", "num_blocks", "embedding_dim"), [("xlstm-l5", 7, 128), ("xlstm-paper", 6, 64)])
 class TestPackage:
-    def test_same_weights_same_values(self, tokens, size, num_blocks, embedding_dim):
+    def test_the_same_weights_give_the_same_values(self, tokens, size, num_blocks, embedding_dim):
         theirs = package_model(num_blocks, embedding_dim)
         ours = make(size)
         ours.model.load_state_dict(theirs.state_dict())
         torch.testing.assert_close(ours(tokens), theirs(tokens).mT, rtol=1e-5, atol=1e-5)
 
-    def test_same_initial_weights(self, size, num_blocks, embedding_dim):
+    def test_a_seed_gives_the_same_initial_weights(self, size, num_blocks, embedding_dim):
         torch.manual_seed(0)
         theirs = package_model(num_blocks, embedding_dim)
         theirs.reset_parameters()
@@ -75,7 +75,7 @@ class TestPackage:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_weights_begin_finite_and_different(size):
+def test_initial_weights_are_finite_and_not_constant(size):
     model = make(size)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert model.model.token_embedding.weight.std() > 0
@@ -92,8 +92,8 @@ def test_every_choice_builds_and_runs(tokens, bias_init, act_fn):
     ("embedding_dim", "num_heads", "blocksize", "width"),
     [(128, 4, 4, 256), (10, 4, 4, 64), (96, 64, 4, 192), (32, 64, 4, 128), (10, 3, 4, 192), (10, 1, 5, 320)],
 )
-def test_inner_widths_are_the_packages_where_those_fit(tokens, embedding_dim, num_heads, blocksize, width):
-    """And else the next that does; of heads with one feature, the norm would leave nothing (32, 64)."""
+def test_inner_widths_are_the_packages_if_they_fit(tokens, embedding_dim, num_heads, blocksize, width):
+    """Otherwise the next width that fits. Heads of a single feature would be normalised to zero (32, 64)."""
     model = xLSTMLMModel(NUM_TOKENS, 1, embedding_dim, [], num_heads=num_heads, qkv_proj_blocksize=blocksize)
     assert model.model.xlstm_block_stack.blocks[0].xlstm.proj_down.in_features == width
     model(tokens).square().sum().backward()
@@ -110,7 +110,7 @@ def test_slstm_at_says_which_blocks_are_slstm(arguments, blocks):
 
 
 class TestContext:
-    def test_it_holds_the_longest_prompt_and_all_that_decoding_adds(self, tmp_path):
+    def test_it_has_room_for_the_longest_prompt_and_completion(self, tmp_path):
         for overrides, context in {(): 12 + 2 + 24, ("data.max_length=20", "decoding.max_new_tokens=7"): 29}.items():
             cfg = config(tmp_path, "model=xlstm", *overrides)
             module = assemble(cfg).module
@@ -122,26 +122,26 @@ class TestContext:
         with pytest.raises(ConfigError, match=r"data\.max_length=12: .* take 13 tokens, and the model reads 12"):
             assemble(config(tmp_path, "model=xlstm", "model.context_length=12"))
 
-    def test_decoding_ends_where_the_context_does(self, tmp_path):
+    def test_decoding_ends_with_the_context(self, tmp_path):
         module = assemble(config(tmp_path, "model=xlstm", "model.context_length=14", "model.num_blocks=2")).module
         prompts = module.grammar.prompts["ID"]
-        nn.init.zeros_(module.model.model.lm_head.weight)  # the most probable token is SOS: never an end
+        nn.init.zeros_(module.model.model.lm_head.weight)  # the most probable token is then SOS, not EOS
         assert module.decoder(module.model.eval(), prompts).shape[1] == 15
 
 
 class TestBackend:
-    def test_vanilla_computes_it_where_nothing_else_can(self):
+    def test_vanilla_is_the_backend_without_a_gpu(self):
         assert xLSTMLMModel(NUM_TOKENS, 1, 8, [0], backend="vanilla").backend == "vanilla"
         assert xLSTMLMModel(NUM_TOKENS, 1, 8, [0], accelerator="cpu").backend == "vanilla"
 
-    def test_the_kernel_where_it_cannot_be_had_is_refused_in_one_line(self):
+    def test_an_unavailable_kernel_is_refused_in_one_line(self):
         with pytest.raises(ConfigError, match="backend=cuda: needs a CUDA GPU and the CUDA toolkit") as error:
             xLSTMLMModel(NUM_TOKENS, 1, 8, [0], backend="cuda", accelerator="cpu")
         assert "\n" not in str(error.value)
 
     @pytest.fixture
     def gpu(self, monkeypatch):
-        """A stand-in for what there is on a machine with a GPU, with a kernel that is never called."""
+        """Imitates a machine with a GPU, with a kernel that is never called."""
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr("xlstm.blocks.slstm.cell.sLSTMCellFuncGenerator", lambda training, config: None)
@@ -162,8 +162,8 @@ class TestBackend:
         assert xLSTMLMModel(NUM_TOKENS, accelerator="cpu").backend == "vanilla"
         assert xLSTMLMModel(NUM_TOKENS, slstm_at=[]).backend == "vanilla"
 
-    def test_auto_does_without_a_kernel_that_fails_and_says_why(self, gpu, capfd):
-        for home, reason in {None: "no CUDA toolkit: set CUDA_HOME", "/usr/local/cuda": "Error: "}.items():
+    def test_auto_does_not_use_a_kernel_that_fails_and_says_why(self, gpu, capfd):
+        for home, reason in {None: "CUDA toolkit was not found: set CUDA_HOME", "/usr/local/cuda": "Error: "}.items():
             gpu.setattr("rule_extrapolation.models.xlstm.CUDA_HOME", home)
             try_kernel.cache_clear()
             model = xLSTMLMModel(NUM_TOKENS)
@@ -175,8 +175,8 @@ class TestBackend:
             assert "\n" not in str(error.value)
         assert capfd.readouterr().out.count("Compiling xLSTM's CUDA kernel") == 1
 
-    def test_a_gpu_without_the_toolkit_is_no_hindrance(self):
-        """The package cannot be imported there as it is."""
+    def test_it_works_with_a_gpu_but_without_the_toolkit(self):
+        """There, importing the package by itself fails."""
         script = (
             "import torch; torch.cuda.is_available = lambda: True\n"
             "from rule_extrapolation.models.xlstm import xLSTMLMModel\n"
@@ -185,9 +185,9 @@ class TestBackend:
         )
         env = {name: value for name, value in os.environ.items() if not name.startswith("CUDA")}
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, cwd=ROOT)
-        assert (done.stdout.strip(), done.stderr) == ("vanilla there is no CUDA toolkit: set CUDA_HOME", "")
+        assert (done.stdout.strip(), done.stderr) == ("vanilla the CUDA toolkit was not found: set CUDA_HOME", "")
 
-    def test_nothing_of_a_compilers_output_is_seen(self, capfd):
+    def test_compiler_output_is_hidden(self, capfd):
         with quiet_stdout():
             print("printed")
             subprocess.run(["echo", "from a program"], check=True)
@@ -195,7 +195,7 @@ class TestBackend:
         assert capfd.readouterr().out == "after\n"
 
     def test_the_kernels_cell_saves_and_loads_the_layout_of_the_torch_code(self):
-        """Without its kernel, the cell can be built anywhere."""
+        """The cell can be built on any machine without its kernel."""
         settings = {"hidden_size": 6, "num_heads": 2, "recurrent_weight_init": "standard", "bias_init": "standard"}
         vanilla = sLSTMCell_vanilla(xlstm.sLSTMLayerConfig(embedding_dim=6, backend="vanilla", **settings))
         cuda, back = (
@@ -219,7 +219,7 @@ class TestBackend:
         vanilla = xLSTMLMModel(NUM_TOKENS, backend="vanilla").cuda()
         kernel = xLSTMLMModel(NUM_TOKENS, backend="cuda").cuda()
         for parameter in vanilla.parameters():
-            nn.init.normal_(parameter, std=0.2)  # recurrent weights begin as zeros, which hide how they are ordered
+            nn.init.normal_(parameter, std=0.2)  # recurrent weights start at zero, which hides their layout
         kernel.load_state_dict(vanilla.state_dict())
         tokens, results = tokens.cuda(), []
         for model in (vanilla, kernel):
@@ -237,15 +237,15 @@ class TestBackend:
     [
         (
             {"num_heads": 3},
-            "num_heads=3: sLSTM blocks need a divisor of embedding_dim=128, and two features in each he",
+            "num_heads=3: sLSTM blocks need a divisor of embedding_dim=128 with two features or more per",
         ),
-        ({"num_heads": 128}, "in each head: 1, 2, 4, 8, 16, 32, 64; or set slstm_at=[]"),
+        ({"num_heads": 128}, "per head: 1, 2, 4, 8, 16, 32, 64; or set slstm_at=[]"),
         ({"embedding_dim": 1}, "embedding_dim=1: must be at least 2"),
         ({"num_blocks": 0}, "num_blocks=0: must be greater than 0"),
         ({"num_heads": 0}, "num_heads=0: must be greater than 0"),
-        ({"slstm_at": [7]}, "slstm_at=[7]: num_blocks=7 has the blocks 0 to 6; name some of them, each once, or all"),
+        ({"slstm_at": [7]}, "slstm_at=[7]: num_blocks=7 has the blocks 0 to 6; list each at most once, or write all"),
         ({"slstm_at": [-1]}, "slstm_at=[-1]: num_blocks=7 has the blocks 0 to 6"),
-        ({"slstm_at": [1, 1]}, "slstm_at=[1, 1]: num_blocks=7 has the blocks 0 to 6; name some of them, each once"),
+        ({"slstm_at": [1, 1]}, "slstm_at=[1, 1]: num_blocks=7 has the blocks 0 to 6; list each at most once"),
         ({"slstm_at": ["one"]}, "slstm_at=['one']: num_blocks=7 has the blocks 0 to 6"),
         ({"num_blocks": 1}, "slstm_at=[1]: num_blocks=1 has the blocks 0 to 0"),
         ({"conv1d_kernel_size": 1}, "conv1d_kernel_size=1: must be at least 2"),
@@ -260,7 +260,7 @@ class TestBackend:
         ({"backend": "vanila"}, "backend=vanila: did you mean vanilla?"),
     ],
 )
-def test_impossible_sizes_are_refused_in_one_line(arguments, message):
+def test_invalid_sizes_are_refused_in_one_line(arguments, message):
     with pytest.raises(ConfigError) as error:
         xLSTMLMModel(NUM_TOKENS, **arguments)
     assert message in str(error.value)

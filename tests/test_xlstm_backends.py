@@ -1,4 +1,4 @@
-"""What computes xLSTM on a CPU gives the values and the gradients of the package."""
+"""The CPU implementations of xLSTM give the values and gradients of the package."""
 
 import copy
 
@@ -13,7 +13,7 @@ from rule_extrapolation.ops.causal_conv import causal_conv
 from rule_extrapolation.ops.mlstm import Gates, mlstm_step, parallel_mlstm
 from rule_extrapolation.ops.slstm import slstm
 
-# After the models, which make the package importable where there is a GPU and no CUDA toolkit.
+# Imported after our model, which makes the import work on machines with a GPU but without the CUDA toolkit.
 from xlstm.blocks.mlstm.backends import parallel_stabilized_simple, recurrent_step_stabilized_simple  # isort: skip
 from xlstm.blocks.slstm.src.vanilla import slstm_forward, slstm_pointwise_function_registry  # isort: skip
 
@@ -27,13 +27,13 @@ def seed():
 
 
 def gradients(outputs, inputs):
-    """Of a sum in which every number counts differently."""
+    """The gradients of a randomly weighted sum."""
     torch.manual_seed(1)
     return torch.autograd.grad((outputs * torch.randn(outputs.shape)).sum(), inputs, retain_graph=True)
 
 
 def assert_same(ours, theirs, inputs, tolerance=1e-10):
-    """In value and gradient, relative to the largest number."""
+    """Compare values and gradients, relative to the largest absolute value."""
     for mine, reference in zip((ours, *gradients(ours, inputs)), (theirs, *gradients(theirs, inputs))):
         scale = reference.abs().max().clamp_min(1e-3)
         torch.testing.assert_close(mine / scale, reference / scale, rtol=0, atol=tolerance)
@@ -44,7 +44,7 @@ def leaves(*shapes, dtype=torch.float64):
 
 
 def pair(size, dtype):
-    """Ours and the package's own model, with the same weights, all of them at work."""
+    """Our model and the package's with the same weights, none of which is zero."""
     ours = make(size).to(dtype)
     for parameter in ours.parameters():
         nn.init.normal_(parameter, parameter.mean().item(), 0.1)
@@ -66,7 +66,7 @@ def test_models_equal_the_packages_in_value_and_gradient(size, length, dtype):
         (scores * weight).sum().backward()
     for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
         scale = reference.grad.abs().max().clamp_min(1e-3)
-        # The norms of heads with two features divide by differences that may be small.
+        # Normalisation of heads with two features divides by differences that may be small.
         torch.testing.assert_close(mine.grad / scale, reference.grad / scale, rtol=0, atol=10 * TOLERANCE[dtype])
 
 
@@ -80,7 +80,7 @@ def test_steps_equal_the_packages(size):
         torch.testing.assert_close(logits, expected[:, 0], rtol=1e-10, atol=1e-10)
 
 
-def test_the_package_itself_stays_as_it_is():
+def test_the_packages_classes_stay_unchanged():
     _, theirs = pair("xlstm-l5", torch.float32)
     assert {type(module).__module__.split(".")[0] for module in theirs.modules()} == {"xlstm", "torch"}
     cells = [module for module in theirs.modules() if hasattr(module, "backend_fn")]
@@ -88,7 +88,7 @@ def test_the_package_itself_stays_as_it_is():
     assert {cell.backend_fn_step for cell in cells} == {recurrent_step_stabilized_simple}
 
 
-def test_under_autocast_the_package_computes():
+def test_under_autocast_the_packages_code_is_used():
     ours, theirs = pair("xlstm-paper", torch.float32)
     tokens = torch.randint(0, NUM_TOKENS, (3, 9))
     with torch.autocast("cpu", torch.bfloat16):
@@ -100,7 +100,7 @@ def test_under_autocast_the_package_computes():
 @pytest.mark.parametrize("gate_scale", [0.5, 10.0])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 2), (2, 3, 7, 5), (3, 4, 33, 64), (1, 2, 100, 3)])
 def test_parallel_mlstm(shape, gate_scale, dtype):
-    """The larger gates make every branch of the normalizer matter, and its eps."""
+    """Large gates exercise every branch of the normaliser, and its eps."""
     inputs = leaves(shape, shape, shape, (*shape[:3], 1), (*shape[:3], 1), dtype=dtype)
     scaled = [*inputs[:3], gate_scale * inputs[3], gate_scale * inputs[4]]
     assert_same(parallel_mlstm(*scaled), parallel_stabilized_simple(*scaled), inputs, 10 * TOLERANCE[dtype])
@@ -111,7 +111,7 @@ def test_mlstm_steps():
     state = their_state = [torch.zeros(2, 3, *shape, dtype=torch.float64) for shape in ((4, 4), (4, 1), (1, 1))]
     for parts in zip(*(x.split(1, 2) for x in inputs)):
         output, state = mlstm_step(*state, *parts)
-        # The package's changes the shape of what it is given.
+        # The package's function changes the shapes of its arguments.
         expected, their_state = recurrent_step_stabilized_simple(*their_state, *(part.clone() for part in parts))
         assert_same(output, expected, inputs)
         for mine, reference in zip(state, their_state):
@@ -121,7 +121,7 @@ def test_mlstm_steps():
 @pytest.mark.parametrize(("time", "heads", "width"), [(1, 1, 2), (2, 3, 5), (9, 4, 8)])
 @pytest.mark.parametrize("fresh", [True, False])
 def test_slstm(time, heads, width, fresh):
-    """From zeros, where the first maximum is another, and from a state; the gradients of all states."""
+    """From zeros, for which the first maximum differs, and from a state, with the gradients of all states."""
     x, recurrent, state = leaves((time, 2, 4 * heads * width), (heads, 4 * width, width), (4, 2, heads * width))
     start = 0 * state if fresh else state.exp()  # n is positive
     pointwise = slstm_pointwise_function_registry["slstm"]
@@ -140,7 +140,7 @@ def test_block_diagonal(blocks, out_width, in_width):
 
 @pytest.mark.parametrize(("time", "kernel"), [(1, 4), (3, 4), (9, 4), (9, 2), (5, 1)])
 def test_causal_conv(time, kernel):
-    """Of a slice, as the package cuts its input."""
+    """The input is a slice, as in the package."""
     wide, weight, bias = leaves((2, time, 10), (6, kernel), 6)
     x = wide[:, :, :6]
     padded = nn.functional.pad(x.mT, (kernel - 1, 0))
@@ -159,7 +159,7 @@ def test_gradients_equal_finite_differences():
 def test_extreme_gates_stay_finite():
     inputs = leaves(*[(1, 2, 9, 4)] * 3, *[(1, 2, 9, 1)] * 2, dtype=torch.float32)
     x, recurrent = leaves((9, 1, 32), (2, 16, 4), dtype=torch.float32)
-    for scale in (300.0, -60.0):  # below -88, exp(-m) is not a float32 number, for the package neither
+    for scale in (300.0, -60.0):  # below -88, exp(-m) overflows float32, as in the package
         output = parallel_mlstm(*inputs[:3], scale + inputs[3], -scale + inputs[4])
         states = slstm(scale + x, torch.zeros(4, 1, 8), recurrent)
         for outputs, leaf in ((output, inputs), (states, (x, recurrent))):
@@ -167,7 +167,7 @@ def test_extreme_gates_stay_finite():
             assert all(gradient.isfinite().all() for gradient in gradients(outputs, leaf))
 
 
-def test_gates_leave_gradients_that_others_hold_as_they_are():
+def test_gates_do_not_change_incoming_gradients_in_place():
     q, k, v, weight, bias = (torch.randn(size, requires_grad=True) for size in (*[(2, 3, 4)] * 3, (2, 12), (2,)))
 
     def loss(outputs):

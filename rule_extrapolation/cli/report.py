@@ -1,4 +1,4 @@
-"""Tables, figures and a page from run folders: python -m rule_extrapolation.report runs=<folders>"""
+"""Compare runs in tables, figures and a page: rule-extrapolation report runs=<folders>"""
 
 from __future__ import annotations
 
@@ -7,45 +7,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_positive
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rule_extrapolation.reporting.runs import Run
+    from rule_extrapolation.reporting.runs import RunRecord
     from rule_extrapolation.reporting.tables import LanguageTable
     from rule_extrapolation.reporting.text_tables import TextTable
 
 USAGE = """\
-Put runs side by side: the paper's tables, figures, and a page with every run's completions.
+Compare runs in the paper's tables, in figures, and on a page with every run's completions.
 
-  python -m rule_extrapolation.report runs=<folders or globs, with commas between them>
-  python -m rule_extrapolation.report runs=runs/multirun/2026-01-31_12-00-00 out=first
-  python -m rule_extrapolation.report runs=runs by=optimizer.lr,model.num_layers
-  python -m rule_extrapolation.report wandb=<entity/project>
+  rule-extrapolation report runs=<folders or globs, separated by commas>
+  rule-extrapolation report runs=runs/multirun/2026-01-31_12-00-00 out=first
+  rule-extrapolation report runs=runs by=optimizer.lr,model.num_layers
+  rule-extrapolation report wandb=<entity/project>
 
-Runs that differ in their seed alone are averaged; other differences within a row are an error that names them."""
+Runs that differ only in their seed are averaged; any other difference within a row is an error that names it."""
 
 TABLE_FORMATS = ("md", "tex", "csv")
 
 
 @dataclass
 class Arguments:
-    runs: Annotated[list[str] | None, "run folders, folders above them, or globs"] = None
+    runs: Annotated[list[str] | None, "run folders, folders that contain them, or globs"] = None
     wandb: Annotated[str | None, "entity/project on W&B, in place of runs"] = None
     out: Annotated[str, "the folder to write to; an earlier report there is replaced"] = "report"
-    by: Annotated[list[str] | None, "keys of the configuration, such as optimizer.lr, that rows are set apart by"] = (
-        None
-    )
+    by: Annotated[list[str] | None, "settings, such as optimizer.lr, that get a row for each value"] = None
     mix: Annotated[bool, "true: average over all configurations of an architecture on a language"] = False
-    completions: Annotated[int, "completions of each prompt set and run on the page, at most"] = 64
+    completions: Annotated[int, "most completions shown per prompt set and run on the page"] = 64
     title: Annotated[str, "of the page"] = "Rule extrapolation"
 
 
 def check(arguments: Arguments) -> None:
-    """All that can be refused before anything is read."""
+    """Check the arguments before anything is read."""
     if (arguments.runs is None) == (arguments.wandb is None):
-        raise ConfigError("runs", None, "give runs=<folders> or wandb=<entity/project>, one of the two")
+        raise ConfigError("runs", None, "give either runs=<folders> or wandb=<entity/project>")
     if arguments.wandb is not None and arguments.wandb.count("/") != 1:
         raise ConfigError("wandb", arguments.wandb, "must be entity/project")
     check_positive(completions=arguments.completions)
@@ -72,7 +71,7 @@ def report(arguments: Arguments) -> None:
     groups = group_runs(runs, by, arguments.mix)
     if not groups:
         raise ConfigError("runs", ",".join(arguments.runs or [str(arguments.wandb)]), "no run there says what it is of")
-    of_texts = [group for group in groups if any(run.text for run in group.runs + group.lost)]
+    of_texts = [group for group in groups if any(run.text for run in group.runs + group.excluded)]
     groups = [group for group in groups if group not in of_texts]
     tables, texts = language_tables(groups, by), text_tables(of_texts, by)
     with Console(stderr=True).status("Drawing"):
@@ -86,11 +85,11 @@ def report(arguments: Arguments) -> None:
     print_end(console, runs, left_out, Path(arguments.out), names, list(figures))
 
 
-def read(arguments: Arguments, console: Console) -> list[Run]:
+def read(arguments: Arguments, console: Console) -> list[RunRecord]:
     """The runs, with a progress bar where there is a terminal."""
     from rich.progress import MofNCompleteColumn, Progress
 
-    from rule_extrapolation.reporting.runs import find_runs, read_runs
+    from rule_extrapolation.reporting.runs import find_runs, read_run_folders
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -102,17 +101,18 @@ def read(arguments: Arguments, console: Console) -> list[Run]:
         task = progress.add_task("Looking for runs", total=None)
         folders = find_runs(arguments.runs or [])
         progress.update(task, description="Reading runs", total=len(folders))
-        return read_runs(folders, arguments.completions, lambda: progress.advance(task))
+        return read_run_folders(folders, arguments.completions, lambda: progress.advance(task))
 
 
 def write(
-    out: Path, runs: list[Run], tables: list[LanguageTable], text_tables: list[TextTable], figures: dict
+    out: Path, runs: list[RunRecord], tables: list[LanguageTable], texts: list[TextTable], figures: dict
 ) -> dict[str, str]:
     """Write tables and figures, in place of an earlier report's. Returns the figures' SVGs."""
-    from rule_extrapolation.reporting import tables as texts
-    from rule_extrapolation.reporting import text_tables as of_texts
+    from rule_extrapolation.reporting import tables as language_tables
+    from rule_extrapolation.reporting import text_tables
     from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
     from rule_extrapolation.reporting.runs import frame
+    from rule_extrapolation.reporting.table_files import as_csv
 
     try:
         for name in ("tables", "figures"):
@@ -122,19 +122,14 @@ def write(
     earlier = [out / "figures" / f"{name}.{format}" for name in KINDS for format in FORMATS]
     for path in [*earlier, *(path for format in TABLE_FORMATS for path in (out / "tables").glob(f"*.{format}"))]:
         path.unlink(missing_ok=True)
-    contents = {}
-    for table in tables:
-        rows = texts.csv_rows(table)
-        contents[table.grammar] = {"md": texts.markdown(table), "tex": texts.latex(table), "csv": texts.as_csv(rows)}
-    for table in text_tables:
-        csv = of_texts.csv_text(table)
-        contents[table.grammar] = {"md": of_texts.markdown(table), "tex": of_texts.latex(table), "csv": csv}
+    contents = {table.grammar: language_tables.files(table) for table in tables}
+    contents |= {table.grammar: text_tables.files(table) for table in texts}
     for name, by_format in contents.items():
         for format, content in by_format.items():
             (out / "tables" / f"{name}.{format}").write_text(content)
-    every_row = [row for table in tables for row in texts.csv_rows(table)]
+    every_row = [row for table in tables for row in language_tables.csv_rows(table)]
     if every_row:
-        (out / "tables" / "all.csv").write_text(texts.as_csv(every_row))
+        (out / "tables" / "all.csv").write_text(as_csv(every_row))
     frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
     for name, figure in figures.items():
         save(figure, out / "figures", name)
@@ -142,13 +137,13 @@ def write(
 
 
 def print_tables(console: Console, tables: list[LanguageTable]) -> None:
-    """The tables in short: our means at minimum validation loss, and the yardsticks."""
+    """Print the tables in short: our means at minimum validation loss, chance and the optimal loss."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
     from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
-    from rule_extrapolation.reporting.tables import OF_FINISHED, means
+    from rule_extrapolation.reporting.tables import OF_FINISHED
 
     for table in tables:
         caption = f"means {AT_MINIMUM.title}, over all completions"
@@ -160,9 +155,9 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
         references = [row for row in table.rows if row.source in ("chance", "optimal")]
         references = [row for row in references if row.protocol != OF_FINISHED]
         for i, row in enumerate(ours):
-            shown.add_row(*map(escape, means(row)), end_section=i == len(ours) - 1)
+            shown.add_row(*map(escape, row.mean_strings()), end_section=i == len(ours) - 1)
         for row in references:
-            shown.add_row(*map(escape, means(row)), style="dim")
+            shown.add_row(*map(escape, row.mean_strings()), style="dim")
         console.print(shown)
 
 
@@ -178,13 +173,13 @@ def print_text_tables(console: Console, tables: list[TextTable]) -> None:
         for title in HEADER:
             shown.add_column(title, justify="left" if title == HEADER[0] else "right")
         for row in table.rows:
-            shown.add_row(*map(escape, row.texts()), style="dim" if row.n is None else None)
+            shown.add_row(*map(escape, row.strings()), style="dim" if row.n is None else None)
         console.print(shown)
 
 
 def print_end(
     console: Console,
-    runs: list[Run],
+    runs: list[RunRecord],
     left_out: dict[str, str],
     out: Path,
     tables: list[str],
@@ -196,12 +191,12 @@ def print_end(
 
     options = {"soft_wrap": True, "highlight": False, "markup": False}
     console.print(count_in_words(runs), **options)
-    lost = [run for run in runs if run.problem is not None]
-    for run in lost[:10]:
+    excluded = [run for run in runs if run.problem is not None]
+    for run in excluded[:10]:
         console.print(f"not averaged: {run.source}: {run.problem}", style="yellow", **options)
-    if len(lost) > 10:
+    if len(excluded) > 10:
         console.print(
-            f"not averaged: {len(lost) - 10} more, see the page or tables/runs.csv", style="yellow", **options
+            f"not averaged: {len(excluded) - 10} more, see the page or tables/runs.csv", style="yellow", **options
         )
     for name, reason in left_out.items():
         console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)
@@ -212,6 +207,7 @@ def print_end(
     console.print(f"Page: {out}/report.html", **options)
 
 
+@ends_with_pipe
 def main() -> None:
     command(report, Arguments, USAGE)
 

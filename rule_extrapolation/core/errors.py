@@ -1,4 +1,4 @@
-"""One way to say that a setting cannot work: the field, its value and what to do about it, on one line."""
+"""Errors in settings. Each is one line that names the field, its value and how to fix it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class ConfigError(ValueError):
 
 
 def as_written(value: Any) -> Any:
-    """A value as one writes it on the command line."""
+    """The value as written on the command line: null, true and false for None, True and False."""
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
 
 
 class RunsFailed(RuntimeError):
-    """Some of several runs have failed; the others have come to their end."""
+    """At least one run of a sweep or of several seeds failed. The other runs have finished."""
 
 
 def check_positive(**fields: float) -> None:
-    """Raise a ConfigError for the first field that is not above zero, or not finite."""
+    """Raise a ConfigError for the first field that is not both positive and finite."""
     for field, value in fields.items():
         if not (value > 0 and math.isfinite(value)):
             raise ConfigError(field, value, "must be finite" if value > 0 else "must be greater than 0")
 
 
 def check_seed(**fields: int) -> None:
-    """Raise a ConfigError for the first field that no random generator takes as its seed."""
+    """Raise a ConfigError for the first field that is not a valid seed, an integer in [0, 2^32)."""
     for field, value in fields.items():
         if not 0 <= value < 2**32:
             raise ConfigError(field, value, "must be from 0 to 2^32 - 1")
@@ -48,13 +48,13 @@ def check_fraction(**fields: float) -> None:
 
 
 def check_free(folder: str, key: str, pattern: str = "results.json") -> None:
-    """Raise a ConfigError if the folder holds a run, which would be lost."""
+    """Raise a ConfigError if the folder already holds a run, which would be overwritten."""
     if any(Path(folder).glob(pattern)):
-        raise ConfigError(key, folder, "holds a run already; name another folder")
+        raise ConfigError(key, folder, "already holds a run; name another folder")
 
 
 def check_text(path: str | None) -> None:
-    """Raise a ConfigError if a path is given that is no text file, as far as its beginning says."""
+    """Raise a ConfigError if the path is given and is not a text file, judged by its first 64 KiB."""
     if path is None:
         return
     file = Path(path)
@@ -62,18 +62,18 @@ def check_text(path: str | None) -> None:
         fix = "is a folder; name a text file" if file.is_dir() else "there is no such file; name a text file"
         raise ConfigError("path", path, fix)
     try:
-        with file.open("rb") as opened:
-            beginning = opened.read(2**16)
+        with file.open("rb") as stream:
+            beginning = stream.read(2**16)
     except OSError as error:
         raise ConfigError("path", path, f"cannot be read: {error.strerror}") from error
     if not beginning.strip():
-        raise ConfigError("path", path, "is empty; name a file with text in it")
+        raise ConfigError("path", path, "is empty; name a file that contains text")
     if b"\0" in beginning:
-        raise ConfigError("path", path, "is no text: it holds NUL bytes; name a UTF-8 file")
+        raise ConfigError("path", path, "is not a text file: it contains NUL bytes; name a UTF-8 file")
 
 
 def check_choice(choices: Iterable[str], **fields: str) -> None:
-    """Raise a ConfigError, with the closest choice, for the first field that is none of the choices."""
+    """Raise a ConfigError that suggests the closest choice for the first field that is not one of the choices."""
     choices = list(choices)
     for field, value in fields.items():
         if value not in choices:
@@ -81,7 +81,13 @@ def check_choice(choices: Iterable[str], **fields: str) -> None:
 
 
 def one_of(value: str, choices: Iterable[str]) -> str:
-    """'did you mean aNbN? (one of aNbN, aNbM, ...)', the first half only where something is close."""
+    """The fix for an unknown value, which suggests the closest choice if there is one.
+
+    >>> one_of("aNbn", ["aNbN", "baN"])
+    'did you mean aNbN? (one of aNbN, baN)'
+    >>> one_of("xyz", ["aNbN", "baN"])
+    'must be one of aNbN, baN'
+    """
     choices = list(choices)
     folded = {choice.lower(): choice for choice in choices}
     close = get_close_matches(str(value).lower(), folded, n=1, cutoff=0.5)

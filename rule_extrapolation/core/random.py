@@ -7,6 +7,6 @@ import torch
 
 
 def generator(seed: int, *stream: int) -> torch.Generator:
-    """A torch.Generator of its own for each (seed, stream...), whatever else was drawn before."""
+    """A new generator for each combination of seed and stream numbers, independent of all others."""
     state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))

@@ -1,4 +1,4 @@
-"""The tokens that every language has, and where those of its alphabet begin."""
+"""The special tokens of every vocabulary: start of sequence, end of sequence and padding. Symbols follow from 3 on."""
 
 SOS, EOS, PAD = 0, 1, 2
 FIRST_SYMBOL = 3

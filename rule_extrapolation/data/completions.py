@@ -12,24 +12,27 @@ from rule_extrapolation.core.random import generator
 from rule_extrapolation.data.grammar_data import TEST, TRAIN, VAL, GrammarDataModule, TensorBatches
 from rule_extrapolation.grammars.grammar import PAD, Grammar, uniform_integers
 
-POSITIONS = 4
-"""The random stream of where words are split, beside those of grammar_data."""
+SPLITS = 4
+"""The random stream of the positions at which words are split. ``grammar_data`` uses streams 0 to 3."""
 
 
 class CompletionDataModule(GrammarDataModule):
-    """The words of a language, each split into a prompt (SOS and k symbols) and its completion (the rest and EOS).
+    """Words of a language, each split into a prompt (SOS and k symbols) and its completion (the other symbols and EOS).
 
-    k is drawn evenly from ``min_prompt_length``, or the word's length if that is less, to the word's length: anew on
-    every pass over the training words, and once for validation and test. Batches are (B, 2, max_length + 1) tokens:
-    prompts and completions, both followed by PAD.
+    Given a word of l symbols, k ~ U{min(min_prompt_length, l)..l}. Training words are split anew in every epoch;
+    validation and test words are split once. Batches are (B, 2, max_length + 1) tokens: prompts and completions, both
+    followed by PAD.
 
     Args:
-        min_prompt_length: the fewest symbols of a prompt.
-        num_train, num_val, num_test: words in each set; where the language trains on each of its words once, they come
-            as often as it takes, each time split on its own.
+        grammar: makes the grammar from max_length: a Grammar class or a partial of one.
+        max_length: the maximum number of symbols in a word.
+        min_prompt_length: the minimum number of symbols in a prompt.
+        num_train, num_val, num_test: the number of words in each set. If the language trains on each of its words once,
+            all words are repeated until there are at least this many, and each copy is split independently.
+        seed: of the words, their order and the splits.
 
     Raises:
-        ConfigError: as GrammarDataModule; or no word has that many symbols.
+        ConfigError: as GrammarDataModule, or a ``min_prompt_length`` above ``max_length``.
     """
 
     conditional = True
@@ -51,8 +54,8 @@ class CompletionDataModule(GrammarDataModule):
         self.min_prompt_length = min_prompt_length
 
     def reference_losses(self) -> dict[str, float | None]:
-        """None: how long a prompt is says something of how long its word is, and the language's own probabilities leave
-        that out."""
+        """All None: the length of a prompt is evidence about the length of its word, which the language's probabilities
+        ignore."""
         return dict.fromkeys(super().reference_losses())
 
     def words(self, split: int) -> Tensor:
@@ -60,14 +63,12 @@ class CompletionDataModule(GrammarDataModule):
         return words.repeat(-(-self.sizes[split] // len(words)), 1)
 
     def pairs(self, split: int, epoch: int = 0) -> Tensor:
-        """(N, 2, max_length + 1): prompts and completions, split as in that pass over the words."""
+        """(N, 2, max_length + 1) prompts and completions, as split in the given epoch."""
         words = self.words(split)
         lengths = (words != PAD).sum(1) - 2
-        least = lengths.clamp_max(self.min_prompt_length)
-        return split_words(words, least + uniform_integers(lengths - least, self.positions(split, epoch)))
-
-    def positions(self, split: int, epoch: int) -> torch.Generator:
-        return generator(self.seed, POSITIONS, split, epoch)
+        shortest = lengths.clamp_max(self.min_prompt_length)
+        positions = uniform_integers(lengths - shortest, generator(self.seed, SPLITS, split, epoch))
+        return split_words(words, shortest + positions)
 
     def train_dataloader(self) -> RedrawnBatches:
         return RedrawnBatches(partial(self.pairs, TRAIN), self.batch_size, shuffle_seed=self.seed)
@@ -80,7 +81,11 @@ class CompletionDataModule(GrammarDataModule):
 
 
 class RedrawnBatches(TensorBatches):
-    """Batches of rows that are drawn for each pass, from its number on."""
+    """Batches of rows that are drawn anew for each pass.
+
+    Args:
+        draw: maps the number of a pass, from 0 on, to its rows.
+    """
 
     def __init__(self, draw: Callable[[int], Tensor], batch_size: int, shuffle_seed: int):
         super().__init__(draw(0), batch_size, shuffle_seed)
@@ -90,10 +95,18 @@ class RedrawnBatches(TensorBatches):
         return self.draw(self.passes)
 
 
-def split_words(words: Tensor, symbols: Tensor) -> Tensor:
-    """Split (N, T + 1) framed words behind so many symbols (N,) -> (N, 2, T): SOS and those; the rest and EOS."""
-    at = torch.arange(words.shape[1] - 1)
-    prompts = words[:, :-1].where(at <= symbols[:, None], PAD)
-    behind = symbols[:, None] + 1 + at
-    completions = F.pad(words, (0, len(at)), value=PAD).gather(1, behind)
+def split_words(words: Tensor, prompt_lengths: Tensor) -> Tensor:
+    """Split words into prompts and completions.
+
+    Args:
+        words: (N, T + 1) framed words.
+        prompt_lengths: (N,) symbols in each prompt.
+
+    Returns:
+        (N, 2, T): SOS and the prompt's symbols, and the other symbols and EOS, both followed by PAD.
+    """
+    positions = torch.arange(words.shape[1] - 1)
+    prompts = words[:, :-1].where(positions <= prompt_lengths[:, None], PAD)
+    sources = prompt_lengths[:, None] + 1 + positions
+    completions = F.pad(words, (0, len(positions)), value=PAD).gather(1, sources)
     return torch.stack([prompts, completions], 1)

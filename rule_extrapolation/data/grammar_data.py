@@ -13,16 +13,17 @@ from rule_extrapolation.grammars.exact.likelihood import memorised_loss
 from rule_extrapolation.grammars.grammar import Grammar
 
 TRAIN, VAL, TEST, SHUFFLE = range(4)
+"""Random streams of the three sets of words and of the order of batches. The first three also name the sets."""
 
 
 class TensorBatches:
-    """Batches of rows, in a new order on every pass if there is a seed.
+    """Batches of rows. It replaces a DataLoader: the data is in memory, so worker processes would not help.
 
-    The data is in memory already, so there are no worker processes; the position is in the state, so that an
-    interrupted pass goes on where it stopped.
+    ``state_dict`` contains the position, so that a resumed run continues within an epoch.
 
     Args:
-        rows: a tensor, or what is indexed by a tensor of row numbers as one is.
+        rows: a tensor, or an object that a tensor of row numbers indexes in the same way.
+        shuffle_seed: shuffle the rows on every pass. None: keep their order.
     """
 
     def __init__(self, rows: Tensor, batch_size: int, shuffle_seed: int | None = None):
@@ -44,7 +45,7 @@ class TensorBatches:
             yield rows[order[start : start + self.batch_size]]
 
     def rows_of_pass(self) -> Tensor:
-        """What the pass under way takes its batches from."""
+        """The rows of the current pass."""
         return self.rows
 
     def state_dict(self) -> dict[str, int]:
@@ -55,25 +56,26 @@ class TensorBatches:
 
 
 class GrammarDataModule(LightningDataModule):
-    """Training, validation and test words of a language, as (B, max_length + 2) token rows.
+    """Training, validation and test words of a language, in batches of (B, max_length + 2) tokens.
 
-    Where the language trains on each of its words once, all three sets are those words; else each is drawn on its own.
+    If the language trains on each of its words once, these words are all three sets. Otherwise the sets are drawn
+    independently.
 
     Args:
-        grammar: makes the grammar from max_length: a Grammar class, or a partial of one with its options.
-        max_length: the most symbols a word has.
-        num_train, num_val, num_test: words in each set.
-        seed: of the words and of the order they come in.
+        grammar: makes the grammar from max_length: a Grammar class or a partial of one.
+        max_length: the maximum number of symbols in a word.
+        num_train, num_val, num_test: the number of words in each set, if words are drawn.
+        seed: of the words and their order.
 
     Raises:
-        ConfigError: a size below 1, or a max_length that the grammar refuses.
+        ConfigError: a size below 1, or a ``max_length`` that the grammar rejects.
     """
 
     conditional: ClassVar[bool] = False
-    """Whether a batch is of prompts and completions, which models that are ``conditional`` train on."""
+    """Whether batches are prompts and completions, on which ``conditional`` models train."""
 
     carry_state: ClassVar[bool] = False
-    """Whether rows go on where those of the batch before have ended."""
+    """Whether each row of a batch continues the same row of the previous batch."""
 
     def __init__(
         self,
@@ -94,13 +96,14 @@ class GrammarDataModule(LightningDataModule):
         self.drawn: dict[int, Tensor] = {}
 
     def words(self, split: int) -> Tensor:
-        """(N, max_length + 2) framed words, the same on every call."""
+        """(N, max_length + 2) framed words of a set: TRAIN, VAL or TEST. They are the same on every call."""
         if split not in self.drawn:
             self.drawn[split] = self.grammar.dataset(self.sizes[split], generator(self.seed, split))
         return self.drawn[split]
 
     def reference_losses(self) -> dict[str, float | None]:
-        """What a loss is held against, by name in results.json; None where it is not known."""
+        """Losses to compare a model's with, in nats per target position, by their names in results.json, None if
+        unknown."""
         grammar, optimal_on_test = self.grammar, None
         if grammar.process is not None:
             optimal_on_test = -grammar.log_probability(self.words(TEST)).mean().item() / (grammar.max_length + 1)
@@ -112,7 +115,7 @@ class GrammarDataModule(LightningDataModule):
 
     @property
     def tokens_at_once(self) -> int:
-        """How many tokens a model reads in a batch of training."""
+        """Tokens that a model reads in a training batch."""
         return min(self.batch_size, len(self.words(TRAIN))) * (self.grammar.max_length + 1)
 
     def train_dataloader(self) -> TensorBatches:

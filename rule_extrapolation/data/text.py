@@ -1,7 +1,7 @@
-"""Text as tokens: characters or words, in a training, a validation and a test part that follow each other in the file.
+"""Text as tokens, characters or words. The training, validation and test parts follow each other in the file.
 
-A file is read as a stream, once for its vocabulary and once to be written as tokens into a cache folder; training maps
-that into memory. SOS=0, EOS=1 and PAD=2 as in every language; then <UNK>, where there is one, and the vocabulary.
+A file is streamed twice: once to build the vocabulary and once to write its tokens to a cache folder, which training
+maps into memory. SOS=0, EOS=1 and PAD=2 as in every language, followed by <UNK>, if there is one, and the vocabulary.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from rule_extrapolation.data.vocabulary import LEVELS, UNK, Level, Vocabulary
 
 PARTS = ("training", "validation", "test")
 FORMAT = 3
-"""Of the cache: another number where the same file and settings are to be written anew."""
+"""Version of the cache. Another number makes all texts be tokenised anew."""
 BLOCK = 2**22
-"""Bytes read at once."""
-NEAR = 2**12
-"""Bytes behind which a part's beginning is not moved to the next line's."""
+"""Bytes that are read at once."""
+MAX_SHIFT = 2**12
+"""A part begins with a line if one begins within this many bytes."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a text is read. The fields are those of ``TextDataModule``."""
+class TextSettings:
+    """How a text is tokenised. ``TextDataModule`` explains the fields."""
 
     level: str
     val_fraction: float
@@ -49,39 +49,45 @@ class Settings:
 
 @dataclass(frozen=True)
 class Text:
-    """A text as tokens in a folder: a file of the smallest integers for each part, and what they mean."""
+    """A tokenised text: a folder with text.json and a file for each part, which contains ids as small integers."""
 
     folder: Path
     about: dict[str, Any]
-    """What text.json has: level and symbols; of each part how many tokens, characters and unknown tokens there are; and
-    how many of each token."""
+    """The contents of text.json: level, symbols, the numbers of tokens, characters and unknown tokens in each part, and
+    how often each token occurs in it."""
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(LEVELS[self.about["level"]], tuple(self.about["symbols"]))
 
     def tokens(self, part: str) -> np.memmap:
-        """(N,) ids, mapped into memory."""
+        """(N,) ids of a part, mapped into memory."""
         return np.memmap(self.folder / f"{part}.tokens", dtype_of(self.vocabulary.num_tokens), "r")
 
     def num(self, part: str, what: str = "tokens") -> int:
-        """How many ``tokens``, ``characters`` or ``unknown`` tokens a part has."""
+        """The number of ``tokens``, ``characters`` or ``unknown`` tokens in a part."""
         return self.about["parts"][part][what]
 
 
 def dtype_of(num_tokens: int) -> np.dtype:
+    """The smallest integers that hold all ids."""
     return np.min_scalar_type(num_tokens - 1)
 
 
-def read_text(path: str | None, settings: Settings, cache: str | None) -> Text:
-    """A text as tokens, from the cache folder if the same content has been read with the same settings before.
+def read_text(path: str | None, settings: TextSettings, cache: str | None) -> Text:
+    """Tokenise a text, or load it from the cache if the same content was tokenised with the same settings before.
+
+    Args:
+        path: a UTF-8 file. None: the default text.
+        cache: the cache folder. None: the default folder.
 
     Raises:
-        ConfigError: the file is no UTF-8 text or has no words, or a part holds what the vocabulary has not.
+        ConfigError: the file is not UTF-8 text or has no tokens; a part contains tokens that the vocabulary lacks; or
+            the cache cannot be written.
     """
     folder = Path(os.path.expanduser(cache)) if cache else default_cache()
     source = default_text(folder) if path is None else Path(path)
-    about = {"format": FORMAT, "content": content_hash(source, *stamp(source)), **vars(settings)}
+    about = {"format": FORMAT, "content": content_hash(source, *file_stamp(source)), **vars(settings)}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     target = folder / f"{text_name(path)}-{settings.level}-{key}"
     if not (target / "text.json").is_file():
@@ -89,17 +95,18 @@ def read_text(path: str | None, settings: Settings, cache: str | None) -> Text:
             folder.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(dir=folder))
         except OSError as error:
-            raise ConfigError("cache", folder, f"cannot be written to ({error.strerror}); name another") from error
+            fix = f"cannot be written to ({error.strerror}); name another folder"
+            raise ConfigError("cache", folder, fix) from error
         try:
             (temporary / "text.json").write_text(json.dumps(write_tokens(source, settings, temporary)))
-            put(temporary, target)
+            move_into_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return Text(target, json.loads((target / "text.json").read_text()))
 
 
-def put(folder: Path, target: Path) -> None:
-    """Move a complete folder into place, unless another process has been quicker."""
+def move_into_place(folder: Path, target: Path) -> None:
+    """Rename a complete folder, unless another process has already done so."""
     try:
         folder.rename(target)
     except OSError:
@@ -112,7 +119,7 @@ def default_cache() -> Path:
 
 
 def default_text(folder: Path) -> Path:
-    """English that every Python carries: the help on its language, as one file."""
+    """A file of English text that is part of every Python: the help on its language, ``pydoc_data.topics``."""
     from pydoc_data.topics import topics
 
     text = "\n\n".join(topics[name] for name in sorted(topics)).encode()
@@ -125,33 +132,35 @@ def default_text(folder: Path) -> Path:
     return path
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of modification in ns."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 @lru_cache
 def content_hash(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file, computed once as long as its size and time of modification stay the same."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_tokens(path: Path, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Write the tokens of a text into a folder. Returns what text.json has."""
+def write_tokens(path: Path, settings: TextSettings, folder: Path) -> dict[str, Any]:
+    """Write the tokens of a text into a folder. Returns the contents of text.json."""
     level = LEVELS[settings.level]
     spans = dict(zip(PARTS, part_spans(path, settings.val_fraction, settings.test_fraction)))
-    counts = level.count(decoded(path, *spans["training"]))
-    symbols = chosen_symbols(counts, level, settings)
+    counts = level.count(read_blocks(path, *spans["training"]))
+    symbols = select_symbols(counts, level, settings)
     if not counts:
-        raise ConfigError("path", path, f"its training part has no {level.unit}; use a longer text")
+        raise ConfigError("path", path, f"its training part contains no {level.unit}; use a longer text")
     vocabulary = Vocabulary(level, symbols)
     parts = {part: write_part(path, span, part, vocabulary, folder) for part, span in spans.items()}
     counts = {part: sizes.pop("counts") for part, sizes in parts.items()}
     return {"level": level.name, "symbols": symbols, "parts": parts, "counts": counts}
 
 
-def chosen_symbols(counts: Counter[str], level: Level, settings: Settings) -> list[str]:
-    """The most frequent ones, equally frequent ones in their own order; <UNK> in front if there is to be one."""
+def select_symbols(counts: Counter[str], level: Level, settings: TextSettings) -> list[str]:
+    """The vocabulary by descending frequency, ties in the symbols' own order; <UNK> first if there is one."""
     min_count = level.min_count if settings.min_count is None else settings.min_count
     frequent = [symbol for symbol, count in counts.items() if count >= min_count]
     frequent.sort(key=lambda symbol: (-counts[symbol], symbol))
@@ -160,10 +169,13 @@ def chosen_symbols(counts: Counter[str], level: Level, settings: Settings) -> li
 
 
 def write_part(path: Path, span: tuple[int, int], part: str, vocabulary: Vocabulary, folder: Path) -> dict[str, Any]:
-    """Write a part's tokens. Returns how many tokens, characters and unknown ones it has, and of each token how many.
+    """Write a part's tokens to a file.
+
+    Returns:
+        The numbers of tokens, characters and unknown tokens, and the counts of each token.
 
     Raises:
-        ConfigError: it holds what the vocabulary has not, and there is no <UNK>.
+        ConfigError: the part contains tokens that the vocabulary lacks, and there is no <UNK>.
     """
     missing = vocabulary.num_tokens
     unknown = missing if vocabulary.unknown is None else vocabulary.unknown
@@ -171,50 +183,52 @@ def write_part(path: Path, span: tuple[int, int], part: str, vocabulary: Vocabul
     encode = level.encoder({symbol: id_ for symbol, id_ in vocabulary.ids.items() if symbol != UNK}, unknown)
     counts, characters = np.zeros(vocabulary.num_tokens + 1, np.int64), 0
     with open(folder / f"{part}.tokens", "wb") as file:
-        for block in level.whole(decoded(path, *span)):
+        for block in level.align(read_blocks(path, *span)):
             tokens = encode(block)
             counts += np.bincount(tokens, minlength=len(counts))
             if counts[missing]:
-                raise never_seen(block, part, vocabulary)
+                raise unknown_tokens_error(block, part, vocabulary)
             file.write(tokens.astype(dtype).tobytes())
             characters += len(block)
     sizes = {"tokens": int(counts.sum()), "characters": characters, "unknown": int(counts[unknown])}
     return {**sizes, "counts": counts[:missing].tolist()}
 
 
-def never_seen(block: str, part: str, vocabulary: Vocabulary) -> ConfigError:
+def unknown_tokens_error(block: str, part: str, vocabulary: Vocabulary) -> ConfigError:
     unseen = sorted(set(vocabulary.level.split(block)) - vocabulary.ids.keys())
     shown = ", ".join(map(repr, unseen[:5])) + (f" and {len(unseen) - 5} more" if len(unseen) > 5 else "")
-    fix = f"the {part} part holds {shown}, not in the training part's vocabulary; set true to read {UNK} there"
+    fix = f"the {part} part contains {shown}, which the vocabulary lacks; set it to true to read them as {UNK}"
     return ConfigError("unknown", False, fix)
 
 
 def part_spans(path: Path, val_fraction: float, test_fraction: float) -> list[tuple[int, int]]:
-    """Where each part is, in bytes from and up to: by fractions of the file's size, moved on to where a line begins if
-    one does nearby, else to where a character does."""
+    """The first byte of each part and the one after its last.
+
+    Fractions are of the file's size. A part begins at the next line if that is near, else at the next character.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        behind = (val_fraction + test_fraction, test_fraction)
-        most = int(size * min(val_fraction, test_fraction) / 2)  # of which each part has half left
-        cuts = [line_start(file, int(size * (1 - fraction)), most) for fraction in behind]
-    return list(zip([0, *cuts], [*cuts, size]))
+        fractions_left = (val_fraction + test_fraction, test_fraction)
+        max_shift = int(size * min(val_fraction, test_fraction) / 2)  # leaves at least half of each part
+        starts = [part_start(file, int(size * (1 - fraction)), max_shift) for fraction in fractions_left]
+    return list(zip([0, *starts], [*starts, size]))
 
 
-def line_start(file: Any, position: int, most: int) -> int:
-    """Where a line begins, fewer than ``most`` bytes on; else where a character does."""
+def part_start(file: Any, position: int, max_shift: int) -> int:
+    """The next byte at which a line begins if it is within ``max_shift`` bytes, else at which a character begins."""
     file.seek(position)
-    near = file.read(NEAR)
-    newline = near.find(b"\n")
-    if 0 <= newline < most:
+    following = file.read(MAX_SHIFT)
+    newline = following.find(b"\n")
+    if 0 <= newline < max_shift:
         return position + newline + 1
-    return position + next((i for i, byte in enumerate(near) if byte & 0xC0 != 0x80), 0)
+    return position + next((i for i, byte in enumerate(following) if byte & 0xC0 != 0x80), 0)
 
 
-def decoded(path: Path, start: int, stop: int) -> Iterator[str]:
+def read_blocks(path: Path, start: int, stop: int) -> Iterator[str]:
     """The text between two bytes, block by block.
 
     Raises:
-        ConfigError: it is no UTF-8 text.
+        ConfigError: it is not UTF-8 text.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     with open(path, "rb") as file:
@@ -225,16 +239,18 @@ def decoded(path: Path, start: int, stop: int) -> Iterator[str]:
             try:
                 text = decoder.decode(block, final=start == stop)
             except UnicodeDecodeError as error:
-                raise ConfigError("path", path, f"is no UTF-8 text: {error.reason}") from error
+                raise ConfigError("path", path, f"is not UTF-8 text: {error.reason}") from error
             if "\0" in text:
-                raise ConfigError("path", path, "is no text: it holds a NUL byte")
+                raise ConfigError("path", path, "is not a text file: it contains a NUL byte")
             yield text
 
 
 def unigram_loss(text: Text) -> float:
-    """Cross-entropy in nats per token of the test part, its first token left out, if each token is as probable as it is
-    frequent in the training part; each is counted once more than it is there, so that none is impossible."""
+    """Cross-entropy of the test part, without its first token, in nats per token under the unigram model.
+
+    A token's probability is its relative frequency in the training part, with 1 added to each count.
+    """
     training, test = (np.array(text.about["counts"][part]) for part in ("training", "test"))
     test[text.tokens("test")[0]] -= 1
-    seen = training[FIRST_SYMBOL:] + 1
-    return float(-(test[FIRST_SYMBOL:] * np.log(seen / seen.sum())).sum() / test.sum())
+    counts = training[FIRST_SYMBOL:] + 1
+    return float(-(test[FIRST_SYMBOL:] * np.log(counts / counts.sum())).sum() / test.sum())

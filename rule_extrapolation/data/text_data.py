@@ -11,15 +11,19 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed, check_text
-from rule_extrapolation.core.tokens import PAD
+from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.data import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
-from rule_extrapolation.data.text import PARTS, Settings, Text, read_text, unigram_loss
+from rule_extrapolation.data.text import PARTS, Text, TextSettings, read_text, unigram_loss
 from rule_extrapolation.data.vocabulary import Vocabulary
 
 
 class TextTask:
-    """What a run on a text needs in the place of a grammar: a name, tokens, and no rules."""
+    """The task of a run on a text, which takes the place of a grammar. It has a vocabulary but no rules.
+
+    Args:
+        text: the tokenised text, or None if only the run folder is at hand.
+    """
 
     kind = "text"
     label = process = None
@@ -37,19 +41,43 @@ class TextTask:
     def level(self) -> str:
         return f"{self.vocabulary.level.unit}, {self.num_tokens:,} tokens"
 
+    @property
+    def unit(self) -> str:
+        return self.vocabulary.level.unit
+
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """(1, P) tokens; an empty prompt is the beginning of a line.
+
+        Raises:
+            ConfigError: a symbol outside the vocabulary, where it has no <UNK>.
+        """
+        try:
+            tokens = self.vocabulary.encode(prompt) or [self.vocabulary.beginning]
+        except KeyError as error:
+            known = "".join(self.vocabulary.symbols)
+            fix = f"{error.args[0]!r} is not in the vocabulary of {self.name}: {known!r}"
+            raise ConfigError("prompt", prompt, fix) from error
+        return torch.tensor([tokens])
+
+    def judge_completion(self, tokens: Tensor, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
+        """(1, P + new) tokens -> what was added as text, whether it has ended, and no rules."""
+        added = tokens[0, prompt_length:].tolist()
+        finished = EOS in added
+        return self.vocabulary.decode(added[: added.index(EOS)] if finished else added), finished, {}
+
     def about(self) -> dict[str, Any]:
-        """What a run's results.json says of it."""
-        of_text = {
+        """The entries that describe the text in results.json."""
+        text = {
             "level": self.vocabulary.level.name,
             "num_tokens": self.num_tokens,
             "parts": self.text.about["parts"],
         }
-        return {"grammar": self.name, "label": None, "rules": {}, "text": of_text}
+        return {"grammar": self.name, "label": None, "rules": {}, "text": text}
 
 
 @dataclass
 class SavedText:
-    """What a run has kept of its text, with which its model can be used."""
+    """The part of a run's data that its folder preserves: enough to use the model without the text."""
 
     task: TextTask
     conditional: ClassVar[bool] = False
@@ -57,17 +85,18 @@ class SavedText:
 
 
 class Chunks:
-    """The rows of a text, ``length + 1`` tokens each.
+    """The rows of a text, of ``length + 1`` tokens each.
 
-    A row's last token is the first of the next row in the text, so that each token but the text's first is predicted
-    exactly once. What a row lacks at the end is PAD.
+    A row's last token is the first token of the next row, so that every token but the text's first is predicted exactly
+    once. A row at the end of the text or of a stretch is padded with PAD.
 
-    With ``streams``, the text is cut into that many stretches, and row ``j * streams + i`` is chunk j of stretch i: in
-    batches of ``streams`` rows, each row of a batch goes on where it stopped in the batch before.
+    With ``streams``, the text is divided into this many stretches, and row ``j * streams + i`` is chunk j of stretch i.
+    In batches of ``streams`` rows, each row thus continues the same row of the previous batch.
 
     Args:
-        tokens: (N,) of any integer type, N from 2; a np.memmap is read only as far as rows are asked for.
-        length: tokens that a row predicts.
+        tokens: (N,) of any integer type with N >= 2. Of a np.memmap, only the rows that are used are read.
+        length: the number of tokens that a row predicts.
+        streams: the number of stretches. None: rows are consecutive chunks of the text.
     """
 
     def __init__(self, tokens: np.ndarray, length: int, streams: int | None = None):
@@ -82,33 +111,36 @@ class Chunks:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """(B,) -> (B, length + 1) long."""
         chunk, stream = np.divmod(rows.numpy(), self.streams)
-        places = (stream * self.span + chunk * self.length)[:, None] + np.arange(self.length + 1)
+        positions = (stream * self.span + chunk * self.length)[:, None] + np.arange(self.length + 1)
         ends = np.minimum((stream + 1) * self.span + 1, len(self.tokens))[:, None]
-        tokens = self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64)
-        return torch.from_numpy(np.where(places < ends, tokens, PAD))
+        tokens = self.tokens[np.minimum(positions, len(self.tokens) - 1)].astype(np.int64)
+        return torch.from_numpy(np.where(positions < ends, tokens, PAD))
 
 
 class TextDataModule(LightningDataModule):
-    """A text file as (B, max_length + 1) rows of tokens; its parts follow each other in the file.
+    """A text file in batches of (B, max_length + 1) tokens. Its three parts follow each other in the file.
 
     Args:
-        path: a UTF-8 file; None: the help on Python's language, pydoc_data.topics.
-        level: what a token is, a character or a word.
-        max_length: tokens of a chunk.
-        batch_size: chunks in a batch; with ``carry_state``, stretches of the text that are read side by side.
-        carry_state: each chunk begins with the state that the one before it has ended with. Else they are independent,
-            and come in a new order on every pass.
+        path: a UTF-8 file. None: the help on Python's language, ``pydoc_data.topics``.
+        level: whether a token is a character or a word.
+        max_length: the number of tokens in a chunk.
+        batch_size: the number of chunks in a batch. With ``carry_state``, the text is divided into this many stretches,
+            which are read in parallel.
+        carry_state: each chunk begins with the final state of the chunk before it. If false, chunks are independent and
+            are shuffled in every epoch.
         val_fraction, test_fraction: of the file's bytes.
-        max_vocabulary: the most frequent tokens of the training part are kept, so many at most,
-        min_count: and those that it has so often; None: 1 for characters, 2 for words.
-        unknown: whether other tokens are read as <UNK>; else they are an error. None: only words are.
-        cache: the folder where texts are kept as tokens, by content and settings.
-        seed: of the chunks' order.
-        grammar: there is none; the program gives one that has been asked for.
+        max_vocabulary: the maximum size of the vocabulary, which consists of the most frequent tokens of the training
+            part.
+        min_count: rarer tokens are left out of the vocabulary. None: 1 for characters, 2 for words.
+        unknown: whether tokens outside the vocabulary are read as <UNK>. If false, they are an error. None: true for
+            words.
+        cache: the folder of tokenised texts. None: a folder in the user's cache.
+        seed: of the order of chunks.
+        grammar: must be None; it exists to report a grammar given by mistake.
 
     Raises:
-        ConfigError: sizes below 1, fractions that leave nothing, a file that is missing, empty, no text or too short, a
-            part that holds what the vocabulary has not.
+        ConfigError: sizes below 1; fractions that leave no training part; a file that is missing, empty, not text or
+            too short; a part that contains tokens outside the vocabulary, without ``unknown``.
     """
 
     conditional = False
@@ -131,46 +163,48 @@ class TextDataModule(LightningDataModule):
     ):
         super().__init__()
         if grammar is not None:
-            raise ConfigError("grammar", grammar.func.name, "a text has no language; leave grammar= or data=text out")
+            raise ConfigError("grammar", grammar.func.name, "a text has no grammar; leave out grammar= or data=text")
         check_choice(["char", "word"], level=level)
         check_positive(max_length=max_length, batch_size=batch_size, max_vocabulary=max_vocabulary)
         check_positive(val_fraction=val_fraction, test_fraction=test_fraction)
         if min_count is not None:
             check_positive(min_count=min_count)
         if val_fraction + test_fraction >= 1:
-            raise ConfigError("test_fraction", test_fraction, "and val_fraction leave nothing to train on; set less")
+            raise ConfigError("test_fraction", test_fraction, "must be less than 1 - val_fraction")
         check_seed(seed=seed)
         check_text(path)
-        settings = Settings(level, val_fraction, test_fraction, max_vocabulary, min_count, unknown)
+        settings = TextSettings(level, val_fraction, test_fraction, max_vocabulary, min_count, unknown)
         self.text = read_text(path, settings, cache)
         self.task = TextTask(text_name(path), self.text.vocabulary, self.text)
         self.max_length, self.batch_size, self.carry_state, self.seed = max_length, batch_size, carry_state, seed
         self.check_long_enough(path)
 
     def check_long_enough(self, path: str | None) -> None:
-        rows = {"training": self.batch_size}
+        """Raise a ConfigError unless training has a full batch and the other parts have a full chunk."""
         for part in PARTS:
-            least, tokens = rows.get(part, 1) * self.max_length + 1, self.text.num(part)
-            if tokens < least:
+            rows, keys = (self.batch_size, "batch_size or max_length") if part == "training" else (1, "max_length")
+            needed, tokens = rows * self.max_length + 1, self.text.num(part)
+            if tokens < needed:
                 unit = self.task.vocabulary.level.unit
-                fix = f"its {part} part has {tokens:,} {unit}, and {least:,} are needed; use a longer text, or less "
-                raise ConfigError("path", path, fix + ("batch_size or max_length" if part in rows else "max_length"))
+                fix = f"its {part} part has {tokens:,} {unit} but needs {needed:,}; use a longer text or lower {keys}"
+                raise ConfigError("path", path, fix)
 
     @staticmethod
     def saved(name: str, folder: Path) -> SavedText:
-        """What is in a run's folder: the text need not be there any more."""
+        """Load what a run folder preserves of its text, ``name``."""
         return SavedText(TextTask(name, Vocabulary.load(folder)))
 
     def reference_losses(self) -> dict[str, float | None]:
-        """What a loss is held against, by name in results.json."""
+        """Losses to compare a model's with, in nats per token, by their names in results.json."""
         return {"unigram_loss": unigram_loss(self.text)}
 
     @property
     def tokens_at_once(self) -> int:
-        """How many tokens a model reads in a batch of training."""
+        """Tokens that a model reads in a training batch."""
         return self.batch_size * self.max_length
 
     def batches(self, part: str, shuffle_seed: int | None = None) -> TensorBatches:
+        """The batches of a part. Only independent chunks are shuffled."""
         tokens = self.text.tokens(part)
         if self.carry_state:
             return TensorBatches(Chunks(tokens, self.max_length, streams=self.batch_size), self.batch_size)

@@ -1,4 +1,4 @@
-"""What a token of a text is, and which there are."""
+"""Tokens of a text: how it is split into them, and the vocabulary."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ UNK = "<UNK>"
 SPECIAL = ("<SOS>", "<EOS>", "<PAD>")
 VOCABULARY_FILE = "vocabulary.json"
 CODE_POINTS = 0x110000
-"""That Unicode has."""
+"""The number of Unicode code points."""
 
 
 class Level(ABC):
-    """What a token of a text is."""
+    """How a text is split into tokens."""
 
     name: ClassVar[str]
     unit: ClassVar[str]
+    """The tokens in words, in the plural."""
     has_unknown: ClassVar[bool]
-    """Whether what is not in the vocabulary is read as <UNK>, if the settings do not say."""
+    """Default of ``unknown``: whether tokens outside the vocabulary are read as <UNK>."""
     min_count: ClassVar[int]
-    """How often the training part has what is in the vocabulary, if the settings do not say."""
+    """Default of ``min_count``: how often a token of the vocabulary occurs in the training part at least."""
 
     @abstractmethod
     def split(self, text: str) -> list[str]:
@@ -39,23 +40,32 @@ class Level(ABC):
 
     @abstractmethod
     def join(self, tokens: Iterable[str]) -> str:
-        """A text of tokens."""
+        """The text of tokens: the inverse of ``split``, up to white space."""
 
     @abstractmethod
     def count(self, blocks: Iterable[str]) -> Counter[str]:
-        """How often each token is there."""
+        """How often each token occurs.
+
+        Args:
+            blocks: consecutive pieces of the text, which may end within a token.
+        """
 
     @abstractmethod
     def encoder(self, ids: dict[str, int], unknown: int) -> Callable[[str], np.ndarray]:
-        """A function from a block of text to its tokens' ids, ``unknown`` for what has none."""
+        """A function from a block of text to the (N,) ids of its tokens.
 
-    def whole(self, blocks: Iterable[str]) -> Iterator[str]:
-        """The same text in blocks that no token goes beyond."""
+        Args:
+            ids: of the known tokens.
+            unknown: the id of all others.
+        """
+
+    def align(self, blocks: Iterable[str]) -> Iterator[str]:
+        """The same text in blocks that do not end within a token."""
         return iter(blocks)
 
 
 class Characters(Level):
-    """Each character is a token: code points, line ends as they are."""
+    """Each character (Unicode code point) is a token, line ends included."""
 
     name, unit, has_unknown, min_count = "char", "characters", False, 1
 
@@ -79,7 +89,7 @@ class Characters(Level):
 
 
 class Words(Level):
-    """Words and punctuation marks are tokens. White space is none, and so is not predicted."""
+    """Words and punctuation marks are tokens. White space is not predicted."""
 
     name, unit, has_unknown, min_count = "word", "words", True, 2
 
@@ -92,7 +102,7 @@ class Words(Level):
 
     def count(self, blocks: Iterable[str]) -> Counter[str]:
         counts: Counter[str] = Counter()
-        for block in self.whole(blocks):
+        for block in self.align(blocks):
             counts.update(self.split(block))
         return counts
 
@@ -103,7 +113,7 @@ class Words(Level):
 
         return encode
 
-    def whole(self, blocks: Iterable[str]) -> Iterator[str]:
+    def align(self, blocks: Iterable[str]) -> Iterator[str]:
         rest = ""
         for block in blocks:
             text = rest + block
@@ -117,16 +127,17 @@ LEVELS = {level.name: level for level in (Characters(), Words())}
 
 
 def code_points(block: str) -> np.ndarray:
+    """(N,) uint32."""
     return np.frombuffer(block.encode("utf-32-le"), np.uint32)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which tokens a text has, by id."""
+    """The tokens of a text, and their ids."""
 
     level: Level
     symbols: tuple[str, ...]
-    """From FIRST_SYMBOL on, <UNK> first if there is one."""
+    """Their ids count from FIRST_SYMBOL. <UNK> comes first if there is one."""
 
     @property
     def num_tokens(self) -> int:
@@ -138,25 +149,26 @@ class Vocabulary:
 
     @property
     def unknown(self) -> int | None:
+        """The id of <UNK>, or None if unknown tokens are an error."""
         return self.ids.get(UNK)
 
     @property
     def beginning(self) -> int:
-        """What an empty prompt stands behind: a line or a sentence, else the most frequent token."""
+        """The token before an empty prompt: the end of a line or a sentence, else the most frequent token."""
         known = [symbol for symbol in ("\n", ".", *self.symbols) if symbol in self.ids and symbol != UNK]
         return self.ids[known[0]] if known else FIRST_SYMBOL
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text.
+        """The ids of a text's tokens.
 
         Raises:
-            KeyError: a symbol that the vocabulary has not, where there is no <UNK>.
+            KeyError: a token is not in the vocabulary, which has no <UNK>.
         """
         tokens = self.level.split(text)
         return [self.ids[token] if self.unknown is None else self.ids.get(token, self.unknown) for token in tokens]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of tokens."""
+        """The text of token ids."""
         return self.level.join(map(self.name, tokens))
 
     def save(self, folder: Path) -> None:
@@ -169,4 +181,5 @@ class Vocabulary:
         return Vocabulary(LEVELS[about["level"]], tuple(about["symbols"]))
 
     def name(self, token: int) -> str:
+        """The text of one token, such as <EOS> for a special token."""
         return (*SPECIAL, *self.symbols)[token] if token < FIRST_SYMBOL else self.symbols[token - FIRST_SYMBOL]

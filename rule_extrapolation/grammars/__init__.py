@@ -1,6 +1,6 @@
-"""The languages. A new one is a file in this folder and a line in LANGUAGES.
+"""The registry of languages. A new language is a file in this folder and a line in LANGUAGES.
 
-Nothing here imports torch, so that listing names and checking a command line stay quick.
+This module does not import torch, so that listing names and checking a command line stay fast.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rule_extrapolation.core import plugins
 from rule_extrapolation.core.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
@@ -15,14 +16,20 @@ if TYPE_CHECKING:
 
 
 class Language(NamedTuple):
-    """Where a language's class is, its label (an alias of its name) and the options it adds, with their defaults."""
+    """An entry of the registry.
+
+    Args:
+        path: module and class, within ``rule_extrapolation.grammars`` for the built-in languages, else absolute.
+        label: a short alias of the name, such as L3.
+        options: the arguments of the class beside Grammar's own, with their defaults.
+    """
 
     path: str
     label: str | None = None
     options: dict[str, Any] = {}
 
 
-LANGUAGES = {
+BUILT_IN = {
     "baN": Language("ban.BaN", "L1"),
     "bbaN": Language("bban.BbaN", "L2"),
     "aNbN": Language("anbn.AnBn", "L3", {"all_sequences": True, "only_even": False, "only_odd": False}),
@@ -41,19 +48,34 @@ LANGUAGES = {
     ),
 }
 
+LANGUAGES = BUILT_IN | {name: Language(path) for name, path in plugins.targets(plugins.LANGUAGES).items()}
+"""All languages: ours, and those that other installed packages add."""
+
 ALIASES = {language.label: name for name, language in LANGUAGES.items() if language.label}
 
 
 def target(name: str) -> str:
-    """The import path of a language's class, by name or label. Raises ConfigError for an unknown one."""
+    """The import path of a language's class, by name or label.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
     name = ALIASES.get(name, name)
     if name not in LANGUAGES:
         raise ConfigError("grammar", name, one_of(name, [*LANGUAGES, *ALIASES]))
-    return f"{__name__}.{LANGUAGES[name].path}"
+    path = LANGUAGES[name].path
+    return f"{__name__}.{path}" if name in BUILT_IN else path
 
 
 def get_grammar(name: str, max_length: int, **options: Any) -> Grammar:
-    """The language of that name or label.
+    """The language with this name or label.
+
+    Args:
+        max_length: the maximum number of symbols in a training word.
+        options: further arguments of the language's class, such as ``test_prompt_length``.
+
+    Raises:
+        ConfigError: an unknown name or an option that the language rejects.
 
     >>> get_grammar("L3", max_length=8).name
     'aNbN'

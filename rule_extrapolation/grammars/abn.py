@@ -8,18 +8,24 @@ from torch import Tensor
 from rule_extrapolation.grammars.exact.acceptor import tally
 from rule_extrapolation.grammars.exact.process import Automaton
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, log_orders, shuffled
+from rule_extrapolation.grammars.letters import A, B, log_num_orders, shuffled
 from rule_extrapolation.ops.strings import count
 
 
 class AbN(Grammar):
-    """As many a's as b's, in any order. Every string can grow into a word, so there are no OOD prompts.
+    """As many a's as b's, in any order.
 
-    Training words: n ~ U{1..max_length//2}, then n a's and n b's shuffled.
+    R1: #a = #b.
+    Every string is a prefix of a word, so there are no OOD prompts.
+
+    Training words: n ~ U{1..⌊max_length/2⌋}; n a's and n b's in uniformly random order.
+
+    Example: "abba" is a word; "aab" is not.
 
     >>> grammar = AbN(max_length=8)
-    >>> grammar.judge(grammar.encode(["abba", "aab"]))["grammatical"].tolist()
-    [True, False]
+    >>> verdicts = grammar.judge(grammar.encode(["abba", "aab"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, False], 'grammatical': [True, False]}
     """
 
     name = "abN"
@@ -42,5 +48,5 @@ class AbN(Grammar):
     def make_process(self) -> Automaton:
         n = torch.arange(1, self.max_length // 2 + 1)
         log_probability = torch.full((self.max_length + 1,) * 2, -torch.inf, dtype=torch.float64)
-        log_probability[n, n] = -math.log(len(n)) - log_orders(n, n)
-        return Automaton.of_counts(log_probability)
+        log_probability[n, n] = -math.log(len(n)) - log_num_orders(n, n)
+        return Automaton.from_counts(log_probability)

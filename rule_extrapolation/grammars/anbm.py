@@ -11,13 +11,18 @@ from rule_extrapolation.ops.words import runs
 
 
 class AnBm(Grammar):
-    """a's before b's, however many of each.
+    """a^n b^m: a's before b's, any number of each.
 
-    Training words: max_length - 2 symbols, of which n ~ U{1..max_length-3} are a's; so at least one a and one b.
+    R2: every a comes before every b.
+
+    Training words: n ~ U{1..max_length-3}; a^n b^(max_length-2-n).
+
+    Example: "aab" is a word; "aba" is not.
 
     >>> grammar = AnBm(max_length=8)
-    >>> grammar.judge(grammar.encode(["aab", "aba"]))["grammatical"].tolist()
-    [True, False]
+    >>> verdicts = grammar.judge(grammar.encode(["aab", "aba"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_2': [True, False], 'grammatical': [True, False]}
     """
 
     name = "aNbM"

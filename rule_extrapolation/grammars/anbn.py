@@ -13,18 +13,25 @@ from rule_extrapolation.ops.words import runs
 
 
 class AnBn(Grammar):
-    """L3: as many a's as b's, and a's before b's.
+    """L3, a^n b^n: as many a's as b's, and a's before b's.
 
-    Training words: a^n b^n for every n in 1..max_length//2 once, or n drawn evenly from those.
+    R1: #a = #b.
+    R2: every a comes before every b.
+    R3: the length is even. It follows from R1.
 
-    Args:
-        all_sequences: train on every word once; false draws n for each word.
-        only_even: only even n.
-        only_odd: only odd n.
+    Training words: a^n b^n, once for every n in 1..⌊max_length/2⌋, or with n drawn uniformly from these.
+
+    Example: "aabb" is a word; "abab" breaks R2 but keeps R1.
 
     >>> grammar = AnBn(max_length=8)
-    >>> grammar.judge(grammar.encode(["aabb", "abab", "aab"]))["rule_1"].tolist()
-    [True, True, False]
+    >>> verdicts = grammar.judge(grammar.encode(["aabb", "abab"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, True], 'rule_2': [True, False], 'rule_3': [True, True], 'grammatical': [True, False]}
+
+    Args:
+        all_sequences: train on every word once. If false, n is drawn for each training word.
+        only_even: use even n only.
+        only_odd: use odd n only.
     """
 
     name = "aNbN"
@@ -47,7 +54,7 @@ class AnBn(Grammar):
         if only_even and only_odd:
             raise ConfigError("only_even", True, "only_odd is true as well; set one of them to false")
         if only_even and max_length < 4:
-            raise ConfigError("max_length", max_length, "aNbN has no word with an even n that short; use 4 or more")
+            raise ConfigError("max_length", max_length, "the shortest word with an even n is aabb; use 4 or more")
         self.all_sequences = all_sequences
         self.n = torch.arange(2 if only_even else 1, max_length // 2 + 1, 2 if only_even or only_odd else 1)
 

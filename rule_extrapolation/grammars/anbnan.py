@@ -12,26 +12,33 @@ from rule_extrapolation.ops.words import runs
 
 
 def read_b_block(state: tuple[str, int], symbol: str) -> tuple[str, int] | None:
-    """The state: whether b's are still to come, and how many a's more stood before them than after."""
-    part, more = state
+    """Acceptor step for R2. The state is the part of the word, "before", "within" or "after" the block of b's, and how
+    many more a's came before the block than after it."""
+    part, surplus = state
     if symbol == "b":
-        return None if part == "behind" else ("within", more)
+        return None if part == "after" else ("within", surplus)
     if part == "before":
-        return part, more + 1
-    return ("behind", more - 1) if more else None
+        return part, surplus + 1
+    return ("after", surplus - 1) if surplus else None
 
 
 B_BLOCK_IN_THE_MIDDLE = Acceptor(("before", 0), read_b_block, lambda state: state[0] == "before" or state[1] == 0)
 
 
 class AnBnAn(Grammar):
-    """Twice as many a's as b's, and the b's together in the middle: a^n b^n a^n.
+    """a^n b^n a^n: twice as many a's as b's, with the b's together in the middle.
 
-    Training words: n ~ U{1..max_length//3}.
+    R1: #a = 2 #b.
+    R2: the b's are adjacent, with as many a's before them as after them.
+
+    Training words: n ~ U{1..⌊max_length/3⌋}; a^n b^n a^n.
+
+    Example: "aabbaa" is a word; "abaaba" breaks R2 but keeps R1.
 
     >>> grammar = AnBnAn(max_length=9)
-    >>> grammar.judge(grammar.encode(["aabbaa", "abaaba", "bba"]))["rule_1"].tolist()
-    [True, True, False]
+    >>> verdicts = grammar.judge(grammar.encode(["aabbaa", "abaaba"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, True], 'rule_2': [True, False], 'grammatical': [True, False]}
     """
 
     name = "aNbNaN"

@@ -12,16 +12,22 @@ from rule_extrapolation.ops.words import runs
 
 
 class AnBnCn(Grammar):
-    """L4: as many a's as b's as c's, and a's before b's before c's.
+    """L4, a^n b^n c^n: as many a's as b's as c's, in this order.
 
-    Training words: a^n b^n c^n for every n in 1..max_length//3 once, or n drawn evenly from those.
+    R1: #a = #b = #c.
+    R2: every a comes before every b, and every b before every c.
 
-    Args:
-        all_sequences: train on every word once; false draws n for each word.
+    Training words: a^n b^n c^n, once for every n in 1..⌊max_length/3⌋, or with n drawn uniformly from these.
+
+    Example: "aabbcc" is a word; "abcabc" breaks R2 but keeps R1.
 
     >>> grammar = AnBnCn(max_length=9)
-    >>> grammar.judge(grammar.encode(["aabbcc", "abcabc", "aabbc"]))["grammatical"].tolist()
-    [True, False, False]
+    >>> verdicts = grammar.judge(grammar.encode(["aabbcc", "abcabc"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, True], 'rule_2': [True, False], 'grammatical': [True, False]}
+
+    Args:
+        all_sequences: train on every word once. If false, n is drawn for each training word.
     """
 
     name = "aNbNcN"

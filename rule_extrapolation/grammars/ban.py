@@ -8,18 +8,25 @@ from torch import Tensor
 from rule_extrapolation.grammars.exact.acceptor import begins_with, tally
 from rule_extrapolation.grammars.exact.process import Automaton
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.letters import A, B, log_orders, sample_lengths_and_as, shuffled
+from rule_extrapolation.grammars.letters import A, B, log_num_orders, sample_lengths_and_as, shuffled
 from rule_extrapolation.ops.strings import count
 
 
 class BaN(Grammar):
-    """L1: begins with b, and has an even number of a's.
+    """L1, (ba)^N: strings that begin with b and contain an even number of a's.
 
-    Training words: a length l ~ U{1..max_length}, a first b, k ~ U{0..(l-1)//2}, then 2k a's and l-1-2k b's shuffled.
+    R1: #a is even.
+    R2: the first symbol is b.
+
+    Training words: a length l ~ U{1..max_length} and k ~ U{0..⌊(l-1)/2⌋}; a b, then 2k a's and l-1-2k b's in uniformly
+    random order.
+
+    Example: "baab" is a word; "aab" breaks R2 but keeps R1.
 
     >>> grammar = BaN(max_length=8)
-    >>> grammar.judge(grammar.encode(["baab", "bab", "aab"]))["grammatical"].tolist()
-    [True, False, False]
+    >>> verdicts = grammar.judge(grammar.encode(["baab", "aab"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, True], 'rule_2': [True, False], 'grammatical': [True, False]}
     """
 
     name = "baN"
@@ -46,7 +53,8 @@ class BaN(Grammar):
 
     def make_process(self) -> Automaton:
         num_as, num_bs = torch.meshgrid(torch.arange(self.max_length), torch.arange(self.max_length), indexing="ij")
-        others = num_as + num_bs  # than the first b
-        log_probability = -math.log(self.max_length) - (others // 2 + 1).double().log() - log_orders(num_as, num_bs)
-        is_word = (num_as % 2 == 0) & (others < self.max_length)
-        return Automaton.of_counts(log_probability.where(is_word, -torch.inf), first=1)
+        num_others = num_as + num_bs  # symbols after the first b
+        log_num_choices = (num_others // 2 + 1).double().log()  # of k
+        log_probability = -math.log(self.max_length) - log_num_choices - log_num_orders(num_as, num_bs)
+        is_word = (num_as % 2 == 0) & (num_others < self.max_length)
+        return Automaton.from_counts(log_probability.where(is_word, -torch.inf), first=1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rule_extrapolation.grammars.exact.acceptor import Acceptor, in_order
@@ -14,13 +15,19 @@ from rule_extrapolation.ops.words import runs
 
 
 class BbaN(Grammar):
-    """L2: b's before a's, at least one b, and an even number of a's after the last b.
+    """L2, b^n a^(2m) with n >= 1: b's before a's, with an even number of a's.
 
-    Training words: a length l ~ U{1..max_length}, k ~ U{0..(l-1)//2}, then b^(l-2k) a^(2k).
+    R1: the number of a's after the last b is even.
+    R2: every b comes before every a, and there is at least one b.
+
+    Training words: a length l ~ U{1..max_length} and k ~ U{0..⌊(l-1)/2⌋}; b^(l-2k) a^(2k).
+
+    Example: "bbaa" is a word; "abaa" breaks R2 but keeps R1.
 
     >>> grammar = BbaN(max_length=8)
-    >>> grammar.judge(grammar.encode(["bbaa", "ba", "aab"]))["grammatical"].tolist()
-    [True, False, False]
+    >>> verdicts = grammar.judge(grammar.encode(["bbaa", "abaa"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, True], 'rule_2': [True, False], 'grammatical': [True, False]}
     """
 
     name = "bbaN"
@@ -30,13 +37,13 @@ class BbaN(Grammar):
     rules = {"rule_1": "even number of a's after the last b", "rule_2": "b's before a's, at least one b"}
     acceptors = {
         "rule_1": Acceptor(0, lambda odd, symbol: 1 - odd if symbol == "a" else 0, lambda odd: not odd),
-        "rule_2": in_order("ba", least=1),
+        "rule_2": in_order("ba", needs_first=True),
     }
     min_max_length = 1
 
     def rule_1(self, symbols: Tensor) -> Tensor:
-        behind_last_b = length(symbols) - 1 - last(symbols, B)
-        return behind_last_b % 2 == 0
+        num_final_as = length(symbols) - 1 - last(symbols, B)
+        return num_final_as % 2 == 0
 
     def rule_2(self, symbols: Tensor) -> Tensor:
         return all_before(symbols, B, A) & (last(symbols, B) >= 0)
@@ -49,20 +56,20 @@ class BbaN(Grammar):
         return runs([B, A], torch.stack([lengths - num_as, num_as], 1), self.max_length)
 
     def make_process(self) -> Automaton:
-        """A prefix b^i a^j is known by its length t = i + j and by j, of which there are t for t > 0."""
+        """Nodes of the automaton are the prefixes b^i a^j, ordered by length t = i + j and then by j = 0..t-1."""
         sizes = torch.arange(1, self.max_length + 1)
         t, starts = sizes.repeat_interleave(sizes), 1 + sizes.cumsum(0) - sizes
         j = torch.arange(len(t)) - (starts - 1).repeat_interleave(sizes)
-        one_more = torch.where(t < self.max_length, 1 + t * (t + 1) // 2, -1)
-        children = torch.stack([torch.where(one_more > 0, one_more + j + 1, -1), torch.where(j == 0, one_more, -1)], 1)
+        longer = torch.where(t < self.max_length, 1 + t * (t + 1) // 2, -1)
+        children = torch.stack([torch.where(longer > 0, longer + j + 1, -1), torch.where(j == 0, longer, -1)], 1)
         log_end = -math.log(self.max_length) - ((t - 1) // 2 + 1).double().log()
         log_end = log_end.where(j % 2 == 0, -torch.inf)
-        empty = torch.tensor([[-1, 1]])
-        nothing = torch.tensor([-torch.inf], dtype=torch.float64)
-        return Automaton(torch.cat([empty, children]), torch.cat([nothing, log_end]), [1, *sizes.tolist()])
+        children = torch.cat([torch.tensor([[-1, 1]]), children])  # the empty prefix, which must be followed by b
+        log_end = F.pad(log_end, (1, 0), value=-torch.inf)
+        return Automaton(children, log_end, [1, *sizes.tolist()])
 
     def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
-        """ID b^i a^(n-i), i = 1..n-1; OOD a b^i a^(n-1-i), i = 1..n-2."""
+        """ID: b^i a^(n-i) for i in 1..n-1. OOD: a b^i a^(n-1-i) for i in 1..n-2."""
         n = self.test_prompt_length
         i, j = torch.arange(1, n), torch.arange(1, max(n - 1, 1))
         return (

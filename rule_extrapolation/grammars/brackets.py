@@ -1,17 +1,24 @@
 from rule_extrapolation.grammars.dyck import OneKind
-from rule_extrapolation.grammars.exact.acceptor import matched
+from rule_extrapolation.grammars.exact.acceptor import matching
 
 
 class Brackets(OneKind):
-    """Matched square brackets (Dyck-1).
+    """Dyck-1: matching square brackets.
+
+    R1: [ and ] match.
+
+    Training words: as for L5 (``ParenthesesAndBrackets``), with one kind of bracket.
+
+    Example: "[[]]" is a word; "][" is not.
 
     >>> grammar = Brackets(max_length=8)
-    >>> grammar.judge(grammar.encode(["[[]]", "[][]", "]["]))["grammatical"].tolist()
-    [True, True, False]
+    >>> verdicts = grammar.judge(grammar.encode(["[[]]", "]["]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, False], 'grammatical': [True, False]}
     """
 
     name = "brackets"
     alphabet = "[]"
-    acceptors = {"rule_1": matched("[]")}
+    acceptors = {"rule_1": matching("[]")}
     id_start = "[]"
     ood_start = "]["

@@ -1,4 +1,4 @@
-"""What a model scores that knows nothing: each token is drawn evenly from the alphabet and EOS."""
+"""Chance levels: the accuracies of a model that draws each token uniformly from the alphabet and EOS."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from rule_extrapolation.grammars.grammar import EOS, FIRST_SYMBOL, Grammar
 from rule_extrapolation.grammars.judging import accuracies, judge_completions
 
 NEGLIGIBLE = 1e-18
+"""States of a lower probability are dropped."""
 SAMPLES = 10_000
+"""The minimum number of completions from which chance levels are estimated."""
 
 
 def chance_levels(grammar: Grammar, budget: Callable[[Tensor], int]) -> dict[str, float]:
-    """The accuracies of completions by chance, for each prompt set, by the names of ``metrics.accuracies``.
+    """The expected accuracies of random completions of each prompt set, named as by ``judging.accuracies``.
 
-    Exact, up to rounding, where the language has acceptors; else estimated from at least SAMPLES completions a set,
-    with a standard error of sqrt(p (1 - p) / SAMPLES) at most for an accuracy p over all completions.
+    They are exact up to rounding if the language has acceptors. Otherwise they are estimated from at least SAMPLES
+    completions per set, so that the standard error of an accuracy p over all completions is at most
+    sqrt(p (1 - p) / SAMPLES).
 
     Args:
-        budget: how many tokens are drawn at most behind prompts (N, P), if EOS is not among them.
+        budget: maps (N, P) prompts to the maximum number of tokens in a completion.
     """
     levels: dict[str, float] = {}
     for name, prompts in grammar.prompts.items():
@@ -35,53 +38,58 @@ def chance_levels(grammar: Grammar, budget: Callable[[Tensor], int]) -> dict[str
 
 
 def exact_levels(grammar: Grammar, prompts: Tensor, budget: int, prefix: str) -> dict[str, float]:
+    """Chance levels of one prompt set, computed with the language's acceptors."""
     texts = grammar.to_text(prompts[:, 1:])
-    acceptors = {rule: (grammar.acceptors[rule], texts) for rule in grammar.rules}
-    every_rule = both(*(grammar.acceptors[rule] for rule in grammar.rules))
-    acceptors["grammatical"] = (grammar.acceptors.get("grammatical", every_rule), texts)
+    judged = {rule: (grammar.acceptors[rule], texts) for rule in grammar.rules}
+    all_rules = both(*(grammar.acceptors[rule] for rule in grammar.rules))
+    judged["grammatical"] = (grammar.acceptors.get("grammatical", all_rules), texts)
     if "rule_2" in grammar.rules:
-        behind = len(texts[0]) if grammar.prompt_prefix is None else grammar.prompt_prefix
-        acceptors["rule_2_completion"] = (grammar.acceptors["rule_2"], [text[behind:] for text in texts])
+        start = len(texts[0]) if grammar.prompt_prefix is None else grammar.prompt_prefix
+        judged["rule_2_completion"] = (grammar.acceptors["rule_2"], [text[start:] for text in texts])
     finished = 1 - (len(grammar.alphabet) / (1 + len(grammar.alphabet))) ** budget
     levels = {f"{prefix}/finished_accuracy": finished, f"{prefix}/finished/finished_accuracy": 1.0}
-    for name, (acceptor, begun) in acceptors.items():
-        kept, kept_and_finished = keeps(acceptor, begun, grammar.alphabet, budget)
-        levels[f"{prefix}/{name}_accuracy"] = kept
-        levels[f"{prefix}/finished/{name}_accuracy"] = min(kept_and_finished / finished, 1.0)
+    for name, (acceptor, beginnings) in judged.items():
+        accepted, accepted_and_finished = acceptance(acceptor, beginnings, grammar.alphabet, budget)
+        levels[f"{prefix}/{name}_accuracy"] = accepted
+        levels[f"{prefix}/finished/{name}_accuracy"] = min(accepted_and_finished / finished, 1.0)
     return levels
 
 
-def keeps(acceptor: Acceptor, begun: list[str], alphabet: str, budget: int) -> tuple[float, float]:
-    """How probably strings that are begun so are accepted in the end; and accepted and finished.
+def acceptance(acceptor: Acceptor, beginnings: list[str], alphabet: str, budget: int) -> tuple[float, float]:
+    """Probabilities that a random completion is accepted, and that it is accepted and finished.
 
-    The probability of each state, symbol by symbol.
+    The distribution over the acceptor's states is propagated symbol by symbol.
+
+    Args:
+        beginnings: the strings to complete, each equally probable.
     """
     states: dict[State, float] = defaultdict(float)
-    for string in begun:
-        states[lumped(acceptor, acceptor.after(string))] += 1 / len(begun)
+    for string in beginnings:
+        states[merged(acceptor, acceptor.after(string))] += 1 / len(beginnings)
     each = 1 / (1 + len(alphabet))
     finished = 0.0
     for _ in range(budget):
-        finished += each * accepted(acceptor, states)
+        finished += each * accepted_mass(acceptor, states)
         after: dict[State, float] = defaultdict(float)
         for state, probability in states.items():
             if state is not None and probability > NEGLIGIBLE:
                 for symbol in alphabet:
-                    after[lumped(acceptor, acceptor.read(state, symbol))] += each * probability
+                    after[merged(acceptor, acceptor.read(state, symbol))] += each * probability
         states = after
-    # A sum of rounded numbers may come out above 1.
-    return min(finished + accepted(acceptor, states), 1.0), finished
+    # The rounded sum may exceed 1.
+    return min(finished + accepted_mass(acceptor, states), 1.0), finished
 
 
-def lumped(acceptor: Acceptor, state: State) -> State:
+def merged(acceptor: Acceptor, state: State) -> State:
     return None if state is None else acceptor.merge_equivalent(state)
 
 
-def accepted(acceptor: Acceptor, states: dict[State, float]) -> float:
+def accepted_mass(acceptor: Acceptor, states: dict[State, float]) -> float:
     return sum(p for state, p in states.items() if state is not None and acceptor.accepts(state))
 
 
 def sampled_levels(grammar: Grammar, prompts: Tensor, budget: int, prefix: str, seed: int = 0) -> dict[str, float]:
+    """Chance levels of one prompt set, estimated from random completions."""
     prompts = prompts.repeat(-(-SAMPLES // len(prompts)), 1)
     choice = torch.randint(1 + len(grammar.alphabet), (len(prompts), budget), generator=generator(seed))
     tokens = torch.where(choice == 0, EOS, choice - 1 + FIRST_SYMBOL)

@@ -1,8 +1,8 @@
-"""What a language is: tokens, rules, a sampler and prompt sets.
+"""The base class of languages: tokens, rules, a sampler and prompt sets.
 
-Everything works on a batch of strings at once, as (batch, length) tensors of token ids. SOS=0, EOS=1, PAD=2 and the
-alphabet from 3 on. A *row* of data is framed: SOS, symbols, EOS, PAD... ; a *string*, which the rules read, has no SOS
-and ends before its first EOS, or at the end of the tensor.
+Methods take batches of strings as (B, T) tensors of token ids: SOS=0, EOS=1, PAD=2, and the alphabet from 3 on. A
+*framed* word is a row of data: SOS, symbols, EOS, PAD... A *string*, which the rules judge, has no SOS and ends before
+its first EOS, or at the end of the tensor.
 """
 
 from __future__ import annotations
@@ -21,39 +21,47 @@ from rule_extrapolation.grammars.exact.acceptor import Acceptor
 from rule_extrapolation.grammars.exact.process import NO_SYMBOL, Process
 from rule_extrapolation.ops.strings import cut_at_eos, frame
 
-# A prompt set is decoded at every validation: past this it is a mistake, not an experiment.
 MAX_PROMPTS = 2**17
+"""The maximum size of a prompt set. Every validation completes all prompts, so a larger set is probably a mistake."""
 
 
 class Grammar(ABC):
-    """A language as the intersection of rules, with the distribution its training words are drawn from.
+    """A language: the intersection of its rules, with a distribution of training words.
 
-    A subclass states its name, level, alphabet, rules in words and the least max_length that a word fits, and defines
-    ``rule_1`` and/or ``rule_2``, ``is_prefix_of_word`` and ``sample_symbols``. Each rule receives strings that hold
-    only symbols, followed by PAD, and says for each whether it keeps the rule.
+    A subclass sets ``name``, ``level``, ``alphabet``, ``rules`` and ``min_max_length`` and defines
+    ``is_prefix_of_word``, ``sample_symbols`` and a method for each rule, such as ``rule_1``. A rule maps (B, T) symbols
+    followed by PAD to (B,) bool.
 
     Args:
-        max_length: the most symbols a training word has. A row of data has ``max_length + 2`` tokens.
-        test_prompt_length: n, the length that the prompt sets are built from; None takes the language's own.
+        max_length: the maximum number of symbols in a training word. A framed word has ``max_length + 2`` tokens.
+        test_prompt_length: n, the length from which the prompt sets are built. None takes the language's default.
 
     Raises:
-        ConfigError: no word fits max_length, or no prompt of that length does.
+        ConfigError: no word has at most ``max_length`` symbols, or no prompt of length n fits.
     """
 
     name: ClassVar[str]
     label: ClassVar[str | None] = None
+    """A short alias of the name, such as L3."""
     level: ClassVar[str]
+    """The complexity class in Chomsky's hierarchy."""
     alphabet: ClassVar[str]
+    """The symbols, in the order of their tokens."""
     rules: ClassVar[dict[str, str]]
-    """The rules the language has, in words: a subset of rule_1, rule_2, rule_3."""
+    """The language's rules in words, by name: a subset of rule_1, rule_2 and rule_3."""
     kind: ClassVar[str] = "language"
+    unit: ClassVar[str] = "symbols"
     min_max_length: ClassVar[int]
+    """The smallest ``max_length`` for which there are training words."""
     default_prompt_length: ClassVar[int] = 8
+    """The default of ``test_prompt_length``."""
     prompt_prefix: ClassVar[int | None] = None
-    """``rule_2_completion`` reads everything behind this many symbols of the prompt; None: behind all of it."""
+    """``rule_2_completion`` judges what follows this many symbols of the prompt. None: what follows the prompt."""
     num_sos_prompts: ClassVar[int] = 32
+    """The number of empty prompts."""
     acceptors: ClassVar[dict[str, Acceptor]] = {}
-    """The rules once more, for exact chance levels; and ``grammatical``, if it is more than all of them together."""
+    """The rules as automata, from which chance levels are computed exactly. A language with an ``extra_constraint``
+    also has an acceptor for ``grammatical``."""
 
     def __init__(self, max_length: int, test_prompt_length: int | None = None):
         if max_length < self.min_max_length:
@@ -66,31 +74,32 @@ class Grammar(ABC):
 
     @property
     def num_tokens(self) -> int:
+        """Size of the vocabulary: SOS, EOS, PAD and the alphabet."""
         return FIRST_SYMBOL + len(self.alphabet)
 
     def about(self) -> dict[str, Any]:
-        """What a run's results.json says of it."""
+        """The entries that describe the language in results.json."""
         return {"grammar": self.name, "label": self.label, "rules": self.rules}
 
     # Rules
 
     @abstractmethod
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
-        """(B, T) symbols followed by PAD -> (B,) bool: could the string grow into a word of the language?"""
+        """(B, T) symbols followed by PAD -> (B,) bool: whether the string is a prefix of some word, of any length."""
 
     def extra_constraint(self, symbols: Tensor) -> Tensor:
-        """(B, T) symbols followed by PAD -> (B,) bool: what a word must keep besides the rules, if anything."""
+        """(B, T) symbols followed by PAD -> (B,) bool: a further condition on words. By default there is none."""
         return torch.ones(len(symbols), dtype=torch.bool, device=symbols.device)
 
     def judge(self, strings: Tensor) -> dict[str, Tensor]:
         """Which rules each string keeps.
 
         Args:
-            strings: (B, T) tokens without SOS; each row ends before its first EOS. A row with SOS or PAD before that
-                is no string over the alphabet and keeps no rule.
+            strings: (B, T) tokens without SOS. Only those before a row's first EOS are judged. A row with SOS or PAD
+                among them is not a string over the alphabet and keeps no rule.
 
         Returns:
-            (B,) bool for each of the language's rules and for ``grammatical``.
+            (B,) bool for each of the language's rules and for ``grammatical``: all rules and ``extra_constraint``.
         """
         symbols, is_string = cut_at_eos(strings)
         verdicts = {rule: getattr(self, rule)(symbols) for rule in self.rules}
@@ -98,7 +107,7 @@ class Grammar(ABC):
         return {name: verdict & is_string for name, verdict in verdicts.items()}
 
     def is_prefix(self, strings: Tensor) -> Tensor:
-        """(B, T) tokens without SOS, each row up to its first EOS -> (B,) bool: a prefix of a word, of any length."""
+        """(B, T) tokens without SOS -> (B,) bool: whether what precedes a row's first EOS is a prefix of some word."""
         symbols, is_string = cut_at_eos(strings)
         return self.is_prefix_of_word(symbols) & is_string
 
@@ -106,65 +115,68 @@ class Grammar(ABC):
 
     @abstractmethod
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
-        """(num, max_length) symbols followed by PAD, of any integer dtype, drawn from the training distribution."""
+        """Draw (num, max_length) symbols followed by PAD, of any integer dtype, from the training distribution."""
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """(num, max_length + 2) framed words, drawn from the training distribution."""
+        """Draw (num, max_length + 2) framed words from the training distribution."""
         return frame(self.sample_symbols(num, generator))
 
     def all_words(self) -> Tensor | None:
-        """(N, max_length + 2) framed: the words that training uses once each, or None where it draws them."""
+        """(N, max_length + 2) framed words, if training uses each word once, or None if it draws words."""
         return None
 
     def dataset(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """All words where the language trains on each once, else ``num`` drawn ones; framed."""
+        """Framed training words: ``all_words`` if the language trains on each word once, else ``num`` drawn words."""
         words = self.all_words()
         return self.sample(num, generator) if words is None else words
 
     def make_process(self) -> Process | None:
-        """The training distribution with its exact probabilities, or None where they are not known."""
+        """The training distribution with exact probabilities, or None if they are unknown."""
         return None
 
     @cached_property
     def process(self) -> Process | None:
-        with torch.device("cpu"):  # whatever a model that asks for it is being built on
+        """The result of ``make_process``, built once."""
+        with torch.device("cpu"):  # a model may be under construction on another device
             return self.make_process()
 
     @cached_property
     def optimal_loss(self) -> float | None:
-        """Least cross-entropy per target position, in nats, if the distribution's probabilities are known: a word's
-        entropy, spread over max_length + 1 target positions."""
+        """The minimum of the expected cross-entropy in nats per target position, or None if it is unknown: the entropy
+        of a word divided by max_length + 1."""
         return None if self.process is None else self.process.entropy() / (self.max_length + 1)
 
     def log_probability(self, rows: Tensor) -> Tensor:
-        """(N, T) framed words -> (N,) float64: the logarithms of their probabilities in training, in nats.
+        """(N, T) framed words -> (N,) float64: log-probabilities under the training distribution, in nats.
 
         Raises:
-            ValueError: the language does not know its probabilities.
+            ValueError: the language has no ``process``.
         """
         if self.process is None:
-            raise ValueError(f"{self.name} does not know its words' probabilities; define make_process")
-        return self.process.log_probability(as_numbers(rows[:, 1:]))
+            raise ValueError(f"the exact probabilities of {self.name} are unknown; define make_process")
+        return self.process.log_probability(zero_based(rows[:, 1:]))
 
     # Prompts
 
     def check_prompt_length(self, n: int) -> None:
         """Raise a ConfigError unless prompts of length n exist and fit max_length."""
         if not 1 <= n <= self.max_length:
-            raise ConfigError("test_prompt_length", n, f"must be from 1 to max_length, {self.max_length}")
+            raise ConfigError("test_prompt_length", n, f"must be from 1 to max_length={self.max_length}")
         if len(self.alphabet) ** n > MAX_PROMPTS:
-            most = int(math.log(MAX_PROMPTS, len(self.alphabet)))
-            raise ConfigError("test_prompt_length", n, f"makes {len(self.alphabet)}^{n} prompts; use {most} or less")
+            longest = int(math.log(MAX_PROMPTS, len(self.alphabet)))
+            raise ConfigError("test_prompt_length", n, f"gives {len(self.alphabet)}^{n} prompts; use {longest} or less")
 
     def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
-        """Two (N, P) tensors of symbols: every string of length n that a word could begin with, and every other."""
+        """(N, P) symbols of the ID and the OOD prompts: by default, the strings of length n that are prefixes of words,
+        and the other strings of length n."""
         strings = all_strings(self.alphabet, self.test_prompt_length)
         in_language = self.is_prefix_of_word(strings)
         return strings[in_language], strings[~in_language]
 
     @cached_property
     def prompts(self) -> dict[str, Tensor]:
-        """(N, 1 + P) prompts, SOS first: ID, with which a word can begin; OOD, with which none can; SOS, empty."""
+        """(N, 1 + P) tokens of each prompt set, each SOS and a prompt: ID prompts are prefixes of words, OOD prompts
+        are not, and SOS prompts are empty."""
         id_, ood = self.id_and_ood_prompts()
         empty = torch.empty(self.num_sos_prompts, 0, dtype=torch.long)
         return {name: prepend_sos(symbols) for name, symbols in {"ID": id_, "OOD": ood, "SOS": empty}.items()}
@@ -172,33 +184,63 @@ class Grammar(ABC):
     # Text
 
     def encode(self, strings: list[str]) -> Tensor:
-        """(B, T) symbols followed by EOS and PAD, from text over the alphabet."""
+        """Tokens of strings over the alphabet.
+
+        Returns:
+            (B, T) long: the symbols of each string, then EOS, then PAD.
+
+        Raises:
+            ValueError: a character outside the alphabet.
+        """
         width = max(map(len, strings), default=0) + 1
         ids = {symbol: FIRST_SYMBOL + i for i, symbol in enumerate(self.alphabet)}
+        for string in strings:
+            if unknown := "".join(dict.fromkeys(symbol for symbol in string if symbol not in ids)):
+                alphabet = " ".join(self.alphabet)
+                raise ValueError(f"{string!r}: {unknown!r} is not in the alphabet of {self.name}: {alphabet}")
         rows = [[ids[symbol] for symbol in s] + [EOS] + [PAD] * (width - len(s) - 1) for s in strings]
         return torch.tensor(rows, dtype=torch.long).reshape(len(strings), width)
 
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """(1, 1 + symbols) tokens, SOS first.
+
+        Raises:
+            ConfigError: a symbol outside the alphabet.
+        """
+        unknown = "".join(dict.fromkeys(symbol for symbol in prompt if symbol not in self.alphabet))
+        if unknown:
+            fix = f"{unknown!r} is not in the alphabet of {self.name}: {' '.join(self.alphabet)}"
+            raise ConfigError("prompt", prompt, fix)
+        return prepend_sos(self.encode([prompt])[:, :-1])
+
+    def judge_completion(self, tokens: Tensor, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
+        """(1, P + new) tokens -> what was added as text, whether it has ended, and which rules the whole keeps."""
+        [text] = self.to_text(tokens[:, prompt_length:])
+        verdicts = {rule: kept.item() for rule, kept in self.judge(tokens[:, 1:]).items() if rule in self.rules}
+        return text, (tokens[:, prompt_length:] == EOS).any().item(), verdicts
+
     def to_text(self, strings: Tensor) -> list[str]:
-        """Text of (B, T) tokens, each row up to its first EOS; SOS and PAD in it show as ^ and _."""
+        """The text of (B, T) tokens, each row up to its first EOS. SOS and PAD are written as ^ and _."""
         names = "^$_" + self.alphabet
         return ["".join(names[token] for token in row).split("$", 1)[0] for row in strings.tolist()]
 
 
-def as_numbers(symbols: Tensor) -> Tensor:
-    """(B, T) symbols followed by EOS or PAD -> the symbols counted from 0, followed by NO_SYMBOL."""
+def zero_based(symbols: Tensor) -> Tensor:
+    """(B, T) symbols followed by EOS or PAD -> symbols numbered from 0, followed by NO_SYMBOL."""
     return (symbols.long() - FIRST_SYMBOL).clamp_min(NO_SYMBOL)
 
 
 def prepend_sos(symbols: Tensor) -> Tensor:
+    """(B, T) -> (B, 1 + T) long."""
     return torch.nn.functional.pad(symbols.long(), (1, 0), value=SOS)
 
 
 def all_strings(alphabet: str, length: int) -> Tensor:
-    """(|alphabet|^length, length): every string of that length, in the alphabet's order."""
+    """(|alphabet|^length, length) symbols: every string of this length, in the alphabet's order."""
     place = len(alphabet) ** torch.arange(length - 1, -1, -1)
     return FIRST_SYMBOL + torch.arange(len(alphabet) ** length)[:, None] // place % len(alphabet)
 
 
 def uniform_integers(high: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One integer, evenly from 0..high, for each entry of ``high``."""
+    """An integer drawn uniformly from 0..high for each entry of ``high``."""
     return (torch.rand(high.shape, generator=generator, dtype=torch.float64) * (high + 1)).long()

@@ -1,4 +1,4 @@
-"""Which rules completions keep, one by one and on average."""
+"""Judge completions: which rules each one keeps, and the accuracies of a set."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from rule_extrapolation.grammars.grammar import EOS, Grammar
 
 
 def judge_completions(grammar: Grammar, completions: Tensor, prompt_length: int) -> dict[str, Tensor]:
-    """What holds for each completion.
+    """Judge each completion.
 
     Args:
-        completions: (N, P + new), prompt and what the model added.
-        prompt_length: P, in tokens, SOS included.
+        completions: (N, P + new) tokens: the prompt and the completion.
+        prompt_length: P in tokens, SOS included.
 
     Returns:
-        (N,) bool for ``finished`` (EOS appeared), each rule and ``grammatical``, on prompt and completion together,
-        and ``rule_2_completion``, on what stands behind the prompt (or behind ``grammar.prompt_prefix`` symbols of it).
+        (N,) bool for each of ``finished`` (the completion contains EOS); the rules and ``grammatical``, which judge
+        prompt and completion together; and ``rule_2_completion``, which judges only what follows the prompt, or what
+        follows its first ``grammar.prompt_prefix`` symbols.
     """
     verdicts = {"finished": (completions[:, prompt_length:] == EOS).any(1), **grammar.judge(completions[:, 1:])}
     if "rule_2" in grammar.rules:
@@ -30,14 +31,16 @@ def judge_completions(grammar: Grammar, completions: Tensor, prompt_length: int)
 
 
 def metric_names(grammar: Grammar) -> list[str]:
-    """The metrics of a prompt set, without ``_accuracy``."""
+    """The names of a prompt set's metrics, without ``_accuracy``."""
     return list(judge_completions(grammar, grammar.prompts["SOS"], 1))
 
 
 def accuracies(verdicts: dict[str, Tensor], prefix: str) -> dict[str, float]:
-    """``{prefix}/<metric>`` over all completions and ``{prefix}/finished/<metric>`` over the finished ones.
+    """Means of ``judge_completions``'s verdicts.
 
-    What has nothing to average over is absent.
+    Returns:
+        ``{prefix}/<metric>`` over all completions and ``{prefix}/finished/<metric>`` over the finished ones. Metrics
+        over an empty set are absent.
     """
     finished = verdicts["finished"]
     subsets = {prefix: finished | True, f"{prefix}/finished": finished}
@@ -50,7 +53,11 @@ def accuracies(verdicts: dict[str, Tensor], prefix: str) -> dict[str, float]:
 
 
 def judged_rows(grammar: Grammar, completions: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """A row for each completion: its prompt set, prompt and completion as text, and what holds for it."""
+    """The rows of completions.csv: prompt set, prompt, completion and verdicts of each completion.
+
+    Args:
+        completions: (N, P + new) tokens for each prompt set.
+    """
     rows = []
     for name, tokens in completions.items():
         rows += [{"prompt_set": name, **row} for row in judged(grammar, tokens, grammar.prompts[name].shape[1])]
@@ -58,7 +65,12 @@ def judged_rows(grammar: Grammar, completions: dict[str, Tensor]) -> list[dict[s
 
 
 def judged(grammar: Grammar, completions: Tensor, prompt_length: int) -> list[dict[str, Any]]:
-    """(N, P + new) completions of prompts of P tokens, SOS included -> a row for each, without its prompt set."""
+    """As ``judged_rows``, for completions of one length of prompt and without the name of the prompt set.
+
+    Args:
+        completions: (N, P + new) tokens.
+        prompt_length: P in tokens, SOS included.
+    """
     columns = {
         "prompt": grammar.to_text(completions[:, 1:prompt_length]),
         "completion": grammar.to_text(completions[:, prompt_length:]),

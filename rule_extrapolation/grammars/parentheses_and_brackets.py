@@ -8,15 +8,22 @@ from rule_extrapolation.ops.strings import nested
 
 
 class ParenthesesAndBrackets(TwoKinds):
-    """L5: parentheses and brackets, properly nested (Dyck-2).
+    """L5, Dyck-2: properly nested parentheses and brackets.
 
-    The rules look at one kind each; a word must nest besides. Training words close once, at their end: a target
-    length 2l, l ~ U{1..max_length//2}, then evenly an opening bracket of either kind or the one that closes the last,
-    only closing once the target needs it.
+    R1: [ and ] match, parentheses ignored.
+    R2: ( and ) match, brackets ignored.
+    A word must also nest properly, which neither rule asks for.
+
+    Training words: a target length 2l with l ~ U{1..⌊max_length/2⌋}. Each symbol is drawn uniformly from (, [ and the
+    one that closes the bracket opened last; once the symbols so far and the open brackets add up to the target,
+    brackets only close. A word ends when no bracket is open.
+
+    Example: "([])" is a word; "([)]" keeps both rules but does not nest; ")([]" breaks R2 but keeps R1.
 
     >>> grammar = ParenthesesAndBrackets(max_length=8)
-    >>> grammar.judge(grammar.encode(["([])", "([)]", "(]"]))["grammatical"].tolist()
-    [True, False, False]
+    >>> verdicts = grammar.judge(grammar.encode(["([])", "([)]", ")([]"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, True, True], 'rule_2': [True, True, False], 'grammatical': [True, False, False]}
     """
 
     name = "parentheses_and_brackets"

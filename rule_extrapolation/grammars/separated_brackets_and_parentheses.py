@@ -7,7 +7,7 @@ from rule_extrapolation.grammars.dyck import (
     PROMPT_SEED,
     BracketGrammar,
     dyck_words,
-    matched,
+    is_matched,
     never_below_zero,
     opening,
     sample_brackets,
@@ -19,21 +19,26 @@ from rule_extrapolation.grammars.grammar import FIRST_SYMBOL
 
 
 def only_one_kind(kind: str, symbol: str) -> str | None:
-    """The state is the kind that has occurred, if one has."""
+    """Acceptor step for R2. The state is the kind that has occurred, or "" if none has."""
     here = "()" if symbol in "()" else "[]"
     return here if kind in ("", here) else None
 
 
 class SeparatedBracketsAndParentheses(BracketGrammar):
-    """Matched parentheses or matched brackets, never both in one word.
+    """Matching parentheses or matching brackets, but never both kinds in one word.
 
-    Training words: half of them parentheses, half brackets, in random order; each as the nested sampler draws it.
+    R1: ( and ) match, and [ and ] match, the other kind ignored.
+    R2: only one kind of bracket occurs.
+
+    Training words: half of them parentheses and half brackets, in random order, drawn as for L5
+    (``ParenthesesAndBrackets``) with one kind.
+
+    Example: "(())" is a word; "[]()" breaks R2 but keeps R1.
 
     >>> grammar = SeparatedBracketsAndParentheses(max_length=8)
-    >>> grammar.judge(grammar.encode(["(())", "[]()", "[(])"]))["rule_1"].tolist()
-    [True, True, True]
-    >>> grammar.judge(grammar.encode(["(())", "[]()", "[(])"]))["rule_2"].tolist()
-    [True, False, False]
+    >>> verdicts = grammar.judge(grammar.encode(["(())", "[]()"]))
+    >>> {rule: kept.tolist() for rule, kept in verdicts.items()}
+    {'rule_1': [True, True], 'rule_2': [True, False], 'grammatical': [True, False]}
     """
 
     name = "separated_brackets_and_parentheses"
@@ -41,12 +46,12 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
     alphabet = "()[]"
     rules = {"rule_1": "( ) and [ ] matched", "rule_2": "only one kind of bracket"}
     acceptors = {
-        "rule_1": acceptor.both(acceptor.matched("()"), acceptor.matched("[]")),
+        "rule_1": acceptor.both(acceptor.matching("()"), acceptor.matching("[]")),
         "rule_2": acceptor.Acceptor("", only_one_kind, lambda kind: True),
     }
 
     def rule_1(self, symbols: Tensor) -> Tensor:
-        return matched(symbols, 0) & matched(symbols, 1)
+        return is_matched(symbols, 0) & is_matched(symbols, 1)
 
     def rule_2(self, symbols: Tensor) -> Tensor:
         is_parenthesis = (symbols >= FIRST_SYMBOL) & (symbols < opening(1))
@@ -65,7 +70,7 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
         return BracketProcess(2, self.max_length // 2, nest=True, mixed=False)
 
     def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
-        """ID "((" and parentheses or "[[" and brackets, half each; OOD "([" and a nested word of both kinds."""
+        """ID: "((" and a word of parentheses or "[[" and a word of brackets, half each. OOD: "([" and a word of L5."""
         generator = torch.Generator().manual_seed(PROMPT_SEED)
         n = self.test_prompt_length
         num = self.num_prompts(n)

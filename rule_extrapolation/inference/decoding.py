@@ -1,4 +1,4 @@
-"""From prompts to completions, through a model's ``prefill`` and ``step``."""
+"""Decoders, which complete prompts through a model's ``prefill`` and ``step``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rule_extrapolation.ops.allocator import keep_freed_memory
 
 
 class Decoder(ABC):
-    """Completes prompts until every row has finished or the budget is used.
+    """Completes prompts until every row has finished or has reached the maximum length.
 
     Args:
-        max_new_tokens: the budget for one completion; it is cut to what the model's context leaves.
+        max_new_tokens: the maximum number of tokens in a completion. A model with a limited context may write fewer.
 
     Raises:
-        ConfigError: a budget below 1.
+        ConfigError: ``max_new_tokens`` below 1.
     """
 
     def __init__(self, max_new_tokens: int):
@@ -33,13 +33,17 @@ class Decoder(ABC):
 
     @abstractmethod
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(B, num_tokens) -> (B,): the next token of each row."""
+        """(B, num_tokens) logits -> (B,) long: the next token of each row."""
 
     def make_generator(self) -> torch.Generator | None:
+        """The source of the decoder's random draws, or None if it draws nothing."""
         return None
 
     def budget(self, model: LanguageModel, prompt_length: int) -> int:
-        """New tokens that a prompt of that many tokens gets: the last one is never read."""
+        """The maximum number of new tokens after a prompt of ``prompt_length`` tokens.
+
+        A model writes one token more than its context has room for, since it need not read the last one.
+        """
         if model.max_context is None:
             return self.max_new_tokens
         return min(self.max_new_tokens, model.max_context - prompt_length + 1)
@@ -52,11 +56,15 @@ class Decoder(ABC):
         generator: torch.Generator | None = None,
         rows: slice | None = None,
     ) -> Tensor:
-        """(B, P) prompts -> (B, P + new): the prompts, what the model adds up to EOS, then PAD.
+        """Complete prompts.
 
         Args:
-            generator: to go on with the draws of an earlier call, instead of beginning anew.
-            rows: which prompts to complete, as they would be among the others; all of them by default.
+            prompts: (B, P) tokens, SOS included.
+            generator: continues the random draws of an earlier call. None: draws begin anew from the decoder's seed.
+            rows: complete only these prompts, with the same draws as if all were completed.
+
+        Returns:
+            (B, P + new) tokens: the prompt, the completion up to EOS, then PAD.
         """
         total = len(prompts)
         prompts = prompts if rows is None else prompts[rows]
@@ -64,21 +72,21 @@ class Decoder(ABC):
             return prompts
         keep_freed_memory()
         generator = generator or self.make_generator()
-        # Of a prompt's tokens too there may be one at a time: xlstm's step is its only way to a state.
+        # Threads for one token per row: some models, such as xlstm, also read prompts token by token.
         with limited(threads_for(multiply_adds(model, len(prompts)))):
             pick = partial(self.pick_rows, total, rows, generator)
             return torch.cat([prompts, self.complete(model, prompts, pick)], 1)
 
     def pick_rows(self, total: int, rows: slice | None, generator: torch.Generator | None, logits: Tensor) -> Tensor:
-        """``pick`` for some rows of ``total``, whose draws are the same whoever completes the others."""
+        """``pick`` for some of ``total`` rows. It draws for all of them, so that draws do not depend on ``rows``."""
         if rows is None:
             return self.pick(logits, generator)
-        everyone = logits.new_zeros(total, logits.shape[1])
-        everyone[rows] = logits
-        return self.pick(everyone, generator)[rows]
+        all_logits = logits.new_zeros(total, logits.shape[1])
+        all_logits[rows] = logits
+        return self.pick(all_logits, generator)[rows]
 
     def complete(self, model: LanguageModel, prompts: Tensor, pick: Callable[[Tensor], Tensor]) -> Tensor:
-        """(B, new): what the model adds."""
+        """(B, P) prompts -> (B, new) completions."""
         logits, state = model.prefill(prompts)
         tokens = []
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
@@ -93,23 +101,28 @@ class Decoder(ABC):
 
 
 class Greedy(Decoder):
-    """The most probable token each time."""
+    """Picks the most probable token."""
 
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         return logits.argmax(1)
 
 
 class Sample(Decoder):
-    """A token drawn from the model's distribution at a temperature; the same draws on every call.
+    """Draws tokens from the model's distribution, with the same draws on every call.
+
+    Args:
+        max_new_tokens: the maximum number of tokens in a completion.
+        temperature: by which logits are divided.
+        seed: of the draws.
 
     Raises:
-        ConfigError: a temperature that is not above 0.
+        ConfigError: a temperature that is not positive.
     """
 
     def __init__(self, max_new_tokens: int, temperature: float = 1.0, seed: int = 0):
         super().__init__(max_new_tokens)
         if temperature == 0:
-            raise ConfigError("temperature", temperature, "must be greater than 0; decoding=greedy is its limit at 0")
+            raise ConfigError("temperature", temperature, "must be greater than 0; set decoding=greedy instead")
         check_positive(temperature=temperature)
         check_seed(seed=seed)
         self.temperature, self.seed = temperature, seed
@@ -118,7 +131,7 @@ class Sample(Decoder):
         return generator(self.seed)
 
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        # On the CPU, so that the draws do not depend on the device.
-        # Where training has diverged there is no distribution: any token will do, and the run can say what happened.
+        # Drawn on the CPU, so that the draws do not depend on the device. A diverged model's nan are replaced by any
+        # distribution, so that the run can end and report that it diverged.
         probabilities = (logits.float() / self.temperature).softmax(1).nan_to_num(1.0).cpu()
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)

@@ -1,4 +1,4 @@
-"""What a trained model does with other prompts, other decoding, and words longer than any in training."""
+"""Evaluation of a trained model on other prompts, with another decoder, and on words of other lengths."""
 
 from __future__ import annotations
 
@@ -20,54 +20,69 @@ from rule_extrapolation.models.language_model import LanguageModel
 
 DECODERS = {"greedy": Greedy, "sample": Sample}
 ROWS = 4096
-"""Prompts completed at once, at most: the memory for their states is bounded so."""
+"""The maximum number of prompts that are completed at once, which bounds the memory of their states."""
 TOKENS = 2**15
-"""And tokens read at once."""
-DRAWS, MOST_DRAWS = 4096, 8 * 4096
-"""Words drawn at once, and in all, to find some of one length."""
+"""The maximum number of tokens that are read at once."""
+DRAWS, MAX_DRAWS = 4096, 8 * 4096
+"""How many words are drawn at once, and at most, in search of words of one length."""
 
 
 def make_decoder(own: Decoder, name: str | None, **given: float | None) -> Decoder:
-    """A run's own decoder, or the one of that name, with what is given in place of the run's settings.
+    """A decoder with a run's settings, some of them replaced.
+
+    Args:
+        own: the run's decoder.
+        name: greedy or sample. None: as the run's.
+        given: settings that replace the run's. None keeps the run's value.
 
     Raises:
-        ConfigError: a value that the decoder refuses, or a temperature for a decoder that has none.
+        ConfigError: a value that the decoder rejects, or a temperature for greedy decoding.
     """
-    make = type(own) if name is None else DECODERS[name]
-    takes = inspect.signature(make).parameters
-    if given["temperature"] is not None and "temperature" not in takes:
+    decoder_class = type(own) if name is None else DECODERS[name]
+    parameters = inspect.signature(decoder_class).parameters
+    if given["temperature"] is not None and "temperature" not in parameters:
         raise ConfigError("temperature", given["temperature"], "greedy decoding has none; set decoding=sample")
-    settings = {key: getattr(own, key) for key in takes if hasattr(own, key)}
-    return make(**settings | {key: value for key, value in given.items() if value is not None and key in takes})
+    settings = {key: getattr(own, key) for key in parameters if hasattr(own, key)}
+    settings |= {key: value for key, value in given.items() if value is not None and key in parameters}
+    return decoder_class(**settings)
 
 
 def complete(model: LanguageModel, prompts: Tensor, decoder: Decoder, samples: int = 1) -> Tensor:
-    """(N, P) prompts -> (N * samples, P + new): that many completions of each prompt, one after the other."""
+    """(N, P) prompts -> (N * samples, P + new) tokens: ``samples`` consecutive rows for each prompt."""
     generator = decoder.make_generator()
     parts = [decoder(model, part, generator) for part in prompts.repeat_interleave(samples, 0).split(ROWS)]
-    # A part ends early only if all of it has finished: PAD is what would have followed.
+    # A narrower part has finished in all its rows, so that PAD would follow.
     width = max(part.shape[1] for part in parts)
     return torch.cat([F.pad(part, (0, width - part.shape[1]), value=PAD) for part in parts])
 
 
 @torch.no_grad()
 def probabilities(model: LanguageModel, completions: Tensor, prompt_length: int) -> Tensor:
-    """(N, P + new) completions of prompts of P tokens -> (N,) float64: how probable the model finds what is added.
+    """The probabilities of completions under a model.
 
-    That is the product of the tokens' probabilities, up to EOS and EOS included; of an unfinished completion, the
-    probability that one begins so.
+    Args:
+        completions: (N, P + new) tokens: the prompt and the completion.
+        prompt_length: P in tokens.
+
+    Returns:
+        (N,) float64: the product of the probabilities of the completion's tokens, EOS included. For an unfinished
+        completion it is the probability that a completion begins with it.
     """
     added = completions[:, prompt_length:]
     logits = model.continuation(completions[:, :prompt_length], added).double()
     is_eos = (added == EOS).long()
-    behind_eos = is_eos.cumsum(1) > is_eos
-    return (-F.cross_entropy(logits, added, reduction="none").masked_fill(behind_eos, 0).sum(1)).exp()
+    after_eos = is_eos.cumsum(1) > is_eos
+    return (-F.cross_entropy(logits, added, reduction="none").masked_fill(after_eos, 0).sum(1)).exp()
 
 
 def evaluate_prompts(
     grammar: Grammar, model: LanguageModel, decoder: Decoder, samples: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Complete a grammar's prompt sets. Returns what results.json has of it, and the judged completions."""
+    """Complete a grammar's prompt sets.
+
+    Returns:
+        The entries ``prompts``, ``test`` and ``chance_levels`` as in results.json, and the rows of completions.csv.
+    """
     completions = {name: complete(model, prompts, decoder, samples) for name, prompts in grammar.prompts.items()}
     test: dict[str, float] = {}
     for name, tokens in completions.items():
@@ -81,7 +96,11 @@ def evaluate_prompts(
 
 
 def evaluation_lengths(max_length: int, factor: float) -> list[int]:
-    """Lengths from a quarter of max_length to ``factor`` times it: quarters up to 1, then 1.5, 2, 3, 4, 6, 8, ... ."""
+    """Lengths of words to evaluate: 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, ... times max_length, up to ``factor`` times.
+
+    >>> evaluation_lengths(max_length=32, factor=4)
+    [8, 16, 24, 32, 48, 64, 96, 128]
+    """
     steps = [0.25, 0.5, 0.75, *(2**n * half for n in range(8) for half in (1, 1.5))]
     lengths = {int(max_length * step) for step in [*(step for step in steps if step < factor), factor]}
     return sorted(length for length in lengths if length > 0)
@@ -90,39 +109,46 @@ def evaluation_lengths(max_length: int, factor: float) -> list[int]:
 def words_of_length(
     own: Grammar, longer: Callable[[int], Grammar], length: int, num: int, generator: torch.Generator
 ) -> Tensor:
-    """(N, length + 2) framed words of exactly that many symbols: N = 0 if there are none.
+    """Words of exactly ``length`` symbols.
 
-    Up to ``length = max_length``, those that training has, in the proportions that it has them in. Above, or where it
-    has none, those of the grammar with max_length = length + 2 (some languages leave two symbols out). That is every
-    word once where the language trains on each of its words once; else words as the sampler draws them among words of
-    other lengths, ``num`` of them or as many as MOST_DRAWS draws bring.
+    They follow the training distribution, given the length. If training has no such words, they follow that of the
+    grammar with max_length = length + 2 (the words of aNbM have max_length - 2 symbols).
+
+    Args:
+        own: the run's grammar.
+        longer: makes the run's grammar with another max_length.
+        num: how many words to draw. It is ignored if the language trains on each of its words once.
+
+    Returns:
+        (N, length + 2) framed words. N is 0 if there are none, and may be less than ``num`` if such words are rare.
     """
     words = torch.empty(0, length + 2, dtype=torch.long)
     if length <= own.max_length:
-        words = drawn_words(own, length, num, generator)
-    return words if len(words) else drawn_words(longer(length + 2), length, num, generator)
+        words = draw_words(own, length, num, generator)
+    return words if len(words) else draw_words(longer(length + 2), length, num, generator)
 
 
-def drawn_words(grammar: Grammar, length: int, num: int, generator: torch.Generator) -> Tensor:
+def draw_words(grammar: Grammar, length: int, num: int, generator: torch.Generator) -> Tensor:
+    """``words_of_length`` of one grammar."""
     all_words = grammar.all_words()
     if all_words is not None:
-        return of_length(all_words, length)
+        return select_length(all_words, length)
     words = torch.empty(0, length + 2, dtype=torch.long)
-    for draws in range(DRAWS, MOST_DRAWS + 1, DRAWS):
-        words = torch.cat([words, of_length(grammar.sample(DRAWS, generator), length)])
+    for draws in range(DRAWS, MAX_DRAWS + 1, DRAWS):
+        words = torch.cat([words, select_length(grammar.sample(DRAWS, generator), length)])
         if len(words) >= num or (len(words) == 0 and draws >= 2 * DRAWS):
             break
     return words[:num]
 
 
-def of_length(rows: Tensor, length: int) -> Tensor:
-    """(N, T) framed words -> those of exactly that many symbols, (M, length + 2)."""
+def select_length(rows: Tensor, length: int) -> Tensor:
+    """(N, T) framed words -> (M, length + 2): the words of exactly ``length`` symbols."""
     return rows[(rows != PAD).sum(1) == length + 2, : length + 2]
 
 
 @torch.no_grad()
-def losses_and_hits(model: LanguageModel, words: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy in nats, and how often the most probable token is the next one, per symbol and EOS.
+def loss_and_accuracy(model: LanguageModel, words: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy in nats, and the share of targets that are the most probable token, over symbols and EOS.
 
     Args:
         words: (N, L + 2) framed words of L symbols.
@@ -138,17 +164,18 @@ def losses_and_hits(model: LanguageModel, words: Tensor) -> tuple[float, float]:
 def evaluate_length(
     grammar: Grammar, model: LanguageModel, words: Tensor, decoder: Decoder, samples: int
 ) -> dict[str, Any]:
-    """A row of lengths.csv, for words of one length L.
+    """A row of lengths.csv: figures on words of one length L.
 
-    The prompts are the words' first L // 2 + 1 symbols: the first half and one more, since behind a^n nothing says how
-    many a's are still to come, and behind a^n b all is said.
+    The prompts are the words' first L // 2 + 1 symbols, one more than half: a^n does not determine its completion, but
+    a^n b does.
 
     Args:
         words: (N, L + 2) framed words.
-        decoder: with a budget that suffices, such as 2 L tokens.
+        decoder: its max_new_tokens should be enough to complete the words, such as 2 L.
+        samples: completions of each prompt.
     """
     length = words.shape[1] - 2
-    loss, accuracy = losses_and_hits(model, words)
+    loss, accuracy = loss_and_accuracy(model, words)
     oracle_loss = None
     if length <= grammar.max_length and grammar.process is not None:
         nats = -grammar.log_probability(words).mean().item() / (length + 1)

@@ -1,4 +1,4 @@
-"""The contract that every architecture keeps. Training reads ``forward``, decoding reads ``prefill`` and ``step``."""
+"""The interface of all architectures. Training calls ``forward``; decoding calls ``prefill`` and ``step``."""
 
 from __future__ import annotations
 
@@ -10,114 +10,119 @@ import torch
 from torch import Tensor, nn
 
 State = Any
-"""What a model remembers of the tokens it has read: tensors, in tuples or dicts if need be. Nobody changes one in
-place."""
+"""What a model remembers of the tokens it has read: tensors, possibly in tuples or dicts. A state must never be changed
+in place."""
 
 
 class LanguageModel(nn.Module, ABC):
     """A causal model of the next token.
 
-    A subclass defines ``init_state`` and ``advance``; the rest follows from them, so that reading a sequence at once
-    and token by token cannot disagree. It may override ``step`` where one token alone can be had more cheaply.
+    A subclass defines ``init_state`` and ``advance``, from which the other methods follow. Reading a sequence at once
+    and token by token then agree. A subclass may override ``step`` with a faster computation for a single token.
+
+    Shapes: B rows, T tokens, P tokens of a prompt.
     """
 
     ignore_pad_in_loss: ClassVar[bool] = False
-    """Whether the architecture is trained on the loss without PAD targets."""
+    """Whether the model trains on ``loss_ignore_pad`` instead of ``loss``."""
 
     caveat: str | None = None
-    """What a table must say beside this model's figures, if anything."""
+    """A note that tables show beside the model's figures, or None."""
 
     causal: bool = True
-    """Whether an output depends on no token behind it."""
+    """Whether the logits at a position depend only on the tokens up to it."""
 
     max_context: int | None = None
-    """The longest sequence it reads, in tokens, or None."""
+    """The maximum length of a sequence in tokens, or None if it is unlimited."""
 
     backend: str | None = None
-    """Which implementation computes the model, where it has more than one."""
+    """Which implementation computes the model, if there are several."""
 
     backend_reason: str | None = None
-    """Why it is not a better one, if there is something to mend."""
+    """Why a faster implementation is not available, if the user can change that."""
 
     context_setting: ClassVar[str | None] = None
-    """The argument that sets ``max_context``, if no weight depends on it: the same weights may be given another."""
+    """The argument that sets ``max_context``, if no weight depends on it. It may then differ between training and
+    evaluation."""
 
     conditional: ClassVar[bool] = False
-    """Whether a prompt is read as a whole, by other weights than what stands behind it: ``prefill`` of more than one
-    token is then not what ``forward`` comes to behind them, and training takes words in two parts (``continuation``).
-    """
+    """Whether other weights read the prompt than read its continuation, as in an encoder-decoder. Training then uses
+    ``continuation`` on prompts and completions, and ``prefill`` of several tokens differs from ``forward``."""
 
     supports_vmap: ClassVar[bool] = False
-    """Whether ``torch.vmap`` takes several sets of weights through the model at once, and is quicker than one after the
-    other: where small products and Python's own time bound a step."""
+    """Whether several seeds of the model train in one process by ``torch.vmap`` over their stacked weights, which must
+    also be faster than training one after another."""
 
     fitted_by_counting: ClassVar[bool] = False
-    """Whether ``estimate`` makes the model from the data, in place of gradient steps."""
+    """Whether the model is fitted by ``estimate`` instead of by gradient steps."""
 
     baseline: ClassVar[bool] = False
-    """Whether tables set it apart, as what can be had without learning rules."""
+    """Whether tables list the model separately, as a baseline."""
 
     def estimate(self, rows: Iterable[Tensor], held_out: Iterable[Tensor], carried: bool = False) -> None:
-        """Make the model, where it is ``counted``, from (B, T) token rows of training and of validation.
+        """Fit a model that is ``fitted_by_counting``.
 
         Args:
-            carried: each row begins with the last token of that row of the batch before, and goes on from there.
+            rows: batches of (B, T) training tokens.
+            held_out: batches of (B, T) validation tokens.
+            carried: each row continues the same row of the previous batch, beginning with its last token.
         """
         raise NotImplementedError(f"{type(self).__name__} is trained by gradient steps")
 
     @abstractmethod
     def init_state(self, batch_size: int) -> State:
-        """The state before any token."""
+        """The state before the first token."""
 
     @abstractmethod
     def advance(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read T tokens from a state on.
+        """Continue reading from a state.
 
         Args:
-            tokens: (B, T) long, T from 1.
+            tokens: (B, T) long with T >= 1.
+            state: the state after the tokens read so far.
 
         Returns:
-            (B, T, num_tokens) logits of the token behind each one read, and the state behind the last.
+            (B, T, num_tokens) logits, at each position those of the next token, and the state after the last token.
 
         Raises:
-            ValueError: the sequence would exceed ``max_context``.
+            ValueError: the sequence exceeds ``max_context``.
         """
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) long -> (B, num_tokens, T) logits: the layout that nn.CrossEntropyLoss takes."""
+        """(B, T) long -> (B, num_tokens, T) logits, in the layout of nn.CrossEntropyLoss."""
         logits, _ = self.advance(tokens, self.init_state(len(tokens)))
         return logits.transpose(1, 2)
 
     def prefill(self, prompt: Tensor) -> tuple[Tensor, State]:
-        """(B, T) long -> (B, num_tokens) logits of the next token, and the state behind the prompt."""
+        """(B, P) long -> (B, num_tokens) logits of the next token, and the state after the prompt."""
         logits, state = self.advance(prompt, self.init_state(len(prompt)))
         return logits[:, -1], state
 
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """(B,) long -> (B, num_tokens) logits of the next token, and the state behind this one."""
+        """(B,) long -> (B, num_tokens) logits of the next token, and the state after this one."""
         logits, state = self.advance(token[:, None], state)
         return logits[:, 0], state
 
     def continuation(self, prompt: Tensor, tokens: Tensor) -> Tensor:
-        """(B, P) prompts and (B, T) tokens behind them -> (B, num_tokens, T): the logits of each of those tokens."""
+        """(B, P) prompts and the (B, T) tokens that follow them -> (B, num_tokens, T) logits for these tokens."""
         return self(torch.cat([prompt, tokens[:, :-1]], 1))[:, :, prompt.shape[1] - 1 :]
 
     def attention_weights(self, prompt: Tensor, tokens: Tensor) -> Tensor | None:
-        """(B, P) prompts and (B, T) tokens behind them -> (B, T, P): how much the prediction of each token attends to
-        each of the prompt's, or None where the architecture has no such weights."""
+        """(B, P) prompts and the (B, T) tokens that follow them -> (B, T, P): the attention weights of each prediction
+        over the prompt, or None if the model does not attend to its prompt."""
         return None
 
     def check_context(self, length: int) -> None:
-        """Raise a ValueError if the model cannot read a sequence of that many tokens."""
+        """Raise a ValueError if a sequence of ``length`` tokens exceeds ``max_context``."""
         if self.max_context is not None and length > self.max_context:
             raise ValueError(f"{type(self).__name__} reads at most {self.max_context} tokens, not {length}")
 
     @property
     def num_parameters(self) -> int:
-        """Trainable weights."""
+        """The number of trainable weights."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
 def runs_on_cuda(accelerator: str) -> bool:
-    """Whether what Lightning's Trainer calls ``accelerator`` is a CUDA GPU on this machine."""
+    """Whether Lightning's Trainer would use a CUDA GPU on this machine, given its argument ``accelerator``."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

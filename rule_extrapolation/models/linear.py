@@ -9,16 +9,16 @@ from rule_extrapolation.models.language_model import LanguageModel
 
 
 class LinearLLM(LanguageModel):
-    """Logits at position t are a linear function of the embedded tokens at positions s <= t, with weights of their own
+    """The logits at position t are a linear function of the embedded tokens at positions s <= t, with separate weights
     for every pair (s, t).
 
-    The state is (logits that the tokens so far add to each position, how many tokens those are).
+    The state is the sum of the contributions of the tokens so far, (B, max_context, num_tokens), and their number.
 
     Args:
-        max_data_length: the most symbols a word has; the model reads one token more, SOS.
-        bias: add a bias of its own to each position.
-        published_mask: let source s reach targets t <= s, as the published code does. The output then sees the tokens
-            that it should predict: not a causal model, there only to reproduce published figures.
+        max_data_length: the maximum number of symbols in a word. The model reads one token more, SOS.
+        bias: whether each position has a bias.
+        published_mask: let the token at position s reach targets t <= s, as in the published code. The model then sees
+            the tokens that it predicts, so it is not causal. Only for reproducing published figures.
 
     Raises:
         ConfigError: sizes below 1.
@@ -41,6 +41,7 @@ class LinearLLM(LanguageModel):
             self.causal, self.caveat = False, "published mask: sees the future"
         length = self.max_context = max_data_length + 1
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
+        # Source position, embedding, target position, token.
         self.weight = nn.Parameter(torch.empty(length, embedding_dim, length, num_tokens))
         self.bias = nn.Parameter(torch.zeros(length, num_tokens)) if bias else None
         nn.init.xavier_uniform_(self.weight)
@@ -57,11 +58,12 @@ class LinearLLM(LanguageModel):
         logits, start = state
         end = start + tokens.shape[1]
         self.check_context(end)
-        # There are fewer tokens than rows of a batch: what each adds from each position is found once for all rows,
-        # (V, w) @ (T, w, (t v)), and then summed by a product with ones where the tokens are.
+        # The vocabulary is smaller than a batch. So the contribution of every token at every position is computed once
+        # for all rows, and a product with the one-hot tokens adds up the contributions of each row.
+        # Shapes: V is the vocabulary, L is max_context.
         added = (self.embedding.weight @ self.weight[start:end].flatten(2)).unflatten(2, self.weight.shape[2:])
-        added = (added * self.mask[start:end]).flatten(2).flatten(0, 1)
+        added = (added * self.mask[start:end]).flatten(2).flatten(0, 1)  # (T, V, L, V) -> (T * V, L * V)
         vocabulary = self.embedding.num_embeddings
-        one_hot = F.embedding(tokens, torch.eye(vocabulary, dtype=added.dtype, device=added.device))
+        one_hot = F.embedding(tokens, torch.eye(vocabulary, dtype=added.dtype, device=added.device))  # (B, T, V)
         logits = logits + (one_hot.flatten(1) @ added).view_as(logits)
         return logits[:, start:end], (logits, end)

@@ -7,12 +7,12 @@ from rule_extrapolation.models.language_model import LanguageModel
 
 
 class LSTM_LLM(LanguageModel):
-    """Embedding, LSTM in one direction, linear (Hochreiter & Schmidhuber 1997).
+    """A unidirectional LSTM (Hochreiter & Schmidhuber 1997) between an embedding and a linear layer.
 
-    The state is (h, c), each (num_layers, B, hidden_dim).
+    The state is (h, c), each of shape (num_layers, B, hidden_dim).
 
     Args:
-        dropout: between layers.
+        dropout: probability of dropout between layers.
 
     Raises:
         ConfigError: sizes below 1, dropout outside [0, 1).
@@ -25,7 +25,7 @@ class LSTM_LLM(LanguageModel):
         check_positive(embedding_dim=embedding_dim, hidden_dim=hidden_dim, num_layers=num_layers)
         check_fraction(dropout=dropout)
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
-        # nn.LSTM has no dropout behind its last layer and warns of one that is asked for.
+        # With a single layer, nn.LSTM has no use for dropout and would warn.
         dropout = dropout if num_layers > 1 else 0.0
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, num_layers, dropout=dropout, batch_first=True)
         self.head = nn.Linear(hidden_dim, num_tokens)
@@ -35,5 +35,5 @@ class LSTM_LLM(LanguageModel):
         return zeros, zeros
 
     def advance(self, tokens: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        output, state = self.lstm(self.embedding(tokens), state)
+        output, state = self.lstm(self.embedding(tokens), state)  # (B, T, hidden_dim)
         return self.head(output), state

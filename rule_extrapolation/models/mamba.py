@@ -19,15 +19,15 @@ DT_MIN, DT_MAX, DT_FLOOR = 0.001, 0.1, 1e-4
 EMBEDDING_STD = 0.02
 
 Scan = Callable[..., tuple[Tensor, Tensor]]
-"""A function with the arguments and values of ``selective_scan``."""
+"""A function with the signature of ``selective_scan``."""
 
 MixerState = tuple[Tensor, Tensor | None]
-"""The last inputs of the convolution, (B, d_conv - 1, d_inner), and the SSM state, (B, d_inner, d_state); the latter is
-None before the first token."""
+"""The last inputs of the convolution, (B, d_conv - 1, d_inner), and the SSM state, (B, d_inner, d_state), which is None
+before the first token."""
 
 
 class MambaMixer(nn.Module):
-    """The Mamba-1 block (Gu & Dao 2023, figure 3): a gated selective state space model behind a short convolution."""
+    """The Mamba-1 block (Gu & Dao 2023, figure 3): a short convolution and a gated selective state space model."""
 
     def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int):
         super().__init__()
@@ -45,25 +45,25 @@ class MambaMixer(nn.Module):
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         dt = torch.empty(d_inner).uniform_(math.log(DT_MIN), math.log(DT_MAX)).exp().clamp_min(DT_FLOOR)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + (-torch.expm1(-dt)).log())  # softplus of the bias is dt
+            self.dt_proj.bias.copy_(dt + (-torch.expm1(-dt)).log())  # the inverse of softplus
 
     def forward(self, x: Tensor, state: MixerState, scan: Scan) -> tuple[Tensor, MixerState]:
-        """(B, T, d_model) -> the same shape."""
+        """(B, T, d_model) -> (B, T, d_model), and the state after it."""
         inputs, h = state
-        x, z = self.in_proj(x).chunk(2, -1)
-        window = torch.cat([inputs, x], 1)
+        x, z = self.in_proj(x).chunk(2, -1)  # (B, T, d_inner) each
+        window = torch.cat([inputs, x], 1)  # (B, d_conv - 1 + T, d_inner)
         x = F.silu(self.convolve(window))
-        dt, B, C = self.x_proj(x).split(self.widths, -1)
+        dt, B, C = self.x_proj(x).split(self.widths, -1)  # (B, T, dt_rank), (B, T, d_state), (B, T, d_state)
         A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         y, h = scan(x, F.softplus(self.dt_proj(dt)), A, B, C, h)
         y = (y + self.D * x) * F.silu(z)
         inputs = window[:, window.shape[1] - inputs.shape[1] :]
-        # A long window is not kept in memory for the sake of its end.
+        # Cloned, so that the state does not keep the whole window in memory.
         return self.out_proj(y), (inputs if y.shape[1] == 1 else inputs.clone(), h)
 
     def convolve(self, window: Tensor) -> Tensor:
-        """(B, d_conv - 1 + T, d_inner) -> (B, T, d_inner)"""
-        if window.shape[1] == self.conv1d.kernel_size[0]:  # one token: torch's convolution takes thrice as long
+        """(B, d_conv - 1 + T, d_inner) -> (B, T, d_inner): the causal depthwise convolution."""
+        if window.shape[1] == self.conv1d.kernel_size[0]:  # one token: F.conv1d takes three times as long
             return (window * self.conv1d.weight.squeeze(1).mT).sum(1, keepdim=True) + self.conv1d.bias
         return F.conv1d(window.mT, self.conv1d.weight, self.conv1d.bias, groups=len(self.D)).mT
 
@@ -71,21 +71,22 @@ class MambaMixer(nn.Module):
 class MambaLM(LanguageModel):
     """Mamba (Gu & Dao 2023, arXiv 2312.00752), with the weights of mamba-ssm's MambaLMHeadModel.
 
-    Names, shapes, tying and initialisation of the weights are those of mamba-ssm 2.3.2 with its defaults, so that a
-    state dict moves either way. The vocabulary is padded to a multiple of 8 in the weights alone.
-    The state is one MixerState per layer.
+    The names, shapes, tying and initialisation of the weights are those of mamba-ssm 2.3.2 with its defaults, so that a
+    state dict can be loaded in either direction. The weights, but not the logits, are padded to a vocabulary that is a
+    multiple of 8. The state is one MixerState per layer.
 
     Args:
         d_model: width of the residual stream.
-        d_state: numbers in the state of each channel.
-        d_conv: tokens that the convolution sees.
-        expand: channels of a block, in multiples of d_model.
-        backend: what computes the selective scan: torch is this package's own code, on a CPU compiled by numba where
-            that is there; mamba_ssm is mamba-ssm's kernel, which needs CUDA; auto takes that where it can be had.
-        accelerator: where the model will run, as Lightning's Trainer takes it.
+        d_state: size of the state of each channel.
+        d_conv: width of the convolution in tokens.
+        n_layers: number of blocks.
+        expand: channels of a block, d_inner, in multiples of d_model.
+        backend: implementation of the selective scan. torch is this package's own code, compiled by numba on a CPU;
+            mamba_ssm is mamba-ssm's kernel, which needs CUDA; auto is the kernel if it is available.
+        accelerator: the device the model will run on, as in Lightning's Trainer.
 
     Raises:
-        ConfigError: sizes below 1, a backend that cannot be had.
+        ConfigError: sizes below 1, or a backend that is not available.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class MambaLM(LanguageModel):
             }
         )
         self.lm_head = nn.Linear(d_model, padded, bias=False)
-        self.lm_head.weight = self.backbone.embedding.weight
+        self.lm_head.weight = self.backbone.embedding.weight  # tied
 
         nn.init.normal_(self.backbone.embedding.weight, std=EMBEDDING_STD)
         with torch.no_grad():
@@ -130,7 +131,7 @@ class MambaLM(LanguageModel):
         return ((self.lm_head.weight.new_zeros(batch_size, d_conv - 1, d_inner), None),) * len(self.backbone.layers)
 
     def advance(self, tokens: Tensor, state: tuple[MixerState, ...]) -> tuple[Tensor, tuple[MixerState, ...]]:
-        x = self.backbone.embedding(tokens)
+        x = self.backbone.embedding(tokens)  # (B, T, d_model)
         states = []
         for layer, mixer_state in zip(self.backbone.layers, state):
             mixed, mixer_state = layer.mixer(layer.norm(x), mixer_state, self.scan)
@@ -140,21 +141,24 @@ class MambaLM(LanguageModel):
 
 
 def choose_scan(backend: str, accelerator: str, d_state: int) -> tuple[str, Scan, str | None]:
-    """torch or mamba_ssm, its function, and why the kernel that auto would have taken cannot be had.
+    """Choose the implementation of the selective scan.
+
+    Returns:
+        torch or mamba_ssm, the function, and why auto did not choose the kernel although there is a CUDA GPU.
 
     Raises:
-        ConfigError: mamba_ssm is asked for and cannot be had.
+        ConfigError: backend is mamba_ssm, which is not available.
     """
     check_choice(("auto", "torch", "mamba_ssm"), backend=backend)
     if backend == "torch" or (backend == "auto" and not runs_on_cuda(accelerator)):
         return "torch", selective_scan, None
     try:
         if not runs_on_cuda(accelerator):
-            raise ValueError("no CUDA GPU is used here")
+            raise ValueError("no CUDA GPU is in use")
         if d_state > KERNEL_MAX_STATE:
             raise ValueError(f"its kernel takes d_state up to {KERNEL_MAX_STATE}, not {d_state}")
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except Exception as error:  # a package built for another machine fails in ways of its own
+    except Exception as error:  # a package built for another machine may raise anything
         reason = " ".join(f"mamba-ssm: {error}".split())
         if backend == "auto":
             return "torch", selective_scan, reason
@@ -162,7 +166,7 @@ def choose_scan(backend: str, accelerator: str, d_state: int) -> tuple[str, Scan
         raise ConfigError("backend", backend, f"{fix} ({reason})") from error
 
     def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        # The kernel knows neither another start than zero nor float64. What goes on from a state is a token, as a rule.
+        # The kernel supports neither an initial state nor float64. A state usually means decoding one token.
         if h0 is not None or not x.is_cuda or x.dtype == torch.float64:
             return selective_scan(x, dt, A, B, C, h0)
         return kernel_scan(selective_scan_fn, x, dt, A, B, C)
@@ -173,7 +177,8 @@ def choose_scan(backend: str, accelerator: str, d_state: int) -> tuple[str, Scan
 def kernel_scan(
     selective_scan_fn: Callable[..., tuple[Tensor, Tensor]], x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``selective_scan`` from zero by mamba-ssm's function, which has time last and no gradient of the last state."""
-    u, delta, B, C = (tensor.float().mT for tensor in (x, dt, B, C))
+    """``selective_scan`` without an initial state, by mamba-ssm's function. That has time as its last dimension,
+    computes in float32 and gives no gradient through the last state."""
+    u, delta, B, C = (tensor.float().mT for tensor in (x, dt, B, C))  # (B, ..., T)
     y, h = selective_scan_fn(u, delta, A.float(), B, C, return_last_state=True)
     return y.mT.to(x.dtype), h

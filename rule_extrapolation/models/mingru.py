@@ -5,7 +5,7 @@ from rule_extrapolation.ops import gated_recurrence
 
 
 class MinGRULayer(MinimalRNNLayer):
-    """z = σ(W_z x), a = 1 - z: Feng et al. 2024, section 3.1."""
+    """Update gate z_t = σ(W_z x_t), share a_t = 1 - z_t (Feng et al. 2024, section 3.1)."""
 
     num_gates = 1
     fused = staticmethod(gated_recurrence.mingru)
@@ -13,6 +13,6 @@ class MinGRULayer(MinimalRNNLayer):
 
 
 class MinGRU(MinimalRNN):
-    """A stack of minGRU layers."""
+    """minGRU layers between an embedding and a linear layer: h_t = (1 - z_t) h_{t-1} + z_t h̃_t (Feng et al. 2024)."""
 
     layer_class = MinGRULayer

@@ -1,7 +1,10 @@
-"""What minLSTM and minGRU share (Feng et al. 2024, arXiv 2410.01201).
+"""The common part of minLSTM and minGRU (Feng et al. 2024, arXiv 2410.01201).
 
-Their gates depend on the input alone, so that a layer is a linear recurrence, h_t = a_t * h_{t-1} + (1 - a_t) * c_t:
-a weighted mean of the old state and a candidate. The two differ in how they find a_t.
+Their gates depend on the input but not on the state, so that a layer is a linear recurrence,
+
+    h_t = a_t * h_{t-1} + (1 - a_t) * c_t,
+
+a weighted mean of the old state and a candidate. The two models differ in how they compute a_t.
 """
 
 from __future__ import annotations
@@ -28,7 +31,12 @@ def log_g(x: Tensor) -> Tensor:
 
 
 class MinimalRNNLayer(nn.Module):
-    """One layer: (B, T, input_dim) and a state of (B, hidden_dim) -> (B, T, hidden_dim), the states."""
+    """One layer: (B, T, input_dim) and a state (B, hidden_dim) -> (B, T, hidden_dim), the states after each token.
+
+    Args:
+        log_space: apply g to the candidate, which makes it positive.
+        scan: the implementation of the recurrence, as in MinimalRNN.
+    """
 
     num_gates: int
 
@@ -44,7 +52,7 @@ class MinimalRNNLayer(nn.Module):
         self.linear = nn.Linear(input_dim, (self.num_gates + 1) * hidden_dim)
 
     def forward(self, x: Tensor, h0: Tensor) -> Tensor:
-        x = self.linear(x)
+        x = self.linear(x)  # (B, T, (num_gates + 1) * hidden_dim)
         if self.scan == "auto":
             return self.fused(x, h0, self.log_space)
         *gates, candidate = x.chunk(self.num_gates + 1, -1)
@@ -58,19 +66,18 @@ class MinimalRNNLayer(nn.Module):
 
 
 class MinimalRNN(LanguageModel):
-    """Embedding, layers, linear. The state is (num_layers, B, hidden_dim).
+    """Minimal RNN layers between an embedding and a linear layer. The state is (num_layers, B, hidden_dim).
 
     Args:
-        dropout: on each layer's output.
-        log_space: candidates are made positive by g, as the log-space scan needs; false uses them as they are.
-        scan: how the recurrence is computed; every way gives the same values. Auto takes compiled kernels: on a CPU
-            numba's, of gates and recurrence at once; on CUDA Triton's, of the recurrence. Without them it is
-            sequential on a CPU, and parallel, which has fewer and larger steps, elsewhere.
+        dropout: probability of dropout on each layer's output.
+        log_space: make candidates positive by g, as the log-space scan requires. If false, g is the identity.
+        scan: how the recurrence is computed; all choices give the same values. auto uses compiled kernels (numba on a
+            CPU, Triton on CUDA), or without them sequential on a CPU and parallel elsewhere.
         residual: add each layer's input to its output.
-        norm: normalise each layer's input and the last output.
+        norm: normalisation of each layer's input and of the last output: none, layer or rms.
 
     Raises:
-        ConfigError: sizes below 1, residual with two widths, scan=log without log_space.
+        ConfigError: sizes below 1, residual connections between different widths, or scan=log without log_space.
     """
 
     supports_vmap = True
@@ -109,10 +116,10 @@ class MinimalRNN(LanguageModel):
         return self.head.weight.new_zeros(len(self.layers), batch_size, self.hidden_dim)
 
     def advance(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.embedding(tokens)
+        x = self.embedding(tokens)  # (B, T, embedding_dim)
         last_states = []
         for layer, norm, h0 in zip(self.layers, self.norms, state):
-            h = layer(norm(x), h0)
+            h = layer(norm(x), h0)  # (B, T, hidden_dim)
             last_states.append(h[:, -1])
             h = self.dropout(h)
             x = x + h if self.residual else h

@@ -5,7 +5,7 @@ from rule_extrapolation.ops import gated_recurrence
 
 
 class MinLSTMLayer(MinimalRNNLayer):
-    """f = σ(W_f x), i = σ(W_i x), normalised to a = f / (f + i): Feng et al. 2024, section 3.2."""
+    """Gates f_t = σ(W_f x_t) and i_t = σ(W_i x_t), share a_t = f_t / (f_t + i_t) (Feng et al. 2024, section 3.2)."""
 
     num_gates = 2
     fused = staticmethod(gated_recurrence.minlstm)
@@ -13,6 +13,6 @@ class MinLSTMLayer(MinimalRNNLayer):
 
 
 class MinLSTM(MinimalRNN):
-    """A stack of minLSTM layers."""
+    """minLSTM layers between an embedding and a linear layer: h_t = f'_t h_{t-1} + i'_t h̃_t (Feng et al. 2024)."""
 
     layer_class = MinLSTMLayer

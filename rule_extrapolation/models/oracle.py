@@ -10,11 +10,11 @@ from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD
 from rule_extrapolation.models.language_model import LanguageModel
 
 OracleState = tuple[Tensor, Tensor]
-"""(B, S) states of the language's process, and (B,) whether the word has ended."""
+"""(B, S) states of the process, and (B,) bool: whether the word has ended."""
 
 
 class Process(Protocol):
-    """The exact distribution of the next symbol, state by state: what ``grammars.exact.process`` defines."""
+    """The interface of ``grammars.exact.process.Process`` that the oracle needs."""
 
     def start(self, batch_size: int) -> Tensor: ...
 
@@ -24,25 +24,26 @@ class Process(Protocol):
 
 
 class OracleLM(LanguageModel):
-    """The optimal model: the next token's probabilities are exactly those of the training distribution.
+    """The optimal model, which has the exact probabilities of the training distribution and no weights.
 
-    There is nothing to train. Behind what begins no training word, as OOD prompts do, it *restarts*: it forgets what it
-    has read and goes on as if a word began with the symbol that fitted no more, or behind that symbol, if none does.
+    After a prefix that no training word has, such as an OOD prompt, these probabilities are undefined. The model then
+    *restarts*: it forgets what it has read and continues as if a word began with the last symbol, or after this symbol
+    if no word begins with it.
 
     Args:
-        process: the language's; the program gives it.
-        language: its name, for the error.
+        process: the training distribution of the language.
+        language: the language's name, for the error message.
 
     Raises:
-        ConfigError: the language does not know its words' probabilities.
+        ConfigError: the exact probabilities of the language are unknown.
     """
 
-    caveat = "restarts behind what begins no training word"
+    caveat = "restarts after prefixes that no training word has"
 
     def __init__(self, num_tokens: int, process: Process | None, language: str = "this language"):
         super().__init__()
         if process is None:
-            raise ConfigError("grammar", language, "does not know its words' probabilities; define make_process")
+            raise ConfigError("grammar", language, "its exact probabilities are unknown; define make_process")
         self.num_tokens, self.process = num_tokens, process
 
     def init_state(self, batch_size: int) -> OracleState:
@@ -55,20 +56,22 @@ class OracleLM(LanguageModel):
         for token in tokens.cpu().unbind(1):
             symbol = (token - FIRST_SYMBOL).clamp_min(0)
             is_symbol = token >= FIRST_SYMBOL
-            going_on = self.process.read(torch.where((ended | ~is_symbol)[:, None], start, read), symbol)
-            begun = self.process.read(start, symbol)
-            read = self.possible(going_on, self.possible(begun, start))
+            continued = self.process.read(torch.where((ended | ~is_symbol)[:, None], start, read), symbol)
+            restarted = self.process.read(start, symbol)
+            read = self.first_possible(continued, self.first_possible(restarted, start))
             read = torch.where(is_symbol[:, None], read, start)
             ended = (token == EOS) | (token == PAD)
             logits.append(self.logits(read, ended))
         return torch.stack(logits, 1).to(tokens.device), (read, ended)
 
-    def possible(self, state: Tensor, otherwise: Tensor) -> Tensor:
+    def first_possible(self, state: Tensor, otherwise: Tensor) -> Tensor:
+        """The rows of ``state`` in which some word is possible, elsewhere those of ``otherwise``."""
         is_possible = (self.process.probabilities(state) > 0).any(1)
         return torch.where(is_possible[:, None], state, otherwise)
 
     def logits(self, state: Tensor, ended: Tensor) -> Tensor:
-        """(B, num_tokens) log-probabilities; of what is impossible the least number, so that losses stay finite."""
+        """(B, num_tokens) log-probabilities. Impossible tokens get the logarithm of the smallest positive float, so
+        that losses stay finite."""
         next_ = self.process.probabilities(state)
         probabilities = next_.new_zeros(len(state), self.num_tokens)
         probabilities[:, EOS] = torch.where(ended, 0, next_[:, 0])

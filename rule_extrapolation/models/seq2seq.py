@@ -11,7 +11,7 @@ from rule_extrapolation.core.tokens import SOS
 from rule_extrapolation.models.language_model import LanguageModel
 
 Hidden = Tensor | tuple[Tensor, Tensor]
-"""(num_layers, B, hidden_dim): h of a GRU, (h, c) of an LSTM."""
+"""h of a GRU or (h, c) of an LSTM, each of shape (num_layers, B, hidden_dim)."""
 
 
 class Memory(NamedTuple):
@@ -20,36 +20,44 @@ class Memory(NamedTuple):
     values: Tensor
     """(B, P, hidden_dim): the encoder's outputs."""
     keys: Tensor
-    """(B, P, hidden_dim): the same, as far as a score can be computed before there is a query."""
+    """(B, P, hidden_dim): the part of the score that does not depend on the query."""
     padding: Tensor | None
-    """(B, P) bool: which of them are of no token of the prompt; None: all are of one."""
+    """(B, P) bool: which positions are padding. None: no position is."""
 
 
 class State(NamedTuple):
+    """The state of the decoder."""
+
     memory: Memory | None
-    """None: no token has been read."""
+    """None before the first token."""
     hidden: Hidden | None
 
 
 class Seq2Seq(LanguageModel):
-    """Encoder-decoder: one RNN reads the prompt, another begins with its last state and writes the completion.
+    """An encoder-decoder: one RNN reads the prompt, and another writes the completion, beginning with the first's last
+    state.
 
-    Without attention that state is all that the decoder has of the prompt (Sutskever et al. 2014, arXiv 1409.3215; the
-    prompt is not reversed). With ``dot`` and ``general`` the decoder's output s_t attends to the encoder's outputs h_j
-    (Luong et al. 2015, arXiv 1508.04025, "global", without input feeding); with ``additive`` it is the state s_{t-1}
-    that does, and the context is read with the token (Bahdanau et al. 2015, arXiv 1409.0473; but the encoder reads in
-    one direction). The context c_t then joins the output by Luong's equation 5, tanh(W [c_t; s_t]).
+    - none: no attention; the encoder's last state is all the decoder knows of the prompt (Sutskever et al. 2014, arXiv
+      1409.3215; the prompt is not reversed).
+    - dot, general: the decoder's output s_t attends to the encoder's outputs h_j with the score s.h or s.W h (Luong et
+      al. 2015, arXiv 1508.04025, global attention without input feeding).
+    - additive: the decoder's state s_{t-1} attends, with the score v.tanh(W s + U h), and the decoder reads the context
+      with its next token (Bahdanau et al. 2015, arXiv 1409.0473; but the encoder is unidirectional).
 
-    The decoder begins with SOS. Read as a language model, by ``forward``, the first token is the prompt.
+    With attention, the context c_t and the output s_t are combined as tanh(W [c_t; s_t]) (Luong et al., equation 5).
+
+    The decoder's first token is SOS. ``forward`` treats the first token of a sequence as the prompt.
 
     Args:
-        attention: the score of s and h: none; dot, s.h; general, s.W h; additive, v.tanh(W s + U h).
-        dropout: between layers.
-        teacher_forcing: in training, the probability that the decoder reads a token of the completion, and not one
-            drawn from what it has itself predicted there (Bengio et al. 2015, arXiv 1506.03099). 1 is much the fastest.
+        cell: the RNN: lstm or gru.
+        attention: the kind of attention, as above.
+        num_layers: of the encoder, and of the decoder.
+        dropout: probability of dropout between layers.
+        teacher_forcing: the probability that the decoder reads the true token in training instead of one drawn from its
+            own prediction (scheduled sampling, Bengio et al. 2015, arXiv 1506.03099). 1 is by far the fastest.
 
     Raises:
-        ConfigError: sizes below 1, dropout outside [0, 1), teacher_forcing outside [0, 1].
+        ConfigError: sizes below 1, dropout outside [0, 1), or teacher_forcing outside [0, 1].
     """
 
     conditional = True
@@ -96,10 +104,10 @@ class Seq2Seq(LanguageModel):
         return logits[:, 0], state
 
     def continuation(self, prompt: Tensor, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """As LanguageModel's; in training with ``teacher_forcing``.
+        """As ``LanguageModel.continuation``, with ``teacher_forcing`` in training.
 
         Args:
-            lengths: (B,) tokens of each prompt, from 1; what stands behind them is not read. None: all of them.
+            lengths: (B,) tokens in each prompt, at least 1; the rest of the row is ignored. None: P.
         """
         state = self.encode(prompt, lengths)
         inputs = torch.cat([begin(prompt), tokens[:, :-1]], 1)
@@ -113,8 +121,8 @@ class Seq2Seq(LanguageModel):
         return weights
 
     def encode(self, prompt: Tensor, lengths: Tensor | None = None) -> State:
-        """(B, P) prompts, of ``lengths`` tokens or all of P -> the state before the decoder's first token."""
-        x, padding = self.embedding(prompt), None
+        """(B, P) prompts and their (B,) lengths (None: P) -> the state before the decoder's first token."""
+        x, padding = self.embedding(prompt), None  # (B, P, embedding_dim)
         if lengths is None:
             values, hidden = self.encoder(x)
         else:
@@ -125,10 +133,13 @@ class Seq2Seq(LanguageModel):
         return State(Memory(values, self.attention.keys(values), padding), hidden)
 
     def decode(self, tokens: Tensor, state: State) -> tuple[Tensor, State, Tensor | None]:
-        """Read (B, T) tokens from a state on.
+        """Continue decoding from a state.
+
+        Args:
+            tokens: (B, T) long.
 
         Returns:
-            (B, T, num_tokens) logits, the state behind them, and (B, T, P) attention weights, if any.
+            (B, T, num_tokens) logits, the state after them, and (B, T, P) attention weights, or None without attention.
         """
         memory, hidden = state
         x = self.embedding(tokens)
@@ -147,12 +158,19 @@ class Seq2Seq(LanguageModel):
         return self.head(output), State(memory, hidden), torch.cat(all_weights, 1)
 
     def decode_sampling(self, inputs: Tensor, state: State) -> Tensor:
-        """(B, T, num_tokens) logits, where a token of ``inputs`` but the first is read with probability
-        ``teacher_forcing``, else one drawn from the logits before it."""
+        """Scheduled sampling: read each token of ``inputs`` with probability ``teacher_forcing``, else a token drawn
+        from the logits for it. The first token is always read.
+
+        Args:
+            inputs: (B, T) long.
+
+        Returns:
+            (B, T, num_tokens) logits.
+        """
         token, steps = inputs[:, :1], []
         for t in range(inputs.shape[1]):
             if t:
-                # Where training has diverged there is no distribution, and any token will do.
+                # A diverged model's nan are replaced by any distribution.
                 drawn = torch.multinomial(steps[-1][:, 0].detach().softmax(1).nan_to_num(1.0), 1)
                 given = torch.rand(drawn.shape, device=drawn.device) < self.teacher_forcing
                 token = inputs[:, t : t + 1].where(given, drawn)
@@ -162,38 +180,41 @@ class Seq2Seq(LanguageModel):
 
 
 def begin(tokens: Tensor) -> Tensor:
-    """(B, 1): what the decoder reads first."""
+    """(B, 1) long: SOS, the first token of the decoder."""
     return torch.full_like(tokens[:, :1], SOS)
 
 
 class NoAttention(nn.Module):
-    """The decoder's output as it is."""
+    """No attention, and the interface of all kinds of attention."""
 
     is_read = False
-    """Whether the context is part of what the decoder reads."""
+    """Whether the decoder reads the context with each token."""
 
     def __init__(self, dim: int):
         super().__init__()
 
     def keys(self, values: Tensor) -> Tensor:
+        """(B, P, dim) outputs of the encoder -> (B, P, dim) keys."""
         return values
 
     def forward(self, output: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """(B, T, dim) outputs of the decoder -> the same with what they attend to, and (B, T, P) weights, if any."""
+        """(B, T, dim) outputs of the decoder -> (B, T, dim) combined with contexts, and (B, T, P) weights or None."""
         return output, None
 
 
 class Dot(NoAttention):
+    """Attention with the score s.h."""
+
     def __init__(self, dim: int):
         super().__init__(dim)
         self.combine = nn.Linear(2 * dim, dim, bias=False)
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """(B, T, dim) and (B, P, dim) -> (B, T, P)."""
+        """(B, T, dim) queries and (B, P, dim) keys -> (B, T, P)."""
         return query @ keys.mT
 
     def attend(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """(B, T, dim) -> contexts (B, T, dim), weights (B, T, P)."""
+        """(B, T, dim) queries -> (B, T, dim) contexts and (B, T, P) weights."""
         scores = self.scores(query, memory.keys)
         if memory.padding is not None:
             scores = scores.masked_fill(memory.padding[:, None], -torch.inf)
@@ -201,7 +222,7 @@ class Dot(NoAttention):
         return weights @ memory.values, weights
 
     def join(self, context: Tensor, output: Tensor) -> Tensor:
-        """Luong et al., equation 5."""
+        """Combine (B, T, dim) contexts and outputs: tanh(W [c; s]) (Luong et al. 2015, equation 5)."""
         return self.combine(torch.cat([context, output], 2)).tanh()
 
     def forward(self, output: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
@@ -210,6 +231,8 @@ class Dot(NoAttention):
 
 
 class General(Dot):
+    """Attention with the score s.W h."""
+
     def __init__(self, dim: int):
         super().__init__(dim)
         self.of_key = nn.Linear(dim, dim, bias=False)
@@ -219,6 +242,8 @@ class General(Dot):
 
 
 class Additive(General):
+    """Attention with the score v.tanh(W s + U h)."""
+
     is_read = True
 
     def __init__(self, dim: int):

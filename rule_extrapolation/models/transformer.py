@@ -16,18 +16,19 @@ from rule_extrapolation.ops.kv_cache import Cache, extend
 class TransformerDecoder(LanguageModel):
     """Decoder-only transformer (Vaswani et al. 2017) with sinusoidal positions.
 
-    The weights live in nn.TransformerEncoderLayer modules and the values are theirs under a causal mask; the arithmetic
-    is written out here because those layers cannot continue from a key/value cache. The state is one Cache per layer.
+    Its layers are nn.TransformerEncoderLayer modules, and its values are theirs under a causal mask. Their computation
+    is written out here because they cannot continue from a key/value cache. The state is one Cache per layer.
 
     Args:
-        dim_feedforward: width of the two-layer network behind each attention.
-        dropout_p: on embeddings, attention weights and both branches of each layer.
-        relu_rescale: fixed factor on the ReLU of the feed-forward networks.
-        norm_first: normalise before each branch rather than behind it.
-        max_len: positions that exist.
+        dim_model: width of the residual stream.
+        dim_feedforward: hidden width of the feed-forward networks.
+        dropout_p: probability of dropout on embeddings, attention weights and both branches of each layer.
+        relu_rescale: a fixed factor on the ReLU of the feed-forward networks.
+        norm_first: normalise before each branch (pre-norm) instead of after it (post-norm).
+        max_len: the maximum length of a sequence in tokens.
 
     Raises:
-        ConfigError: sizes below 1, num_heads that does not divide dim_model, dropout outside [0, 1).
+        ConfigError: sizes below 1, num_heads that does not divide dim_model, or dropout outside [0, 1).
     """
 
     context_setting = "max_len"
@@ -56,7 +57,7 @@ class TransformerDecoder(LanguageModel):
         self.num_heads, self.max_context = num_heads, max_len
         self.embedding = nn.Embedding(num_tokens, dim_model)
         self.dropout_p = dropout_p
-        # Made one by one: nn.TransformerEncoder would copy the first layer's initial weights into all.
+        # Not nn.TransformerEncoder, which would copy the initial weights of the first layer into all others.
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 dim_model,
@@ -82,7 +83,8 @@ class TransformerDecoder(LanguageModel):
         start = state[0][0].shape[2]
         end = start + tokens.shape[1]
         self.check_context(end)
-        x = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim) + self.positions[start:end]
+        x = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)  # (B, T, dim_model)
+        x = x + self.positions[start:end]
         x = self.dropout(x)
         caches = []
         for layer, cache in zip(self.layers, state):
@@ -91,6 +93,7 @@ class TransformerDecoder(LanguageModel):
         return self.head(x), tuple(caches)
 
     def layer(self, layer: nn.TransformerEncoderLayer, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """(B, T, dim_model) -> (B, T, dim_model), and the extended cache."""
         if layer.norm_first:
             attended, cache = self.attention(layer, layer.norm1(x), cache)
             x = x + attended
@@ -100,18 +103,19 @@ class TransformerDecoder(LanguageModel):
         return layer.norm2(x + self.feed_forward(layer, x)), cache
 
     def attention(self, layer: nn.TransformerEncoderLayer, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """(B, T, dim_model) attends to the cache and, causally, to itself."""
+        """(B, T, dim_model) -> (B, T, dim_model): attention to the cache and, causally, to the new tokens."""
         attn = layer.self_attn
-        qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-        # Copied together: each product would copy its own part.
+        qkv = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)  # (B, T, 3 * dim_model)
+        # One copy here saves the matrix products a copy each. q, k and v are (B, num_heads, T, head_dim).
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         cache = extend(cache, k, v)
         attended = causal_attention(q, *cache, self.dropout_p if self.training else 0.0)
         return self.dropout(attn.out_proj(attended.transpose(1, 2).flatten(2))), cache
 
     def feed_forward(self, layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
-        hidden = relu_dropout(layer.linear1(x), self.dropout_p, self.training)
-        # The factor goes to the weight, which is smaller than what it multiplies.
+        """(B, T, dim_model) -> (B, T, dim_model)."""
+        hidden = relu_dropout(layer.linear1(x), self.dropout_p, self.training)  # (B, T, dim_feedforward)
+        # The weight is smaller than the hidden layer, so it is cheaper to scale.
         return self.dropout(F.linear(hidden, self.relu_rescale * layer.linear2.weight, layer.linear2.bias))
 
     def dropout(self, x: Tensor) -> Tensor:
@@ -119,7 +123,7 @@ class TransformerDecoder(LanguageModel):
 
 
 def sinusoids(length: int, dim: int) -> Tensor:
-    """(length, dim): sines in even columns, cosines in odd ones (Vaswani et al. 2017, section 3.5)."""
+    """(length, dim) positional encodings: sines in even columns, cosines in odd ones (Vaswani et al., section 3.5)."""
     position = torch.arange(length)[:, None]
     frequency = torch.exp(-math.log(10000.0) * torch.arange(0, dim, 2) / dim)
     table = torch.empty(length, dim)

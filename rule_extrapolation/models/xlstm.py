@@ -16,7 +16,7 @@ from torch.utils import cpp_extension
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_fraction, check_positive
 from rule_extrapolation.models.language_model import LanguageModel, runs_on_cuda
 
-# On a machine with a GPU, the package looks for the CUDA toolkit on import and fails if there is none.
+# On a machine with a GPU, importing xlstm fails without a CUDA toolkit, unless CUDA_HOME is set.
 CUDA_HOME = cpp_extension.CUDA_HOME
 cpp_extension.CUDA_HOME = CUDA_HOME or "none"
 import xlstm  # noqa: E402
@@ -27,39 +27,41 @@ from rule_extrapolation.models.xlstm_backends import use_cpu_backends  # noqa: E
 cpp_extension.CUDA_HOME = CUDA_HOME
 
 BlockStates = dict[str, dict[str, Any]]
-"""The package's state: by block, that of its cell and of its convolution. Empty before the first token."""
+"""The package's state: for each block, the states of its cell and of its convolution. Empty before the first token."""
 
 BACKENDS = ("auto", "vanilla", "cuda")
 BIAS_INITS = ("powerlaw_blockdependent", "small_init", "standard", "zeros")
 ACTIVATIONS = ("gelu", "relu", "relu^2", "sigmoid", "swish", "selu")
 INNER_MULTIPLE = 64
-"""What the package rounds inner widths up to."""
+"""The package rounds inner widths up to a multiple of this."""
 
 
 class xLSTMLMModel(LanguageModel):
-    """xLSTM (Beck et al. 2024, arXiv 2405.04517): the package's model of this name, behind the contract.
+    """xLSTM (Beck et al. 2024, arXiv 2405.04517): a LanguageModel around the model of the package ``xlstm``.
 
-    Training reads a sequence at once, decoding goes through the package's own ``step``.
-    The state is (tokens read, BlockStates).
+    ``forward`` reads a sequence in parallel. Decoding uses the package's ``step``. The state is the number of tokens
+    read and their BlockStates.
+
+    The inner width of mLSTM blocks is twice embedding_dim, rounded up to a multiple of 64 as in the package, and
+    further if num_heads or qkv_proj_blocksize require it.
 
     Args:
-        slstm_at: the sLSTM blocks, counted from 0, or "all"; the others are mLSTM blocks.
-        num_heads: of either kind of block.
-        conv1d_kernel_size: tokens that a block's convolution sees; 0 is none, for sLSTM blocks only.
-        qkv_proj_blocksize: mLSTM's query, key and value projections are block-diagonal, in blocks of this width.
-            Inside, mLSTM blocks are twice embedding_dim wide, rounded up to a multiple of 64 as the package does, and
-            further where else num_heads or qkv_proj_blocksize would not fit.
+        slstm_at: the indices of the sLSTM blocks, from 0 on, or "all". The others are mLSTM blocks.
+        num_heads: heads of each block.
+        conv1d_kernel_size: width of a block's convolution in tokens. 0, for no convolution, is possible only if all
+            blocks are sLSTM blocks.
+        qkv_proj_blocksize: width of the blocks of mLSTM's block-diagonal query, key and value projections.
         proj_factor: width of the feed-forward network of sLSTM blocks, in multiples of embedding_dim; rounded up to a
             multiple of 64.
-        act_fn: of that network.
-        bias_init: of sLSTM's gates.
-        context_length: the longest sequence it reads, in tokens.
-        backend: what computes sLSTM: torch code (vanilla), or a kernel that is compiled at its first use (cuda) and
-            runs on a GPU only; auto takes the kernel if it compiles and runs here.
-        accelerator: where the model will run, as Lightning's Trainer takes it.
+        act_fn: activation of this network.
+        bias_init: initialisation of the biases of sLSTM's gates.
+        context_length: the maximum length of a sequence in tokens.
+        backend: implementation of sLSTM. vanilla is torch code; cuda is a kernel for GPUs that is compiled on first
+            use; auto is the kernel if it compiles and runs.
+        accelerator: the device the model will run on, as in Lightning's Trainer.
 
     Raises:
-        ConfigError: sizes that the package cannot build, a backend that cannot be had.
+        ConfigError: sizes that the package cannot build, or a backend that is not available.
     """
 
     context_setting = "context_length"
@@ -93,7 +95,7 @@ class xLSTMLMModel(LanguageModel):
         has_slstm, has_mlstm = bool(slstm_at), len(slstm_at) < num_blocks
         check_widths(embedding_dim, num_heads, conv1d_kernel_size, has_slstm, has_mlstm)
         if not has_slstm:
-            backend = "vanilla"  # there is nothing to choose
+            backend = "vanilla"  # the backends differ only in sLSTM
         self.max_context = context_length
         self.backend, self.backend_reason = choose_backend(backend, accelerator, embedding_dim, num_heads)
 
@@ -108,7 +110,7 @@ class xLSTMLMModel(LanguageModel):
             conv1d_kernel_size=conv1d_kernel_size,
             bias_init=bias_init,
             backend=self.backend,
-            dtype="float32",  # the kernel's default, bfloat16, would give other values than the torch code
+            dtype="float32",  # the kernel's default is bfloat16, whose values differ from the torch code's
         )
         feedforward = xlstm.FeedForwardConfig(proj_factor=proj_factor, act_fn=act_fn, dropout=dropout)
         config = xlstm.xLSTMLMModelConfig(
@@ -140,7 +142,7 @@ class xLSTMLMModel(LanguageModel):
         read, blocks = state
         read += tokens.shape[1]
         self.check_context(read)
-        # The package's step writes into the dictionary and the convolutions' states that it is given.
+        # The package's step changes the dictionary and the convolutions' states in place.
         blocks = {name: {**parts, "conv_state": clone(parts["conv_state"])} for name, parts in blocks.items()}
         logits = []
         for token in tokens.split(1, 1):
@@ -154,42 +156,45 @@ def clone(conv_state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
 
 
 def inner_multiple(embedding_dim: int, num_heads: int, qkv_proj_blocksize: int) -> int:
-    """What the inner width of mLSTM blocks is rounded up to a multiple of."""
+    """The inner width of mLSTM blocks is rounded up to a multiple of this."""
     width = INNER_MULTIPLE * math.ceil(2 * embedding_dim / INNER_MULTIPLE)
     if width % num_heads == 0 and width % qkv_proj_blocksize == 0 and width > num_heads:
         return INNER_MULTIPLE
-    # Twice num_heads: of a head with one feature, its norm would leave nothing.
+    # 2 * num_heads, because a head of a single feature is normalised to zero.
     return math.lcm(INNER_MULTIPLE, 2 * num_heads, qkv_proj_blocksize)
 
 
 def check_blocks(slstm_at: list[int], num_blocks: int) -> None:
-    """Raise a ConfigError unless these are blocks, each named once."""
+    """Raise a ConfigError unless these are distinct indices of blocks."""
     if len(set(slstm_at)) < len(slstm_at) or not all(type(i) is int and 0 <= i < num_blocks for i in slstm_at):
-        fix = f"num_blocks={num_blocks} has the blocks 0 to {num_blocks - 1}; name some of them, each once, or all"
+        fix = f"num_blocks={num_blocks} has the blocks 0 to {num_blocks - 1}; list each at most once, or write all"
         raise ConfigError("slstm_at", slstm_at, fix)
 
 
 def check_widths(embedding_dim: int, num_heads: int, kernel_size: int, has_slstm: bool, has_mlstm: bool) -> None:
-    """Raise a ConfigError for what the package refuses or what would give nan or zeros."""
+    """Raise a ConfigError for sizes that the package rejects or that would result in nan or zeros."""
     if embedding_dim < 2:
-        raise ConfigError("embedding_dim", embedding_dim, "must be at least 2: of one feature, a norm leaves nothing")
+        raise ConfigError("embedding_dim", embedding_dim, "must be at least 2: a single feature is normalised to zero")
     if kernel_size < 2 and (has_mlstm or kernel_size != 0):
         raise ConfigError("conv1d_kernel_size", kernel_size, "must be at least 2 (or 0 with slstm_at=all)")
     choices = [n for n in range(1, embedding_dim // 2 + 1) if embedding_dim % n == 0]
     if has_slstm and num_heads not in choices:
-        fix = f"sLSTM blocks need a divisor of embedding_dim={embedding_dim}, and two features in each head"
+        fix = f"sLSTM blocks need a divisor of embedding_dim={embedding_dim} with two features or more per head"
         raise ConfigError("num_heads", num_heads, f"{fix}: {', '.join(map(str, choices))}; or set slstm_at=[]")
 
 
 def choose_backend(backend: str, accelerator: str, embedding_dim: int, num_heads: int) -> tuple[str, str | None]:
-    """vanilla or cuda; and why the kernel that auto would have taken cannot be had.
+    """Choose the implementation of sLSTM.
+
+    Returns:
+        vanilla or cuda, and why auto did not choose the kernel although there is a CUDA GPU.
 
     Raises:
-        ConfigError: cuda is asked for and does not compile or run.
+        ConfigError: backend is cuda, and the kernel does not compile or run.
     """
     if backend == "vanilla" or (backend == "auto" and not runs_on_cuda(accelerator)):
         return "vanilla", None
-    reason = try_kernel(embedding_dim, num_heads) if runs_on_cuda(accelerator) else "no CUDA GPU is used here"
+    reason = try_kernel(embedding_dim, num_heads) if runs_on_cuda(accelerator) else "no CUDA GPU is in use"
     if reason and backend == "cuda":
         fix = "needs a CUDA GPU and the CUDA toolkit's compiler; set vanilla or auto"
         raise ConfigError("backend", backend, f"{fix} ({reason})")
@@ -198,23 +203,23 @@ def choose_backend(backend: str, accelerator: str, embedding_dim: int, num_heads
 
 @functools.cache
 def try_kernel(embedding_dim: int, num_heads: int) -> str | None:
-    """Compile sLSTM's kernel, unless that has been done, and run it. Returns what went wrong, if anything."""
+    """Compile sLSTM's kernel if necessary and run it. Returns the error, or None if it works."""
     if CUDA_HOME is None:
-        return "there is no CUDA toolkit: set CUDA_HOME"
+        return "the CUDA toolkit was not found: set CUDA_HOME"
     print("Compiling xLSTM's CUDA kernel, which takes a while the first time", flush=True)
     config = xlstm.sLSTMLayerConfig(embedding_dim=embedding_dim, num_heads=num_heads, backend="cuda", dtype="float32")
     device = torch.device("cuda", torch.cuda.current_device())
     try:
         with torch.random.fork_rng([device]), device, quiet_stdout(), without_future_warnings():
             xlstm.sLSTMLayer(config)(torch.zeros(1, 2, embedding_dim)).sum().backward()
-    except Exception as error:  # compilers and drivers fail in ways of their own
+    except Exception as error:  # a compiler or driver may raise anything
         return " ".join(f"{type(error).__name__}: {error}".split())
     return None
 
 
 @contextlib.contextmanager
 def without_future_warnings() -> Iterator[None]:
-    """The kernel's decorators go by a name that torch has given up."""
+    """Ignore FutureWarnings: the kernel uses decorators that torch has deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
@@ -222,12 +227,12 @@ def without_future_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Nothing appears, be it printed here or by a program that is started."""
+    """Discard what this process and its child processes print."""
     sys.stdout.flush()
     stdout = os.dup(1)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            os.dup2(nowhere.fileno(), 1)
+        with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
+            os.dup2(devnull.fileno(), 1)
             yield
     finally:
         os.dup2(stdout, 1)
@@ -235,7 +240,7 @@ def quiet_stdout() -> Iterator[None]:
 
 
 def keep_vanilla_layout(cell: sLSTMCell_cuda) -> None:
-    """Let the kernel's cell save and load its weights in the order of the torch code, so that they move either way."""
+    """Let the kernel's cell save and load weights in the torch code's layout, so that both share checkpoints."""
 
     def reorder(state_dict: dict[str, Tensor], prefix: str, source: type, target: type) -> None:
         for name in ("_recurrent_kernel", "_bias"):

@@ -1,7 +1,6 @@
-"""The xlstm package's parts where they take their time on a CPU, with the same weights, values and gradients.
+"""Faster CPU implementations of modules of the package ``xlstm``, with the same weights, values and gradients.
 
-The package's cells look up what computes them, and so do its layers; each class here puts another function there.
-On other devices, and under autocast, they are the package's.
+Each class replaces a module of the package. On other devices and under autocast it calls the package's own code.
 """
 
 from __future__ import annotations
@@ -23,15 +22,16 @@ from rule_extrapolation.ops.slstm import slstm
 
 
 def use_cpu_backends(model: nn.Module) -> None:
-    """Let a model of the package compute with these classes. Only this model changes."""
+    """Replace the modules of one model of the package by the classes below."""
     for module in model.modules():
         if isinstance(module, mLSTMCell):
             module.backend_fn, module.backend_fn_step = parallel_backend, step_backend
-        # Another class for the same object: its parameters, their names and initial values remain.
+        # Only the class of the object changes, so that its parameters and their names remain.
         module.__class__ = CLASSES.get(type(module), type(module))
 
 
 def applies(x: Tensor) -> bool:
+    """Whether to use the implementations below."""
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
@@ -44,20 +44,25 @@ def step_backend(c_state: Tensor, **others: Tensor) -> tuple[Tensor, tuple[Tenso
 
 
 class MatrixCell(mLSTMCell):
-    """Without the concatenation of queries, keys and values, which costs as much as all else, mostly its gradient."""
+    """mLSTM's cell without the concatenation of queries, keys and values. With its gradient, that takes as long as all
+    the rest."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, **kwargs: Tensor) -> Tensor:
         if not applies(q):
             return super().forward(q, k, v, **kwargs)
         weight = torch.cat([self.igate.weight, self.fgate.weight])
+        # q, k, v: (B, T, D); gates: (B, T, 2 * NH).
         q, k, v, gates = Gates.apply(q, k, v, weight, torch.cat([self.igate.bias, self.fgate.bias]))
         igate, fgate = gates.mT[..., None].chunk(2, 1)  # (B, NH, T, 1) each
+        # (B, T, D) -> (B, NH, T, DH)
         q, k, v = (x.unflatten(2, (self.config.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         h = self.backend_fn(queries=q, keys=k, values=v, igate_preact=igate, fgate_preact=fgate)
         return self.outnorm(h).transpose(1, 2).flatten(2)
 
 
 class ScalarCell(sLSTMCell_vanilla):
+    """sLSTM's cell."""
+
     def _impl(self, training: bool, input: Tensor, state: Tensor) -> Tensor:
         if not applies(input):
             return super()._impl(training, input, state)
@@ -65,6 +70,8 @@ class ScalarCell(sLSTMCell_vanilla):
 
 
 class Projection(LinearHeadwiseExpand):
+    """A block-diagonal projection."""
+
     def forward(self, x: Tensor) -> Tensor:
         if not applies(x) or self.bias is not None:
             return super().forward(x)
@@ -72,6 +79,8 @@ class Projection(LinearHeadwiseExpand):
 
 
 class Convolution(CausalConv1d):
+    """A causal depthwise convolution."""
+
     def forward(self, x: Tensor, conv_state: Tensor | None = None, return_last_state: bool = False) -> Tensor:
         if not applies(x) or conv_state is not None or return_last_state:
             return super().forward(x, conv_state, return_last_state)
@@ -79,7 +88,7 @@ class Convolution(CausalConv1d):
 
 
 class HeadNorm(MultiHeadLayerNorm):
-    """Over the last dimension of tokens side by side."""
+    """Layer normalisation over the features of each head, with the features contiguous in memory."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not applies(input):

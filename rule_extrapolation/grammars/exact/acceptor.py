@@ -1,7 +1,7 @@
-"""Rules as machines that read a word symbol by symbol, small enough that the chance of keeping one can be computed.
+"""Rules as automata, small enough to compute exactly how probable it is that a random completion keeps a rule.
 
-The vectorised rules of the grammars judge completions; these say the same of a single string (a test holds the two
-together), and what of it still matters: strings in the same state keep the rule with the same continuations.
+The grammars' vectorised rules judge completions. An acceptor judges one string, symbol by symbol, and its state
+summarises the string: two strings in the same state keep the rule with the same continuations.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ State = Hashable
 
 
 class Acceptor(NamedTuple):
-    """
+    """A deterministic automaton for one rule. It may have infinitely many states.
+
     Args:
         start: the state of the empty string.
-        read: the state behind one more symbol, or None if no continuation keeps the rule.
-        accepts: whether a string in that state keeps the rule.
-        lump: to one state among those that accept as many of the continuations of each length.
+        read: maps a state and a symbol to the next state, or to None if no continuation keeps the rule.
+        accepts: whether a string in this state keeps the rule.
+        merge_equivalent: maps a state to a representative of the states that accept equally many continuations of each
+            length. Fewer states make chance levels cheaper.
     """
 
     start: Any
@@ -27,7 +29,7 @@ class Acceptor(NamedTuple):
     merge_equivalent: Callable[[Any], Any] = lambda state: state
 
     def after(self, string: str) -> State:
-        """The state behind a string, or None.
+        """The state after a string, or None if no continuation keeps the rule.
 
         >>> in_order("ab").after("aab"), in_order("ab").after("ba")
         (1, None)
@@ -41,7 +43,7 @@ class Acceptor(NamedTuple):
 
 
 def both(*acceptors: Acceptor) -> Acceptor:
-    """What all of them accept."""
+    """The intersection of the acceptors."""
 
     def read(states: tuple, symbol: str) -> tuple | None:
         after = tuple(acceptor.read(state, symbol) for acceptor, state in zip(acceptors, states))
@@ -55,10 +57,14 @@ def both(*acceptors: Acceptor) -> Acceptor:
 
 
 def tally(modulo: int | None = None, **change: int | tuple[int, ...]) -> Acceptor:
-    """Each symbol changes a count, or several, by that much; all must come to 0 (modulo a number).
+    """Accepts strings whose counts end at 0.
 
-    >>> same = tally(a=1, b=-1)
-    >>> same.accepts(same.after("abba")), same.accepts(same.after("aab"))
+    Args:
+        modulo: if given, counts are taken modulo this number.
+        change: what each symbol adds to the count, or to each of several counts. Other symbols add nothing.
+
+    >>> equal = tally(a=1, b=-1)
+    >>> equal.accepts(equal.after("abba")), equal.accepts(equal.after("aab"))
     (True, False)
     """
     changes = {symbol: by if isinstance(by, tuple) else (by,) for symbol, by in change.items()}
@@ -71,28 +77,32 @@ def tally(modulo: int | None = None, **change: int | tuple[int, ...]) -> Accepto
     return Acceptor(zero, read, lambda counts: counts == zero)
 
 
-def in_order(symbols: str, least: int = 0) -> Acceptor:
-    """No symbol comes after a later one; and the first comes ``least`` times or more, 0 or 1."""
+def in_order(symbols: str, needs_first: bool = False) -> Acceptor:
+    """Accepts strings whose symbols occur in the given order.
+
+    Args:
+        needs_first: the first of the symbols must occur at least once.
+    """
 
     def read(place: int, symbol: str) -> int | None:
         here = symbols.index(symbol)
         return None if here < place or (place < 0 and here > 0) else here
 
-    # Before the first symbol, place is -1 if one of those must come and 0 if none need.
-    return Acceptor(-least, read, lambda place: place >= 0)
+    # The state is the index of the last symbol, or -1 as long as the first of the symbols is required and has not come.
+    return Acceptor(-1 if needs_first else 0, read, lambda place: place >= 0)
 
 
 def begins_with(first: str) -> Acceptor:
-    """The first symbol is that one; the empty string does not begin with it."""
+    """Accepts strings whose first symbol is ``first``. The empty string is rejected."""
 
-    def read(begun: bool, symbol: str) -> bool | None:
-        return True if begun or symbol == first else None
+    def read(begins: bool, symbol: str) -> bool | None:
+        return True if begins or symbol == first else None
 
     return Acceptor(False, read, bool)
 
 
-def matched(pair: str) -> Acceptor:
-    """The brackets of a pair match, whatever stands between them."""
+def matching(pair: str) -> Acceptor:
+    """Accepts strings in which the brackets of a pair, such as "()", match. Other symbols are ignored."""
 
     def read(depth: int, symbol: str) -> int | None:
         depth += (symbol == pair[0]) - (symbol == pair[1])
@@ -102,13 +112,13 @@ def matched(pair: str) -> Acceptor:
 
 
 def nested(pairs: list[str]) -> Acceptor:
-    """Each bracket closes the one opened last; the state is what is open."""
+    """Accepts properly nested strings of the given pairs of brackets. The state is the stack of open brackets."""
     opening = {closing: opening for opening, closing in pairs}
 
-    def read(open_: str, symbol: str) -> str | None:
+    def read(stack: str, symbol: str) -> str | None:
         if symbol not in opening:
-            return open_ + symbol
-        return open_[:-1] if open_.endswith(opening[symbol]) and open_ else None
+            return stack + symbol
+        return stack[:-1] if stack.endswith(opening[symbol]) else None
 
-    # Whichever kind is on top, one closing bracket fits it.
-    return Acceptor("", read, lambda open_: not open_, lambda open_: pairs[0][0] * len(open_))
+    # Stacks of one depth accept equally many continuations: exactly one closing bracket fits the top of each.
+    return Acceptor("", read, lambda stack: not stack, lambda stack: pairs[0][0] * len(stack))

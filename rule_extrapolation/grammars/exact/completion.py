@@ -1,4 +1,4 @@
-"""Completions that a rule decides, found on its acceptor."""
+"""The shortest completions that keep or break a rule."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from collections import deque
 from rule_extrapolation.grammars.exact.acceptor import Acceptor, State
 
 MAX_STATES = 10_000
+"""The search ends after this many states."""
 
 
 def shortest_completion(acceptor: Acceptor, state: State, alphabet: str, kept: bool) -> str | None:
-    """What makes a string in that state keep the rule, or break it, with the fewest symbols.
+    """The shortest completion that makes a string in this state keep the rule, or break it.
 
-    To keep it, no symbol at all may do; to break it, at least one is added. Among the shortest it is the first in the
-    alphabet's order. None if there is none, as far as MAX_STATES states show.
+    Of several shortest completions it is the first in the alphabet's order. Only to keep a rule may it be empty.
+
+    Args:
+        kept: whether the completed string shall keep the rule or break it.
+
+    Returns:
+        The completion, or None if the search finds none.
 
     >>> from rule_extrapolation.grammars.exact.acceptor import tally
-    >>> same = tally(a=1, b=-1)
-    >>> [shortest_completion(same, same.after("bba"), "ab", kept) for kept in (True, False)]
+    >>> equal = tally(a=1, b=-1)
+    >>> [shortest_completion(equal, equal.after("bba"), "ab", kept) for kept in (True, False)]
     ['a', 'b']
     """
     if kept and keeps(acceptor, state):
