@@ -12,9 +12,11 @@ from omegaconf import DictConfig
 
 from benchmarks.comparison import REPEATS, Comparison
 from benchmarks.table import run
-from rule_extrapolation.config.composing import CONF_DIR, build, register
+from rule_extrapolation.config.building import build
+from rule_extrapolation.config.composing import CONF_DIR, register
 from rule_extrapolation.core.threads import limited
-from rule_extrapolation.experiment.run import Experiment, assemble, start_loggers, training_threads
+from rule_extrapolation.experiment.assembling import Experiment, assemble
+from rule_extrapolation.experiment.run import start_loggers, training_threads
 
 
 def bare_loop(experiment: Experiment, steps: int) -> None:

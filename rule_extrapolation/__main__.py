@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import one_of
 
 COMMANDS = {
@@ -26,6 +27,7 @@ Train sequence models on formal languages and measure which rules their completi
 Commands:"""
 
 
+@ends_with_pipe
 def main() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h"):

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from rule_extrapolation.cli import budget
 from rule_extrapolation.config.composing import CONF_DIR
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 
 MINI = {path.stem: path.read_text() for path in (CONF_DIR / "sizes" / "mini").glob("*.yaml")}
 WEIGHTS = 50_000

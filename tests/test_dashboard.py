@@ -66,7 +66,7 @@ def test_panels_show_what_runs_log(call, tmp_path, trained):
     run = read_run(file)
     logged = set(run.summary).union(*run.history)
     # Of a run so short, no completion ends.
-    from rule_extrapolation.experiment.run import assemble
+    from rule_extrapolation.experiment.assembling import assemble
 
     names = assemble(config(tmp_path / "other"), device="meta").module.validation_names()
     assert shown - logged <= {name for name in names if "/finished/" in name}

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from lightning.pytorch import Callback
 from torch.testing import assert_close
 
-from rule_extrapolation.experiment.distributed import VARIABLES
+from rule_extrapolation.experiment.processes import VARIABLES
 from rule_extrapolation.grammars.grammar import PAD
 from rule_extrapolation.inference.decoding import Greedy, Sample
 from rule_extrapolation.training.shard import Shard
@@ -221,7 +221,7 @@ def test_two_machines(cli, tmp_path):
     [
         (["data.batch_size=1"], "data.batch_size=1: its rows are divided over 2 processes; "),
         (["seeds=2"], "seeds=2: several processes take one run at a time; "),
-        (["trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn: several processes take ddp"),
+        (["trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn: several processes need ddp"),
         (["sweep=many", "trainer.num_nodes=2", "-m"], "sweep=many: each of its runs starts its processes, on one "),
     ],
 )

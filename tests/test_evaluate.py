@@ -131,7 +131,7 @@ class TestLengths:
     def test_the_output_names_what_exceeds_the_context(self, trained, evaluated):
         evaluation, _, out = evaluated(trained("model=linear"), "max_new_tokens=99")
         assert "linear reads at most 13 tokens: lengths above 12 are left out" in out
-        assert "linear reads at most 13 tokens: prompts of 9 get 5 new ones at most" in out
+        assert "linear reads at most 13 tokens: prompts of 9 get at most 5 new ones" in out
         assert list(evaluation["lengths"]) == ["2", "6", "8", "12"]
 
     def test_lengths_without_words_are_replaced_by_shorter_ones(self, trained, evaluated):
@@ -180,10 +180,10 @@ ERRORS = {
     "run=nowhere": "run=nowhere: there is no such folder",
     "run={tests}": "holds no config.yaml",
     "run={run} --lengths=3": "--lengths=3: no such key; did you mean lengths?",
-    "run={run} seed=1 seed=2": "seed=2: is there twice",
+    "run={run} seed=1 seed=2": "seed=2: is given twice; give it once",
     "run={run} seed=x": "seed=x: must be int",
     "run={run} seed=-1": "seed=-1: must be from 0",
-    "run={run} prompt_length=4,x": "prompt_length=4,x: must be ints with commas between them",
+    "run={run} prompt_length=4,x": "prompt_length=4,x: must be ints separated by commas",
     "run={run} prompt_length=": "prompt_length=: must be ints",
     "run={run} prompt_length=0": "prompt_length=0: must be greater than 0",
     "run={run} prompt_length=13": "prompt_length=13: must be from 1 to max_length=12",
@@ -192,7 +192,7 @@ ERRORS = {
     "run={run} temperature=0.5": "temperature=0.5: greedy decoding has none; set decoding=sample",
     "run={run} decoding=sample temperature=nan": "temperature=nan: must be greater than 0",
     "run={run} samples=0": "samples=0: must be greater than 0",
-    "run={run} samples=2": "samples=2: greedy decoding has one completion for a prompt; set decoding=sample",
+    "run={run} samples=2": "samples=2: greedy decoding gives one completion per prompt; set decoding=sample",
     "run={run} lengths=0": "lengths=0: must be greater than 0",
     "run={run} max_length_factor=-1": "max_length_factor=-1.0: must be from 0",
 }

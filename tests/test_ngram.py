@@ -16,7 +16,7 @@ from rule_extrapolation.cli import evaluate
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.experiment.trained_run import load_run
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.models.ffnn import FFNN

@@ -10,7 +10,7 @@ from lightning.pytorch import seed_everything
 from sizes import MODELS, NUM_TOKENS, make
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.exact.acceptor import Acceptor, matching
@@ -242,15 +242,6 @@ class TestRuns:
         assert "training.weight=2: the run to resume has 1.0" in refusal("training=oracle", "training.weight=2")
         (run / "config.yaml").unlink()
         assert "training.name=standard: the run to resume has another" in refusal()
-
-    def test_a_run_from_before_there_was_the_choice_resumes(self, train):
-        run = train(*TINY, folder="first")
-        lines = (
-            (run / "config.yaml").read_text().replace("training:\n  name: standard\n", "").replace("ckpt: null\n", "")
-        )
-        assert "training:" not in lines
-        (run / "config.yaml").write_text(lines)
-        assert read_results(train(*TINY, "trainer.max_steps=5", f"resume={run}"))["status"] == "finished"
 
     @pytest.mark.parametrize(
         "model",

@@ -9,7 +9,7 @@ from conftest import read_results
 from hydra import compose, initialize_config_dir
 
 from rule_extrapolation.config.composing import CONF_DIR, PACKAGE
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 
 with open(PACKAGE / "reporting" / "published_results.csv") as file:
     PUBLISHED = list(csv.DictReader(file))

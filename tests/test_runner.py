@@ -14,7 +14,7 @@ from conftest import ROOT, SHORT, config, environment, read_metrics, read_result
 from omegaconf import OmegaConf
 
 from rule_extrapolation.config.composing import CONF_DIR
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import ALIASES, LANGUAGES
 from rule_extrapolation.reporting.terminal import figure
 
@@ -177,7 +177,7 @@ ERRORS = {
     "callbacks.early_stopping.monitor=Val/lss": "callbacks.early_stopping.monitor=Val/lss: did you mean Val/loss?",
     "+grammar.max_length=3": "grammar.max_length=3: no such key",
     "grammar.name=foo": "grammar.name=foo: the language's name is aNbN",
-    "+logger.project=x": "logger=",
+    "+logger.project=x": "logger.project=x: no such key; logger=csv has no settings",
     "logger=tensorbord": "logger=tensorbord: must be one of csv, wandb",
     "model=lstm,linear": "Ambiguous value for argument 'model=lstm,linear'",
     "callbacks.best.monitr=x": "callbacks.best.monitr=x: no such key; did you mean monitor?",
@@ -236,7 +236,7 @@ class TestErrors:
         assert "hydra.run.dir=here: already holds a run" in err
         status, _, err = cli("-m", *ONE_STEP, "seed=1", "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
         assert status == 2
-        assert re.search("hydra.sweep.dir=.*here: holds a run already, of other settings", err)
+        assert re.search("hydra.sweep.dir=.*here: holds a run with other settings", err)
         assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
 
 

@@ -159,7 +159,7 @@ def test_a_run_that_fails_beside_others_is_named(cli, tmp_path, monkeypatch):
     [
         (["seeds=0"], "error: seeds=0: must be greater than 0"),
         (["seeds=two"], "error: seeds=two: must be int or null"),
-        (["seeds=2", "resume=there"], "error: seeds=2: resume= goes on with one run"),
+        (["seeds=2", "resume=there"], "error: seeds=2: resume= continues one run"),
         (["seeds=2", "seed=4294967295"], "must be from 0 to 2^32 - 1"),
     ],
 )

@@ -11,7 +11,7 @@ from torch import nn
 from rule_extrapolation.cli import complete, evaluate, report
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.data.completions import CompletionDataModule, split_words
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN
 from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
@@ -177,8 +177,8 @@ class TestTeacherForcing:
         "model.teacher_forcing=1.5": "model.teacher_forcing=1.5: must be from 0 to 1",
         "model.num_layers=0": "model.num_layers=0: must be greater than 0",
         "data.min_prompt_length=33": "data.min_prompt_length=33: must be from 0 to max_length=32",
-        "data=grammar": "model=seq2seq: trains on a language's words in two parts; set data=completions",
-        "model=lstm data=completions": "model=lstm: does not train on words in two parts; set data=grammar",
+        "data=grammar": "model=seq2seq: trains on a language's prompts and completions; set data=completions",
+        "model=lstm data=completions": "model=lstm: does not train on prompts and completions; set data=grammar",
     }.items(),
 )
 def test_invalid_settings_are_refused_in_one_line(cli, overrides, message):

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from rule_extrapolation.config.composing import CONF_DIR
 from rule_extrapolation.core.launching import cores, threads_of
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.reporting.runs import find_runs, read_run
 
 SHORT = [
@@ -119,7 +119,7 @@ def test_workers_of_a_killed_sweep_end_with_it(tmp_path):
     process = start(tmp_path, *sweep)
     out, _ = process.communicate()
     assert process.returncode == 0, out
-    assert "Left to the process" not in out
+    assert "Another process" not in out
     assert len(runs(tmp_path)) == 4
 
 
@@ -174,7 +174,7 @@ def test_ctrl_c_is_gone_on_with(cli, tmp_path):
     ctrl_c = ["+callbacks.ctrl_c._target_=test_sweeps.InterruptsOnce", "+callbacks.ctrl_c.step=9"]
     status, out, err = cli(*sweep, *ctrl_c)
     assert status == 130
-    assert "Sweep default: 0 finished, 0 skipped, 0 failed, 1 interrupted, 1 not begun" in out
+    assert "Sweep default: 0 finished, 0 skipped, 0 failed, 1 interrupted, 1 not started" in out
     assert err.splitlines()[0].endswith(": interrupted") and err.count("error:") == 1
     assert cli(*sweep, *ctrl_c)[0] == 0
     mended = runs(tmp_path)
@@ -217,7 +217,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(cli, tmp_path):
     with FileLock(first / ".lock"):
         status, out, err = cli(*sweep)
     assert status == 1
-    assert f"Left to the process that is at it: {first}" in out
+    assert f"Another process is running it: {first}" in out
     assert f"error: {first}: " in err and str(second) not in err
     assert (first / "metrics.csv").read_text() == before and (second / "results.json").is_file()
 
@@ -233,7 +233,7 @@ def test_seeds_of_a_sweep_go_on_each_from_its_own_checkpoint(cli, tmp_path, monk
     assert "Sweep default: 0 finished, 0 skipped, 2 failed" in out
     status, out, err = cli(*sweep, *fails)
     assert (status, err) == (0, "")
-    assert "each goes on from its own checkpoint" in out
+    assert "each resumes from its own checkpoint" in out
     assert "Sweep default: 2 finished, 0 skipped, 0 failed" in out
     mended = [read_results(path.parent) for path in sorted(tmp_path.glob("runs/**/seed*/results.json"))]
     shutil.rmtree(tmp_path / "runs")
@@ -342,7 +342,7 @@ def test_a_search_goes_on_with_the_trials_it_had(cli, tmp_path):
     best = min(run["at_best_validation"]["Val/objective"] for run in found)
     assert len({run["num_parameters"] for run in found}) > 1
     assert f"Best of 3 trials, Val/objective {best:.4f}" in out
-    [command] = re.findall(r"^    python -m rule_extrapolation.runner (.*)$", out, re.MULTILINE)
+    [command] = re.findall(r"^    rule-extrapolation train (.*)$", out, re.MULTILINE)
     status, out, _ = cli(*shlex.split(command), "hydra.run.dir=alone")
     assert read_results(tmp_path / "alone")["at_best_validation"]["Val/objective"] == best
 

@@ -24,7 +24,8 @@ from rule_extrapolation.data import text as reading
 from rule_extrapolation.data.text import PARTS, TextSettings, read_text, unigram_loss
 from rule_extrapolation.data.text_data import Chunks, TextDataModule, TextTask
 from rule_extrapolation.data.vocabulary import LEVELS, UNK, Vocabulary
-from rule_extrapolation.experiment.run import assemble, run
+from rule_extrapolation.experiment.assembling import assemble
+from rule_extrapolation.experiment.run import run
 from rule_extrapolation.experiment.seeds import why_apart
 from rule_extrapolation.experiment.sweep import record_failure
 from rule_extrapolation.experiment.trained_run import load_run
@@ -385,7 +386,7 @@ class TestCommands:
             "data.path=verse.txt model=oracle": "grammar=verse: its exact probabilities are unknown",
             "data.path=verse.txt callbacks=dynamics": "verse has no rules",
             "data.path=verse.txt training=oracle": "verse has no R1",
-            "data.path=verse.txt model=seq2seq": "model=seq2seq: trains on a language's words in two parts",
+            "data.path=verse.txt model=seq2seq": "model=seq2seq: trains on a language's prompts and completions",
         }.items(),
     )
     def test_errors_are_one_line(self, cli, verse, tmp_path, arguments, message):

@@ -16,7 +16,7 @@ from torch import nn
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.data.grammar_data import GrammarDataModule, TensorBatches
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN

@@ -11,7 +11,7 @@ from sizes import MODELS, NUM_TOKENS, make
 from torch import nn
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.experiment.run import assemble
+from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.models.xlstm import (
     keep_vanilla_layout,
     quiet_stdout,

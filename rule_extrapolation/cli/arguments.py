@@ -1,7 +1,7 @@
-"""``key=value`` arguments, for the commands that ask a trained model more; the runner's are Hydra's.
+"""``key=value`` arguments of the commands other than ``train``, which uses Hydra.
 
-A command declares its arguments as a dataclass of ints, floats, strings, bools and lists, each annotated with what it
-means. Values are taken as they are written: a prompt such as ``([`` is no YAML.
+A command declares its arguments as a dataclass of ints, floats, strings, bools and lists, each annotated with its
+meaning. Values are taken literally, since a prompt such as ``([`` is not YAML.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-from rule_extrapolation.config.composing import one_line
+from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, check_choice, one_of
 from rule_extrapolation.experiment.preflight import fail
 
@@ -22,10 +22,10 @@ Arguments = TypeVar("Arguments")
 
 
 def parse(cls: type[Arguments], words: list[str]) -> Arguments:
-    """The dataclass from the words of a command line.
+    """Parse the words of a command line into the dataclass.
 
     Raises:
-        ConfigError: an unknown key, a key without a value or given twice, a value of another type, or one missing.
+        ConfigError: a key that is unknown, has no value or is given twice; a value of the wrong type; or a missing one.
     """
     known, hints = meanings(cls), typing.get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -36,7 +36,7 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
         if not equals:
             raise ConfigError(key, text, f"needs a value: {known[key]}")
         if key in values:
-            raise ConfigError(key, text, "is there twice; give one")
+            raise ConfigError(key, text, "is given twice; give it once")
         values[key] = convert(key, text, hints[key])
     for field in fields(cls):
         if field.name not in values and field.default is MISSING:
@@ -45,7 +45,7 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
 
 
 def convert(key: str, text: str, hint: Any) -> Any:
-    """Text as what ``hint`` asks for: a type, a list of it, or one of these or None."""
+    """Convert text to what a hint asks for: a type, a list of it, or either of them or None."""
     if hint is bool:
         check_choice(("true", "false"), **{key: text})
         return text == "true"
@@ -55,15 +55,17 @@ def convert(key: str, text: str, hint: Any) -> Any:
     try:
         return hint(text) if element is None else [element(part) for part in text.split(",")]
     except ValueError as error:
-        wanted = hint.__name__ if element is None else f"{element.__name__}s with commas between them"
+        wanted = hint.__name__ if element is None else f"{element.__name__}s separated by commas"
         raise ConfigError(key, text, f"must be {wanted}") from error
 
 
 def meanings(cls: type) -> dict[str, str]:
+    """The meaning of each argument."""
     return {key: hint.__metadata__[0] for key, hint in typing.get_type_hints(cls, include_extras=True).items()}
 
 
 def help_text(cls: type, usage: str) -> str:
+    """The usage, and each argument with its default and meaning."""
     defaults = ["" if field.default in (MISSING, None) else field.default for field in fields(cls)]
     defaults = [str(default).lower() if isinstance(default, bool) else default for default in defaults]
     settings = [f"{key}={default}" for key, default in zip(meanings(cls), defaults)]
@@ -73,11 +75,11 @@ def help_text(cls: type, usage: str) -> str:
 
 
 def command(run: Callable[[Any], None], cls: type, usage: str) -> None:
-    """A command's main: parse the arguments and run; bad ones are one line on stderr and exit status 2."""
+    """Parse the arguments and run a command. Bad ones give one line on stderr and exit status 2."""
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
         return print(help_text(cls, usage))
-    # Before torch is imported; runner.main says why.
+    # Before torch is imported; cli/train.py says why.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         run(parse(cls, words))

@@ -1,4 +1,4 @@
-"""Find the width at which a model has so many weights: python -m rule_extrapolation.budget"""
+"""Find the width at which a model has a given number of weights: rule-extrapolation budget"""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from hydra import compose, initialize_config_dir
-
 from rule_extrapolation.cli.arguments import help_text, parse
-from rule_extrapolation.config.composing import CONF_DIR, build_data, build_model, one_line, register
-from rule_extrapolation.config.outline import check_outlines
+from rule_extrapolation.cli.pipes import ends_with_pipe
+from rule_extrapolation.config.building import build_data, build_model, check_before_lightning
+from rule_extrapolation.config.composing import compose, register
+from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, check_positive, one_of
 from rule_extrapolation.experiment.preflight import fail
+from rule_extrapolation.runs.identity import set_depth_and_width
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 USAGE = """\
-Find the width at which a model has so many weights.
+Find the width at which a model has a given number of weights.
 
-  python -m rule_extrapolation.budget model=lstm parameters=50000 vary=embedding_dim,hidden_dim
-  python -m rule_extrapolation.budget model=mamba model.n_layers=4 grammar=L5 parameters=50000 vary=d_model
+  rule-extrapolation budget model=lstm parameters=50000 vary=embedding_dim,hidden_dim
+  rule-extrapolation budget model=mamba model.n_layers=4 grammar=L5 parameters=50000 vary=d_model
 
-Whatever else the runner takes may be set too: depth, language, experiment."""
+All settings of rule-extrapolation train can be given too, such as depth, grammar and experiment."""
 
 
 @dataclass
 class Arguments:
-    parameters: Annotated[int, "trainable weights to come near to"]
-    vary: Annotated[list[str], "keys of the model; the others keep their ratio to the first"]
+    parameters: Annotated[int, "number of trainable weights to aim for"]
+    vary: Annotated[list[str], "keys of the model to vary; they keep their ratio to the first"]
 
 
 @dataclass
 class Size:
     values: dict[str, int]
-    """What the varied keys are set to."""
+    """The values of the varied keys."""
     parameters: int
 
 
 def sizes(cfg: DictConfig, keys: list[str], start: int = 1) -> Iterator[Size]:
-    """The model's number of weights at every width from ``start`` on that its architecture admits, without end.
+    """The number of weights at every width from ``start`` on that the architecture admits, without end.
 
-    The first key counts up, and the others keep their ratio to it: a width that would give one of them a fraction is
-    left out, as is one that the constructor refuses.
+    The first key counts up and the others keep their ratio to it. Widths at which one of them would be a fraction, or
+    that the constructor refuses, are left out.
     """
     for width in itertools.count(start):
         if all(width * cfg.model[key] % cfg.model[keys[0]] == 0 for key in keys):
@@ -57,7 +58,7 @@ def sizes(cfg: DictConfig, keys: list[str], start: int = 1) -> Iterator[Size]:
 
 
 def sized(cfg: DictConfig, keys: list[str], width: int) -> Size:
-    """The model with the first key at that width, built on the meta device: without weights.
+    """The model with the first key at that width, built without weights on the meta device.
 
     Raises:
         ConfigError: the architecture does not admit it.
@@ -74,14 +75,13 @@ def sized(cfg: DictConfig, keys: list[str], width: int) -> Size:
 
 
 def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Size], int]:
-    """The admitted width whose number of weights is nearest to ``parameters``, with its neighbours, and its place
-    among them.
+    """The width whose number of weights is nearest to ``parameters`` between its neighbours, and its place among them.
 
     Raises:
         ConfigError: a key that is no width of the model, or a model that cannot be built as it is configured.
     """
     check_positive(parameters=parameters)
-    check_outlines(cfg)
+    check_before_lightning(cfg)
     for key in keys:
         if key not in cfg.model:
             raise ConfigError("vary", key, one_of(key, [k for k in cfg.model if type(cfg.model[k]) is int]))
@@ -90,7 +90,7 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
     own = cfg.model[keys[0]]
     if sized(cfg, keys, 2 * own).parameters == sized(cfg, keys, own).parameters:
         raise ConfigError("vary", ",".join(keys), "does not change the number of weights; name a width")
-    # Multiples of the configured width are admitted where it is: between which two of them to look.
+    # Every multiple of the configured width is admitted. Find the two between which the wanted number lies.
     low, high = 0, 1
     while sized(cfg, keys, high * own).parameters <= parameters:
         low, high = high, 2 * high
@@ -108,26 +108,26 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
 
 
 def print_budget(arguments: Arguments, overrides: list[str]) -> None:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose("config", [*overrides, "run_dir=''"])
+    cfg = set_depth_and_width(compose(*overrides, "run_dir=''"))
     shown, best = nearest(cfg, arguments.vary, arguments.parameters)
-    print(f"{cfg.model.name} on {cfg.grammar.name}, {arguments.parameters:,} weights wanted")
+    print(f"{cfg.model.name} on {cfg.grammar.name}, aiming for {arguments.parameters:,} weights")
     for i, size in enumerate(shown):
         values = " ".join(f"model.{key}={value}" for key, value in size.values.items())
         share = size.parameters / arguments.parameters - 1
         print(f"{'nearest' if i == best else '':9}{values}  {size.parameters:,} ({share:+.1%})")
 
 
+@ends_with_pipe
 def main() -> None:
     words = sys.argv[1:]
     if {"--help", "-h"} & set(words):
         return print(help_text(Arguments, USAGE))
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # runner.main says why
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # cli/train.py says why
     register()
     own = [word for word in words if word.partition("=")[0] in ("parameters", "vary")]
     try:
         print_budget(parse(Arguments, own), [word for word in words if word not in own])
-    except Exception as error:  # the command line is the cause, whatever Hydra makes of it
+    except Exception as error:  # the cause is always the command line
         fail(one_line(error))
 
 

@@ -1,4 +1,4 @@
-"""Type a prompt, see what a trained model makes of it: python -m rule_extrapolation.complete run=<folder>"""
+"""Complete prompts with a trained model: rule-extrapolation complete run=<folder>"""
 
 from __future__ import annotations
 
@@ -8,44 +8,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed
+from rule_extrapolation.experiment.prompts import encode_prompt
 from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-    from torch import Tensor
 
     from rule_extrapolation.cli.text_completion import TextPrompts
-    from rule_extrapolation.grammars.grammar import Grammar
-    from rule_extrapolation.models.language_model import LanguageModel
 
 USAGE = """\
-Complete a prompt with a run's best checkpoint, and see which rules the whole keeps.
+Complete a prompt with a run's best checkpoint, and show which rules prompt and completion keep together.
 
-  python -m rule_extrapolation.complete run=<folder> prompt=bbaaa
-  python -m rule_extrapolation.complete run=<folder> 'prompt=([' samples=10 temperature=0.8
-  python -m rule_extrapolation.complete run=<folder> prompt=ROMEO: temperature=0.8    of a text, what goes on from it
-  python -m rule_extrapolation.complete run=<folder>                 a prompt after the other; exit or Ctrl-D ends
-  python -m rule_extrapolation.complete run=<folder> prompt=aaab attention=attention.png"""
+  rule-extrapolation complete run=<folder> prompt=bbaaa
+  rule-extrapolation complete run=<folder> 'prompt=([' samples=10 temperature=0.8
+  rule-extrapolation complete run=<folder> prompt=ROMEO: temperature=0.8    a run on text
+  rule-extrapolation complete run=<folder>                     asks for prompts until exit or Ctrl-D
+  rule-extrapolation complete run=<folder> prompt=aaab attention=attention.png"""
 
 
 SAMPLES = 5
-"""Completions that are drawn, if the arguments do not say."""
+"""Completions that are drawn by default."""
 
 
 @dataclass
 class Arguments:
     run: Annotated[str, "the run's folder"]
-    prompt: Annotated[str | None, "symbols or text, or nothing; default: ask for one after the other"] = None
-    samples: Annotated[int | None, "completions that are drawn, besides the greedy one; default: 5, of text 1"] = None
-    temperature: Annotated[float, "that they are drawn at"] = 1.0
-    seed: Annotated[int, "that they are drawn with"] = 0
-    max_new_tokens: Annotated[int | None, "tokens that a completion may have; default: the run's"] = None
-    attention: Annotated[str | None, "a .png, .svg or .pdf file: what the greedy completion attends to"] = None
+    prompt: Annotated[str | None, "symbols or text, possibly empty; default: ask for prompts"] = None
+    samples: Annotated[int | None, "completions to draw besides the greedy one; default: 5, for text 1"] = None
+    temperature: Annotated[float, "temperature of the draws"] = 1.0
+    seed: Annotated[int, "seed of the draws"] = 0
+    max_new_tokens: Annotated[int | None, "most tokens of a completion; default: the run's"] = None
+    attention: Annotated[str | None, "a .png, .svg or .pdf file to draw the greedy completion's attention to"] = None
 
 
 def check(arguments: Arguments) -> None:
-    """All that can be refused before torch is imported."""
+    """Check the arguments as far as possible before torch is imported."""
     find_config(arguments.run)
     if (arguments.samples or 0) < 0:
         raise ConfigError("samples", arguments.samples, "must be 0 or more")
@@ -61,7 +60,7 @@ def check_figure(file: str, prompt: str | None) -> None:
     from rule_extrapolation.reporting.figures import FORMATS
 
     if prompt is None:
-        raise ConfigError("attention", file, "is of one prompt; give prompt= too")
+        raise ConfigError("attention", file, "is drawn for one prompt; give prompt= too")
     if Path(file).suffix[1:] not in FORMATS:
         raise ConfigError("attention", file, f"must end in one of .{', .'.join(FORMATS)}")
     if not Path(file).parent.is_dir():
@@ -72,39 +71,17 @@ def budget(cfg: DictConfig, arguments: Arguments) -> int:
     return arguments.max_new_tokens or cfg.decoding.max_new_tokens
 
 
-def encode_prompt(grammar: Grammar, model: LanguageModel, prompt: str) -> Tensor:
-    """(1, 1 + symbols), SOS first.
-
-    Raises:
-        ConfigError: what is no symbol of the language, or more symbols than the model reads.
-    """
-    from rule_extrapolation.grammars.grammar import prepend_sos
-
-    unknown = "".join(dict.fromkeys(symbol for symbol in prompt if symbol not in grammar.alphabet))
-    if unknown:
-        alphabet = " ".join(grammar.alphabet)
-        raise ConfigError("prompt", prompt, f"{unknown!r} is not in the alphabet of {grammar.name}: {alphabet}")
-    if model.max_context is not None and len(prompt) >= model.max_context:
-        fix = f"has {len(prompt)} symbols; use {model.max_context - 1} or less, the model reads no more"
-        raise ConfigError("prompt", prompt, fix)
-    return prepend_sos(grammar.encode([prompt])[:, :-1])
-
-
 class RulePrompts:
-    """How prompts of a run on a language are read and completed; of one on a text: ``TextPrompts``."""
+    """How ``complete`` treats prompts of a run on a language."""
 
     @staticmethod
     def heading(run: TrainedRun) -> str:
         return f"alphabet {' '.join(run.grammar.alphabet)}"
 
     @staticmethod
-    def encode(run: TrainedRun, prompt: str) -> Tensor:
-        return encode_prompt(run.grammar, run.model, prompt)
-
-    @staticmethod
     def check_attends(run: TrainedRun, file: str) -> None:
         """Raise a ConfigError if the model has no attention to draw."""
-        start = encode_prompt(run.grammar, run.model, "")
+        start = encode_prompt(run.task, run.model, "")
         if run.model.attention_weights(start, start) is None:
             fix = f"{run.cfg.model.name} has no attention to its prompt; train with model=seq2seq model.attention=dot"
             raise ConfigError("attention", file, fix)
@@ -151,7 +128,7 @@ def draw_attention(run: TrainedRun, arguments: Arguments) -> None:
     from rule_extrapolation.reporting.attention_figure import attention
     from rule_extrapolation.reporting.figures import save_as, styled
 
-    prompt = encode_prompt(run.grammar, run.model, arguments.prompt)
+    prompt = encode_prompt(run.task, run.model, arguments.prompt)
     completion = Greedy(budget(run.cfg, arguments))(run.model, prompt)[:, prompt.shape[1] :]
     [weights] = run.model.attention_weights(prompt, completion).tolist()
     names = {SOS: "SOS", EOS: "EOS"}
@@ -177,7 +154,7 @@ def complete_one(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
 
 
 def session(run: TrainedRun, arguments: Arguments) -> None:
-    """Complete one prompt after the other, until the input ends."""
+    """Complete prompts until the input ends."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - lets input() edit the line and go back to earlier ones
     while (prompt := input("prompt> ").strip()) != "exit":
@@ -195,7 +172,7 @@ def complete(arguments: Arguments) -> None:
 
     prompts, asked = prompts_of(run), arguments.prompt is not None
     if asked:
-        prompts.encode(run, arguments.prompt)
+        encode_prompt(run.task, run.model, arguments.prompt)
     if arguments.attention is not None:
         prompts.check_attends(run, arguments.attention)
     print(f"{model_title(run.header())}; {prompts.heading(run)}")
@@ -209,6 +186,7 @@ def complete(arguments: Arguments) -> None:
         print()
 
 
+@ends_with_pipe
 def main() -> None:
     command(complete, Arguments, USAGE)
 

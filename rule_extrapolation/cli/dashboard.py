@@ -1,4 +1,4 @@
-"""A page for many runs in W&B, as code: python -m rule_extrapolation.dashboard entity=<entity>"""
+"""Make a W&B view of many runs: rule-extrapolation dashboard entity=<entity>"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_choice
 from rule_extrapolation.grammars import ALIASES, LANGUAGES
 
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 USAGE = """\
-Make a saved view of a W&B project: rule accuracies against steps, loss against the optimum, final figures; a line is
+Make a saved view of a W&B project: rule accuracies by step, loss against the optimum, and final figures. Each line is
 the mean over the seeds of one architecture on one language.
 
-  python -m rule_extrapolation.dashboard entity=<you or your team>
-  python -m rule_extrapolation.dashboard entity=<you or your team> project=rule_extrapolation grammar=L3
-  python -m rule_extrapolation.dashboard entity=<you or your team> out=dashboard.json
+  rule-extrapolation dashboard entity=<you or your team>
+  rule-extrapolation dashboard entity=<you or your team> project=rule_extrapolation grammar=L3
+  rule-extrapolation dashboard entity=<you or your team> out=dashboard.json
 
-With a W&B key the view is saved there, and its address printed; out= writes it to a file."""
+With a W&B key, the view is saved there and its address is printed; out= writes it to a file."""
 
 STEP = "trainer/global_step"
 SECTIONS = {
@@ -56,14 +57,14 @@ FINAL = {
 
 @dataclass
 class Arguments:
-    entity: Annotated[str, "whose project it is, in W&B"]
-    project: Annotated[str, "the project that the runs are in"] = "rule_extrapolation"
-    grammar: Annotated[str | None, "a language, to see the runs on it alone; default: all"] = None
+    entity: Annotated[str, "owner of the W&B project"]
+    project: Annotated[str, "project that the runs are in"] = "rule_extrapolation"
+    grammar: Annotated[str | None, "show only runs on this language; default: all"] = None
     out: Annotated[str | None, "a JSON file to write the view to"] = None
 
 
 def build(arguments: Arguments) -> Workspace:
-    """The view; nothing is sent.
+    """Build the view without sending anything.
 
     Raises:
         ConfigError: wandb-workspaces is not installed.
@@ -105,7 +106,7 @@ def build(arguments: Arguments) -> Workspace:
 
 
 def as_json(workspace: Workspace) -> dict[str, Any]:
-    """What W&B is sent of the view."""
+    """The view as it is sent to W&B."""
     return json.loads(workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
@@ -114,7 +115,7 @@ def dashboard(arguments: Arguments) -> None:
         check_choice([*ALIASES, *LANGUAGES], grammar=arguments.grammar)
     if arguments.out is not None and not Path(arguments.out).absolute().parent.is_dir():
         raise ConfigError("out", arguments.out, "there is no such folder; make it, or name another")
-    # Read on import; training/wandb.py says why.
+    # Read on import; training/loggers/wandb.py says why.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     workspace = build(arguments)
@@ -125,10 +126,10 @@ def dashboard(arguments: Arguments) -> None:
 
 
 def save(workspace: Workspace, required: bool) -> None:
-    """Save the view in W&B and print where; where there is no key or no server, a line says so.
+    """Save the view in W&B and print its address, or one line if there is no key or no server.
 
     Raises:
-        ConfigError: the server turns it down; or, if `required`, there is no key or no server.
+        ConfigError: the server refuses it; or, if ``required``, there is no key or no server.
     """
     import wandb
 
@@ -144,10 +145,11 @@ def save(workspace: Workspace, required: bool) -> None:
         workspace.save()
     except Exception as error:
         refused = str(error).partition("\n")[0] or repr(error)
-        raise ConfigError("project", where, f"W&B does not take the view: {refused}") from error
+        raise ConfigError("project", where, f"W&B refuses the view: {refused}") from error
     print(f"W&B: {workspace.url}")
 
 
+@ends_with_pipe
 def main() -> None:
     command(dashboard, Arguments, USAGE)
 

@@ -1,4 +1,4 @@
-"""Ask a run's best checkpoint again: python -m rule_extrapolation.evaluate run=<folder>"""
+"""Test a trained model further: rule-extrapolation evaluate run=<folder>"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
 from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
 
@@ -23,33 +24,33 @@ if TYPE_CHECKING:
     from rule_extrapolation.inference.decoding import Decoder
 
 USAGE = """\
-Ask a run's best checkpoint again: other prompts, other decoding, longer words.
+Test a run's best checkpoint with other prompts, other decoding and longer words.
 
-  python -m rule_extrapolation.evaluate run=<folder>
-  python -m rule_extrapolation.evaluate run=<folder> prompt_length=4,6,8,10 max_new_tokens=200
-  python -m rule_extrapolation.evaluate run=<folder> decoding=sample temperature=0.8 samples=10
+  rule-extrapolation evaluate run=<folder>
+  rule-extrapolation evaluate run=<folder> prompt_length=4,6,8,10 max_new_tokens=200
+  rule-extrapolation evaluate run=<folder> decoding=sample temperature=0.8 samples=10
 
-Writes a new folder, <run>/evaluations/<time>, and changes nothing of the run."""
+Results go to a new folder, <run>/evaluations/<time>; the run itself is not changed."""
 
 WORDS = 256
-"""Words of one length, where the language draws them."""
+"""Words drawn of each length."""
 
 
 @dataclass
 class Arguments:
     run: Annotated[str, "the run's folder"]
-    prompt_length: Annotated[list[int] | None, "lengths of the prompts, such as 4,6,8,10; default: the run's"] = None
-    max_new_tokens: Annotated[int | None, "tokens to add; default: the run's; for words of length L 2 L or more"] = None
+    prompt_length: Annotated[list[int] | None, "lengths of prompts, such as 4,6,8,10; default: the run's"] = None
+    max_new_tokens: Annotated[int | None, "most tokens to add; default: the run's, or 2 L for words of length L"] = None
     decoding: Annotated[str | None, "greedy or sample; default: the run's"] = None
     temperature: Annotated[float | None, "for decoding=sample; default: the run's, or 1"] = None
     samples: Annotated[int, "completions of each prompt, with decoding=sample"] = 1
-    seed: Annotated[int | None, "of what is drawn; default: the run's"] = None
+    seed: Annotated[int | None, "seed of words and samples; default: the run's"] = None
     lengths: Annotated[list[int] | None, "lengths of words, such as 16,32,64; default: by max_length_factor"] = None
-    max_length_factor: Annotated[float, "longest words, times the run's max_length; 0: leave lengths out"] = 4.0
+    max_length_factor: Annotated[float, "longest words as a multiple of the run's max_length; 0: no longer words"] = 4.0
 
 
 def check(arguments: Arguments) -> None:
-    """All that can be refused before torch is imported."""
+    """Check the arguments as far as possible before torch is imported."""
     find_config(arguments.run)
     if arguments.decoding is not None:
         check_choice(("greedy", "sample"), decoding=arguments.decoding)
@@ -63,14 +64,14 @@ def check(arguments: Arguments) -> None:
     if not 0 <= arguments.max_length_factor <= 256:
         raise ConfigError("max_length_factor", arguments.max_length_factor, "must be from 0 to 256")
     if not os.access(arguments.run, os.W_OK):
-        raise ConfigError("run", arguments.run, "cannot be written to, and evaluations go there")
+        raise ConfigError("run", arguments.run, "cannot be written to, but evaluations are stored there")
 
 
 def prompt_grammars(run: TrainedRun, lengths: list[int] | None) -> Iterator[Grammar]:
     """The run's language with each length of prompts.
 
     Raises:
-        ConfigError: a length that the language has no prompts of, or that the model cannot read.
+        ConfigError: a length of which the language has no prompts, or that the model cannot read.
     """
     for length in dict.fromkeys(lengths or [run.grammar.test_prompt_length]):
         try:
@@ -85,7 +86,7 @@ def prompt_grammars(run: TrainedRun, lengths: list[int] | None) -> Iterator[Gram
 
 
 def tokens_needed(cfg: DictConfig, arguments: Arguments) -> int:
-    """As many as the prompts and completions of the longest word, and of the prompt sets, can have."""
+    """The most tokens that a prompt and its completion can have together."""
     longest = max(arguments.lengths or [int(cfg.data.max_length * arguments.max_length_factor)])
     prompt = max(arguments.prompt_length or [cfg.data.max_length])
     budget = max(arguments.max_new_tokens or 0, cfg.decoding.max_new_tokens)
@@ -97,7 +98,7 @@ def context(run: TrainedRun) -> str:
 
 
 def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[list[Tensor], list[str]]:
-    """Words of each length, (N, L + 2) framed, and a line for each thing that is not as it was asked for."""
+    """(N, L + 2) framed words of each length L, and a line for each length that could not be had."""
     from rule_extrapolation.core.random import generator
     from rule_extrapolation.inference.evaluation import evaluation_lengths, words_of_length
 
@@ -109,7 +110,7 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
         lengths = [length for length in lengths if length <= most]
 
     def longer(max_length: int) -> Grammar:
-        # The prompts are not used, but have to fit max_length.
+        # The prompts are not used, but must fit max_length.
         return run.grammar_with(max_length=max(max_length, 2 + grammar.min_max_length), test_prompt_length=2)
 
     def nearest(length: int) -> Tensor | None:
@@ -132,8 +133,8 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
 def evaluate(arguments: Arguments) -> None:
     check(arguments)
     run = load_run(arguments.run, lambda cfg: tokens_needed(cfg, arguments))
-    if not run.task.rules:
-        fix = f"{run.task.name} is a text, which has no rules; its perplexity is in results.json, complete writes more"
+    if run.task.kind == "text":
+        fix = f"{run.task.name} is a text, which has no rules; its perplexity is in results.json"
         raise ConfigError("run", arguments.run, fix)
 
     from rich.console import Console
@@ -167,7 +168,7 @@ def evaluate(arguments: Arguments) -> None:
 def evaluate_all(
     run: TrainedRun, grammars: list[Grammar], words: list[Tensor], decoder: Decoder, samples: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The figures by prompt length and by length of word, and the judged completions of the prompts."""
+    """The figures by length of prompt and by length of word, and the judged completions."""
     from rule_extrapolation.inference.evaluation import evaluate_length, evaluate_prompts, make_decoder
 
     prompts: dict[str, Any] = {}
@@ -185,7 +186,7 @@ def evaluate_all(
 
 
 def write(run: Path, results: dict[str, Any], completions: list[dict[str, Any]]) -> Path:
-    """Write everything to a new folder in the run's. Returns it."""
+    """Write everything to a new folder within the run's, and return it."""
     from rule_extrapolation.runs import run_folder
 
     folder = run / "evaluations" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
@@ -198,11 +199,11 @@ def write(run: Path, results: dict[str, Any], completions: list[dict[str, Any]])
 
 
 def cut_budgets(run: TrainedRun, grammars: list[Grammar], decoder: Decoder) -> list[str]:
-    """A line for each length of prompts that the model's context leaves fewer new tokens than asked for."""
+    """A line for each prompt length at which the model's context allows fewer new tokens than asked for."""
     widths = [max(prompts.shape[1] for prompts in grammar.prompts.values()) for grammar in grammars]
     budgets = {tokens: decoder.budget(run.model, tokens) for tokens in widths}
     return [
-        f"{context(run)}: prompts of {tokens} get {budget} new ones at most"
+        f"{context(run)}: prompts of {tokens} get at most {budget} new ones"
         for tokens, budget in budgets.items()
         if budget < decoder.max_new_tokens
     ]
@@ -210,14 +211,15 @@ def cut_budgets(run: TrainedRun, grammars: list[Grammar], decoder: Decoder) -> l
 
 def check_samples(samples: int, decoder: Decoder) -> None:
     if samples > 1 and decoder.make_generator() is None:
-        raise ConfigError("samples", samples, "greedy decoding has one completion for a prompt; set decoding=sample")
+        raise ConfigError("samples", samples, "greedy decoding gives one completion per prompt; set decoding=sample")
 
 
 def describe(decoder: Decoder) -> dict[str, Any]:
-    """Its name and settings."""
+    """The name and settings of a decoder."""
     return {"name": type(decoder).__name__.lower(), **vars(decoder)}
 
 
+@ends_with_pipe
 def main() -> None:
     command(evaluate, Arguments, USAGE)
 

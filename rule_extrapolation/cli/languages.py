@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from rule_extrapolation.cli.pipes import ends_with_pipe
+
 USAGE = """\
 List the languages that grammar= takes, with their labels, rules, an example word and example prompts.
 
   rule-extrapolation languages"""
 
 
+@ends_with_pipe
 def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         return print(USAGE)

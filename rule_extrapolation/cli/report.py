@@ -1,4 +1,4 @@
-"""Tables, figures and a page from run folders: python -m rule_extrapolation.report runs=<folders>"""
+"""Compare runs in tables, figures and a page: rule-extrapolation report runs=<folders>"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_positive
 
 if TYPE_CHECKING:
@@ -17,35 +18,33 @@ if TYPE_CHECKING:
     from rule_extrapolation.reporting.text_tables import TextTable
 
 USAGE = """\
-Put runs side by side: the paper's tables, figures, and a page with every run's completions.
+Compare runs in the paper's tables, in figures, and on a page with every run's completions.
 
-  python -m rule_extrapolation.report runs=<folders or globs, with commas between them>
-  python -m rule_extrapolation.report runs=runs/multirun/2026-01-31_12-00-00 out=first
-  python -m rule_extrapolation.report runs=runs by=optimizer.lr,model.num_layers
-  python -m rule_extrapolation.report wandb=<entity/project>
+  rule-extrapolation report runs=<folders or globs, separated by commas>
+  rule-extrapolation report runs=runs/multirun/2026-01-31_12-00-00 out=first
+  rule-extrapolation report runs=runs by=optimizer.lr,model.num_layers
+  rule-extrapolation report wandb=<entity/project>
 
-Runs that differ in their seed alone are averaged; other differences within a row are an error that names them."""
+Runs that differ only in their seed are averaged; any other difference within a row is an error that names it."""
 
 TABLE_FORMATS = ("md", "tex", "csv")
 
 
 @dataclass
 class Arguments:
-    runs: Annotated[list[str] | None, "run folders, folders above them, or globs"] = None
+    runs: Annotated[list[str] | None, "run folders, folders that contain them, or globs"] = None
     wandb: Annotated[str | None, "entity/project on W&B, in place of runs"] = None
     out: Annotated[str, "the folder to write to; an earlier report there is replaced"] = "report"
-    by: Annotated[list[str] | None, "keys of the configuration, such as optimizer.lr, that rows are set apart by"] = (
-        None
-    )
+    by: Annotated[list[str] | None, "settings, such as optimizer.lr, that get a row for each value"] = None
     mix: Annotated[bool, "true: average over all configurations of an architecture on a language"] = False
-    completions: Annotated[int, "completions of each prompt set and run on the page, at most"] = 64
+    completions: Annotated[int, "most completions shown per prompt set and run on the page"] = 64
     title: Annotated[str, "of the page"] = "Rule extrapolation"
 
 
 def check(arguments: Arguments) -> None:
-    """All that can be refused before anything is read."""
+    """Check the arguments before anything is read."""
     if (arguments.runs is None) == (arguments.wandb is None):
-        raise ConfigError("runs", None, "give runs=<folders> or wandb=<entity/project>, one of the two")
+        raise ConfigError("runs", None, "give either runs=<folders> or wandb=<entity/project>")
     if arguments.wandb is not None and arguments.wandb.count("/") != 1:
         raise ConfigError("wandb", arguments.wandb, "must be entity/project")
     check_positive(completions=arguments.completions)
@@ -142,7 +141,7 @@ def write(
 
 
 def print_tables(console: Console, tables: list[LanguageTable]) -> None:
-    """The tables in short: our means at minimum validation loss, and the yardsticks."""
+    """Print the tables in short: our means at minimum validation loss, chance and the optimal loss."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
@@ -212,6 +211,7 @@ def print_end(
     console.print(f"Page: {out}/report.html", **options)
 
 
+@ends_with_pipe
 def main() -> None:
     command(report, Arguments, USAGE)
 

@@ -1,67 +1,46 @@
-"""Prompts of a model that was trained on a text: what may come next, and text that goes on from there."""
+"""Prompts of a model that was trained on text: the next token's probabilities, and continuations."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
-from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.tokens import EOS
+from rule_extrapolation.experiment.prompts import encode_prompt
 from rule_extrapolation.inference import evaluation
 from rule_extrapolation.inference.decoding import Greedy, Sample
 from rule_extrapolation.reporting.text import print_continuations
 
 if TYPE_CHECKING:
-    from rule_extrapolation.data.vocabulary import Vocabulary
     from rule_extrapolation.experiment.trained_run import TrainedRun
 
 SAMPLES = 1
-"""Completions that are drawn, if the arguments do not say."""
+"""Completions that are drawn by default."""
 SHOWN = 6
-"""Tokens that may come next, with their probabilities."""
+"""The most probable next tokens that are shown."""
 
 
 class TextPrompts:
-    """How ``complete`` reads and completes the prompts of a run on a text."""
+    """How ``complete`` treats prompts of a run on a text."""
 
     @staticmethod
     def heading(run: TrainedRun) -> str:
         return run.task.level
 
     @staticmethod
-    def encode(run: TrainedRun, prompt: str) -> Tensor:
-        """(1, P): the prompt's tokens; a line's beginning if there are none.
-
-        Raises:
-            ConfigError: a symbol that the vocabulary has not, where there is no <UNK>; more than the model reads.
-        """
-        vocabulary: Vocabulary = run.task.vocabulary
-        try:
-            tokens = vocabulary.encode(prompt) or [vocabulary.beginning]
-        except KeyError as error:
-            fix = f"{error.args[0]!r} is not in the vocabulary of {run.task.name}: {''.join(vocabulary.symbols)!r}"
-            raise ConfigError("prompt", prompt, fix) from error
-        most = run.model.max_context
-        if most is not None and len(tokens) > most:
-            raise ConfigError(
-                "prompt", prompt, f"has {len(tokens)} tokens; use {most} or less, the model reads no more"
-            )
-        return torch.tensor([tokens])
-
-    @staticmethod
     def check_attends(run: TrainedRun, file: str) -> None:
-        """Raise a ConfigError: what attends to a prompt (model=seq2seq) is not trained on text."""
-        raise ConfigError("attention", file, f"{run.task.name} is a text, read by models that have none; leave it out")
+        """Raise a ConfigError: seq2seq, the only model with attention to its prompt, does not train on text."""
+        fix = f"{run.task.name} is a text, and its models have no attention to draw; leave it out"
+        raise ConfigError("attention", file, fix)
 
     @staticmethod
     def complete(
         run: TrainedRun, prompt: str, new_tokens: int, samples: int | None, temperature: float, seed: int
     ) -> None:
-        """Print what may come next, the greedy completion and the drawn ones."""
-        vocabulary, tokens = run.task.vocabulary, TextPrompts.encode(run, prompt)
+        """Print the most probable next tokens, the greedy completion and the drawn ones."""
+        vocabulary, tokens = run.task.vocabulary, encode_prompt(run.task, run.model, prompt)
         samples = SAMPLES if samples is None else samples
         decoders = {"greedy": (Greedy(new_tokens), 1)}
         if samples:

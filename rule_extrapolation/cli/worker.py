@@ -1,22 +1,16 @@
-"""One of the processes that are not the first of a run, which starts them: its config.yaml is the argument."""
+"""A further process of a distributed run, started by the first one; its argument is the run's config.yaml."""
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-import time
+
+from omegaconf import OmegaConf
+
+from rule_extrapolation.experiment.processes import end_with_standard_input
 
 
 def main() -> None:
-    def end_with_parent() -> None:
-        os.read(sys.stdin.fileno(), 1)  # what nobody writes to: it ends with whoever holds the other end
-        time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    from omegaconf import OmegaConf
-
+    end_with_standard_input()
     from rule_extrapolation.experiment.run import run
 
     try:

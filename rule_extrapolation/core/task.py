@@ -24,5 +24,26 @@ class Task(Protocol):
     def num_tokens(self) -> int:
         """Size of the vocabulary, SOS, EOS and PAD included."""
 
+    unit: str
+    """What the length of a prompt counts: symbols, characters or words."""
+
+    def encode_prompt(self, prompt: str) -> Any:
+        """A prompt as (1, P) tokens.
+
+        Raises:
+            ConfigError: a symbol outside the alphabet or vocabulary.
+        """
+
+    def judge_completion(self, tokens: Any, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
+        """Judge a completion.
+
+        Args:
+            tokens: (1, P + new) prompt and completion.
+            prompt_length: P in tokens.
+
+        Returns:
+            The completion as text, whether it contains EOS, and which rules prompt and completion together keep.
+        """
+
     def about(self) -> dict[str, Any]:
         """The entries that describe the task in results.json."""

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed, check_text
-from rule_extrapolation.core.tokens import PAD
+from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.data import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
 from rule_extrapolation.data.text import PARTS, Text, TextSettings, read_text, unigram_loss
@@ -40,6 +40,31 @@ class TextTask:
     @property
     def level(self) -> str:
         return f"{self.vocabulary.level.unit}, {self.num_tokens:,} tokens"
+
+    @property
+    def unit(self) -> str:
+        return self.vocabulary.level.unit
+
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """A prompt as (1, P) tokens. An empty prompt becomes the end of a line, after which a new one begins.
+
+        Raises:
+            ConfigError: a token outside a vocabulary that has no <UNK>.
+        """
+        try:
+            tokens = self.vocabulary.encode(prompt) or [self.vocabulary.beginning]
+        except KeyError as error:
+            known = "".join(self.vocabulary.symbols)
+            fix = f"{error.args[0]!r} is not in the vocabulary of {self.name}: {known!r}"
+            raise ConfigError("prompt", prompt, fix) from error
+        return torch.tensor([tokens])
+
+    def judge_completion(self, tokens: Tensor, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
+        """(1, P + new) tokens -> the completion as text, whether it contains EOS, and no rules."""
+        completion = tokens[0, prompt_length:].tolist()
+        finished = EOS in completion
+        text = self.vocabulary.decode(completion[: completion.index(EOS)] if finished else completion)
+        return text, finished, {}
 
     def about(self) -> dict[str, Any]:
         """The entries that describe the text in results.json."""

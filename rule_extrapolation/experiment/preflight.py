@@ -1,4 +1,4 @@
-"""Checks a command line before Hydra makes a folder for it."""
+"""Checks of a command line before Hydra makes a folder for it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
-from rule_extrapolation.config.composing import one_line, register
-from rule_extrapolation.config.outline import check_outlines
+from rule_extrapolation.config.building import check_before_lightning
+from rule_extrapolation.config.composing import register
+from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, check_free
-from rule_extrapolation.experiment.distributed import is_follower
-from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run, compose
+from rule_extrapolation.experiment.hydra_internals import compose_job, jobs_of, sweep_overrides
+from rule_extrapolation.experiment.processes import is_follower
+from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run
+from rule_extrapolation.runs.identity import set_depth_and_width
 
-# Launchers bring this callback to their processes, and with it what the configuration asks for.
+# Hydra instantiates the callback in the processes of launchers too, where the resolvers are needed as well.
 register()
 
 if TYPE_CHECKING:
-    from rule_extrapolation.experiment.run import Experiment
+    from rule_extrapolation.experiment.assembling import Experiment
 
 
 class Preflight(Callback):
-    """A Hydra callback that assembles every job without weights, and exits with one line where one cannot work."""
+    """A Hydra callback that assembles every job without weights, and exits with one line if one cannot work."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
@@ -44,7 +45,7 @@ class Preflight(Callback):
             check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 
     def use_no_folder(self, config: DictConfig) -> None:
-        """Where torchrun or srun starts a run's processes, each would make a folder of its own."""
+        """Give a process that is not the first of its run a temporary folder in place of a run folder."""
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         with flag_override(config, ["readonly", "struct"], False):
@@ -61,28 +62,30 @@ class Preflight(Callback):
 
 
 def check_jobs(sweep: Sweep) -> None:
-    params = [f"{key}={value}" for key, value in (sweep.config.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*params, *sweep.config.hydra.overrides.task])
-    if not sweep.config.hydra.sweeper._target_.endswith("BasicSweeper"):
-        # Other sweepers choose as they go; what they leave alone can be checked.
-        if not any(override.is_sweep_override() for override in parsed):
-            raise ConfigError("model.search", None, "is what to search over; or give ranges: optimizer.lr=1e-3,1e-2")
-        alone = [override.input_line for override in parsed if not override.is_sweep_override()]
-        check([compose(sweep.config, alone, 0).cfg])
+    jobs = jobs_of(sweep.config)
+    if jobs is None:
+        check_search(sweep.config)
         return
-    [jobs] = BasicSweeper.split_arguments(parsed, None)
     composed = [sweep.job(job, number) for number, job in enumerate(jobs)]
     check([job.cfg for job in composed if not job.done])
-    sweep.say_skipped()
+    sweep.print_skipped()
+
+
+def check_search(config: DictConfig) -> None:
+    """Check what a sweeper that chooses values as it goes leaves alone."""
+    overrides = sweep_overrides(config)
+    if not any(override.is_sweep_override() for override in overrides):
+        raise ConfigError("model.search", None, "is what to search over; or give ranges: optimizer.lr=1e-3,1e-2")
+    fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
+    check([compose_job(config, fixed, 0)[0]])
 
 
 def check(configs: list[DictConfig]) -> list[Experiment]:
-    """Assemble them without weights."""
-    configs = [without_hydra(config) for config in configs]
+    """Assemble the experiments without weights."""
+    configs = [set_depth_and_width(without_hydra(config)) for config in configs]
     for cfg in configs:
-        check_outlines(cfg)
-    # torch and Lightning take seconds to import: not before all that needs neither has been checked.
-    from rule_extrapolation.experiment.run import assemble
+        check_before_lightning(cfg)
+    from rule_extrapolation.experiment.assembling import assemble
 
     return [assemble(cfg, device="meta") for cfg in configs]
 
@@ -91,13 +94,13 @@ def without_hydra(config: DictConfig) -> DictConfig:
     cfg = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     if OmegaConf.is_interpolation(cfg, "run_dir"):
         with open_dict(cfg):
-            cfg.run_dir = ""  # Hydra has yet to make it
+            cfg.run_dir = ""  # Hydra makes it later
     return cfg
 
 
 @contextmanager
 def failing_in_one_line() -> Iterator[None]:
-    # Whatever it is that goes wrong: Hydra would make a warning of the exception and start the run.
+    # Hydra turns an exception of a callback into a warning and starts the run.
     try:
         yield
     except Exception as error:
@@ -105,9 +108,10 @@ def failing_in_one_line() -> Iterator[None]:
 
 
 def fail(message: str) -> None:
+    """Print an error and exit with status 2."""
     if is_follower():
-        time.sleep(3)  # the first process says the same: whoever ends before it may end it too, as torchrun has it
+        time.sleep(3)  # the first process prints the same; torchrun would kill it if this one ended first
     else:
         print(f"error: {message}", file=sys.stderr)
-    # Hydra swallows exceptions from callbacks, but not an exit.
+    # Hydra swallows the exceptions of callbacks, but not an exit.
     raise SystemExit(2)

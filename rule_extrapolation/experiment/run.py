@@ -2,198 +2,72 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from rule_extrapolation.config.composing import (
-    build,
-    build_data,
-    build_model,
-    build_with_context,
-    check_settings,
-    config_error_context,
-    resolve_factory,
-)
-from rule_extrapolation.core.errors import ConfigError, check_choice, check_free, check_positive
+from rule_extrapolation.config.building import build, build_optional
+from rule_extrapolation.core.errors import ConfigError, check_free
+from rule_extrapolation.core.task import Task
 from rule_extrapolation.core.threads import limited, multiply_adds, threads_for
-from rule_extrapolation.experiment.checkpoints import (
-    find_checkpoint,
-    has_ended,
-    last_checkpoint,
-    load,
-    load_weights,
-    logged_rows,
-)
-from rule_extrapolation.experiment.distributed import World, is_follower, processes, world_of
-from rule_extrapolation.experiment.sweep import is_worker
+from rule_extrapolation.experiment.assembling import Experiment, assemble
+from rule_extrapolation.experiment.processes import is_follower, processes
+from rule_extrapolation.experiment.resuming import has_ended
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.reporting.text import print_text_run
 from rule_extrapolation.runs import run_folder
-from rule_extrapolation.training.callbacks.best_metrics import BestMetrics
-from rule_extrapolation.training.callbacks.last_checkpoint import LastCheckpoint
-from rule_extrapolation.training.completion_training import CompletionTraining
-from rule_extrapolation.training.language_modeling import LanguageModeling, end_of_training
+from rule_extrapolation.runs.checkpoints import last_checkpoint, load, logged_rows
+from rule_extrapolation.runs.identity import set_depth_and_width
+from rule_extrapolation.training.language_modeling import end_of_training
 from rule_extrapolation.training.loggers import metrics_file
 from rule_extrapolation.training.loggers.wandb import close_run
-from rule_extrapolation.training.module import RuleExtrapolation
-from rule_extrapolation.training.text import TextModeling
-
-
-@dataclass
-class Experiment:
-    data: LightningDataModule
-    module: LanguageModeling
-    callbacks: list[Callback]
-    checkpoint: Path | None
-    """Where training goes on from."""
-    world: World
-
-    @property
-    def history(self) -> BestMetrics:
-        return next(callback for callback in self.callbacks if isinstance(callback, BestMetrics))
-
-
-def quiet_lightning() -> None:
-    """Leave out what Lightning says of things that are as they should be."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*isinstance\\(treespec, LeafSpec\\).* is deprecated",  # Lightning's own, of torch's
-        "The number of training batches .* is smaller than the logging interval",  # metrics are logged by steps
-        "Checkpoint directory .* exists and is not empty",  # the best checkpoint of the run that goes on
-        "Experiment logs directory .* exists and is not empty",  # Hydra's files; a former run's stop the command
-    ):
-        warnings.filterwarnings("ignore", message)
-
-
-def assemble(cfg: DictConfig, device: str | None = None, data: Any = None) -> Experiment:
-    """Build everything that a run needs and that can refuse its configuration.
-
-    Args:
-        device: where the model is built; on "meta" it has no weights, for a check alone.
-        data: the datamodule, or what has its ``task``, ``conditional`` and ``carry_state``; by default, the one that
-            is configured.
-
-    Raises:
-        ConfigError: naming the key, its value and what would work.
-    """
-    quiet_lightning()
-    # Where trainer.deterministic is set, torch would fill all new memory with nan, a tenth of a small model's step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    check_settings(cfg)
-    data = data or build_data(cfg)
-    task = data.task
-    if cfg.grammar.name != task.name:
-        raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {task.name}; use grammar=")
-    with torch.device(device or "cpu"):
-        model = build_model(cfg, task)
-    if model.conditional != data.conditional:
-        apart = "trains on a language's words in two parts; set data=completions"
-        whole = "does not train on words in two parts; set data=grammar"
-        raise ConfigError("model", cfg.model.name, apart if model.conditional else whole)
-    decoder = build(cfg, "decoding")
-    optimizer = resolve_factory(cfg, "optimizer", given=["params"])
-    scheduler = resolve_factory(cfg, "scheduler", given=["optimizer"])
-    ood = None
-    if set(cfg.training) != {"name"}:  # standard has nothing to set
-        ood = build_with_context(cfg, "training", grammar=task, model=model)
-    with config_error_context(cfg, "data"):
-        module = training_module(data)(model, task, optimizer, scheduler, decoder, ood)
-    load_weights(cfg, module, device)
-    # A model with nothing to train gets a parameter for the check: no optimizer takes none.
-    parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
-    with config_error_context(cfg, "optimizer"):
-        built = optimizer(parameters)
-    mixed = str(cfg.trainer.get("precision")).endswith("-mixed")
-    if mixed and cfg.trainer.get("gradient_clip_val") and getattr(built, "_step_supports_amp_scaling", False):
-        raise ConfigError(
-            "optimizer.fused", True, "Lightning does not clip its gradients in mixed precision; set false"
-        )
-    with config_error_context(cfg, "scheduler"):
-        scheduler(built)
-    if set(cfg.logger) != {"name"}:  # csv has nothing to set
-        resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
-    trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning's own checks
-    world = world_of(trainer, cfg)
-    nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
-    offered = {"grammar": task, "model": model, "run_name": beside_others(cfg)}
-    callbacks = [build_with_context(cfg, f"callbacks.{name}", **offered) for name in nodes]
-    if not cfg.trainer.get("enable_progress_bar", True):
-        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    for name, needed in {"history": BestMetrics, "last": LastCheckpoint}.items():
-        if not any(isinstance(callback, needed) for callback in callbacks):
-            raise ConfigError(f"callbacks.{name}", None, f"is needed: results.json and resume= read what {name} keeps")
-    for name, node in nodes.items():
-        if "monitor" in node:
-            check_choice(module.validation_names(), **{f"callbacks.{name}.monitor": node.monitor})
-        if "patience" in node:
-            check_positive(**{f"callbacks.{name}.patience": node.patience})
-    return Experiment(data, module, callbacks, find_checkpoint(cfg, module), world)
-
-
-def beside_others(cfg: DictConfig) -> str | None:
-    """The name of a run's folder where other runs print beside it."""
-    return Path(cfg.run_dir).name if is_worker() else None
-
-
-def training_module(data: Any) -> Callable[..., LanguageModeling]:
-    """What makes the LightningModule that trains on such data."""
-    if data.task.kind == "text":
-        return partial(TextModeling, carry_state=data.carry_state)
-    return CompletionTraining if data.conditional else RuleExtrapolation
 
 
 def print_results(run: Run) -> None:
-    """Print what has come out of a run, in the way of what it was trained on."""
+    """Print a run's results, as suits what it was trained on."""
     show = print_text_run if run.task.kind == "text" else print_run
     show(Console(), run.task, run.results, run.rows, run.folder)
 
 
-def start_loggers(cfg: DictConfig, folder: Path, task: Any) -> list[Logger]:
-    """metrics.csv, and what ``logger`` names besides."""
-    loggers: list[Logger] = [metrics_file.MetricsFile(str(folder))]
-    if "_target_" in cfg.logger:
-        about = {
-            "save_dir": str(folder),
-            "name": f"{task.name}-{cfg.model.name}-seed{cfg.seed}",
-            "config": OmegaConf.to_container(cfg, resolve=True),
-            "run_tags": run_tags(cfg, task),
-        }
-        loggers.append(build_with_context(cfg, "logger", **about))
-    return loggers
+def start_loggers(cfg: DictConfig, folder: Path, task: Task) -> list[Logger]:
+    """The logger of metrics.csv, and the one that ``logger`` names."""
+    about = {
+        "save_dir": str(folder),
+        "name": f"{task.name}-{cfg.model.name}-seed{cfg.seed}",
+        "config": OmegaConf.to_container(cfg, resolve=True),
+        "run_tags": run_tags(cfg, task),
+    }
+    chosen = build_optional(cfg, "logger", **about)
+    return [metrics_file.MetricsFile(str(folder)), *([chosen] if chosen else [])]
 
 
-def run_tags(cfg: DictConfig, task: Any) -> dict[str, str]:
-    """What one would look for a run by, or group runs by."""
+def run_tags(cfg: DictConfig, task: Task) -> dict[str, str]:
+    """What people search for runs and group them by."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     names = {"language": task.name, "label": task.label, "architecture": cfg.model.name}
     names["experiment"] = choices.get("experiment")
-    return {subject: name for subject, name in names.items() if name}
+    return {tag: name for tag, name in names.items() if name}
 
 
 @dataclass
 class Run:
-    """A run under way, and what will be written of it."""
+    """A run in progress, and what will be written about it."""
 
     cfg: DictConfig
     experiment: Experiment
@@ -206,31 +80,37 @@ class Run:
         return Path(self.cfg.run_dir)
 
     @property
-    def task(self) -> Any:
+    def task(self) -> Task:
         return self.experiment.module.task
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is the one of its processes that prints and writes."""
+        """Whether this process prints and writes for all processes of the run."""
         return self.experiment.world.rank == 0
 
     def prepare(self) -> None:
-        """What needs no training: yardsticks and loggers."""
+        """Compute the reference losses and start the loggers, which needs no training."""
         if not self.is_rank_zero:
-            self.loggers.append(DummyLogger())  # none at all is an error of the callback that logs the learning rate
+            self.loggers.append(DummyLogger())  # the callback that logs the learning rate needs one
             return
         self.results |= self.experiment.data.reference_losses() | self.experiment.module.reference_losses()
         self.loggers += start_loggers(self.cfg, self.folder, self.task)
 
 
-def run(cfg: DictConfig, quiet: bool = False) -> None:
-    """Train, test the best checkpoint, write the run folder and, unless quiet, print what came out.
+def run(
+    cfg: DictConfig, quiet: bool = False, grammar: Grammar | None = None, model: LanguageModel | None = None
+) -> None:
+    """Train, test the best checkpoint, write the run folder and, unless quiet, print the results.
+
+    Args:
+        grammar, model: objects that take the place of what the configuration describes.
 
     Raises:
         ConfigError: the configuration cannot work.
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
-    with started(cfg) as run:
+    cfg = set_depth_and_width(cfg)
+    with started(cfg, grammar, model) as run:
         talks = run.is_rank_zero and not quiet
         if talks:
             print(describe_run(run.results, run.task), flush=True)
@@ -247,19 +127,19 @@ def run(cfg: DictConfig, quiet: bool = False) -> None:
 
 
 @contextmanager
-def started(cfg: DictConfig) -> Iterator[Run]:
-    """A run with its folder, whose results.json says how it ended, whichever way that is.
+def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageModel | None = None) -> Iterator[Run]:
+    """A run with its folder; results.json is written however the run ends, and says how.
 
-    The folder is written by the first of its processes only.
+    Only the first of several processes writes the folder.
     """
     if cfg.sweep is None and not is_follower():
         check_free(cfg.run_dir, "run_dir")
     seed_everything(cfg.seed, verbose=False)
-    experiment = assemble(cfg)
+    experiment = assemble(cfg, grammar=grammar, model=model)
     module = experiment.module
     run = Run(cfg, experiment, run_folder.header(cfg, module.task, module.model, module.caveat))
     if not run.is_rank_zero:
-        if experiment.world.to_start:  # on another machine, in a folder that is thrown away
+        if experiment.world.to_start:  # on another machine, in a temporary folder
             OmegaConf.save(cfg, run.folder / "config.yaml", resolve=True)
         yield run
         return
@@ -274,7 +154,7 @@ def started(cfg: DictConfig) -> Iterator[Run]:
     results, beginning = run.results, time.perf_counter()
     try:
         yield run
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the one into the other
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns a KeyboardInterrupt into a SystemExit
         results["status"] = "interrupted"
         raise KeyboardInterrupt from stop
     except Exception as error:
@@ -282,8 +162,8 @@ def started(cfg: DictConfig) -> Iterator[Run]:
         raise
     finally:
         results["seconds"]["total"] = time.perf_counter() - beginning
-        # A test gives the callbacks the state that they had at the checkpoint it loads.
-        results |= {**experiment.history.results(), **results}
+        # Testing resets the callbacks to their state at the checkpoint: what test() has written takes precedence.
+        results |= {**experiment.best_metrics.results(), **results}
         run_folder.write_results(run.folder, results)
         for logger in run.loggers[1:]:
             close_run(logger, results, run.rows)
@@ -291,7 +171,7 @@ def started(cfg: DictConfig) -> Iterator[Run]:
 
 @rank_zero_only
 def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
-    """Take out of a run's folder what an attempt has left that came to no end, and that this one does again."""
+    """Remove what an unfinished attempt has left in the run's folder, as far as this one repeats it."""
     folder = Path(cfg.run_dir)
     (folder / "results.json").unlink(missing_ok=True)
     (folder / "completions.csv").unlink(missing_ok=True)
@@ -303,7 +183,7 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
 
 
 def fit(run: Run, trainer: Trainer) -> None:
-    """Train."""
+    """Train, from the checkpoint if there is one."""
     experiment, checkpoints = run.experiment, run.folder / "checkpoints"
     if run.is_rank_zero and experiment.checkpoint not in (None, last_checkpoint(run.folder)):
         best = experiment.checkpoint.with_name("best.ckpt")
@@ -321,31 +201,31 @@ def fit(run: Run, trainer: Trainer) -> None:
 
 
 def estimate(run: Run, trainer: Trainer) -> None:
-    """Have the model made from the data at once, and validate what has come of it."""
+    """Fit a model that counts instead of taking gradient steps, and validate it."""
     module, data = run.experiment.module, run.experiment.data
     beginning = time.perf_counter()
     module.model.estimate(data.train_dataloader(), data.val_dataloader(), data.carry_state)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
     trainer.validate(module, data, verbose=False)
-    run.experiment.history.record(trainer, module)
+    run.experiment.best_metrics.record(trainer, module)
     trainer.save_checkpoint(run.folder / "checkpoints" / "best.ckpt")
 
 
 def training_threads(experiment: Experiment, seeds: int = 1) -> int:
-    """Threads that a training step is worth, with so many seeds' weights at once."""
+    """How many threads a training step can use, with the weights of that many seeds stacked."""
     tokens = experiment.data.tokens_at_once / experiment.world.size
     return threads_for(seeds * multiply_adds(experiment.module.model, tokens))
 
 
 def test(run: Run, trainer: Trainer) -> None:
-    """Fill the results in, from the best checkpoint if the run has trained."""
-    module, data, history = run.experiment.module, run.experiment.data, run.experiment.history
-    # A training that ends before its first validation has no best.
+    """Test the best checkpoint, if the run has trained, and fill in the results."""
+    module, data, history = run.experiment.module, run.experiment.data, run.experiment.best_metrics
+    # Training that ends before its first validation has no best checkpoint.
     candidates = [run.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
     checkpoint = trainer.strategy.broadcast(next(filter(Path.is_file, candidates), None))
     run.results |= history.results()
     run.results["tested"] = checkpoint and checkpoint.stem
-    diverged = history.diverged  # the test's checkpoint brings another history
+    diverged = history.diverged  # testing loads the state of the best checkpoint
     trainer.test(module, data, checkpoint, weights_only=True, verbose=False)
     if not run.is_rank_zero:
         return

@@ -1,4 +1,4 @@
-"""Many seeds of one configuration: seeds=8. Each leaves the run folder that it would leave alone."""
+"""Several seeds of one configuration (seeds=8). Each gets the run folder that it would have alone."""
 
 from __future__ import annotations
 
@@ -20,41 +20,44 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from rule_extrapolation.config.composing import build
+from rule_extrapolation.config.building import build
 from rule_extrapolation.core.errors import RunsFailed
 from rule_extrapolation.core.launching import cores, threads_of
 from rule_extrapolation.core.threads import limited
-from rule_extrapolation.experiment.checkpoints import last_checkpoint
-from rule_extrapolation.experiment.run import Experiment, Run, assemble, started, test, training_threads
+from rule_extrapolation.experiment.assembling import Experiment, assemble
+from rule_extrapolation.experiment.run import Run, started, test, training_threads
 from rule_extrapolation.experiment.sweep import DONE, status
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
+from rule_extrapolation.runs.checkpoints import last_checkpoint
+from rule_extrapolation.runs.identity import set_depth_and_width
 from rule_extrapolation.runs.run_folder import read_results
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
 INTERRUPTED = 130
-"""The exit code of a run behind Ctrl-C."""
+"""The exit code of a run after Ctrl-C."""
 ERROR_LINES = 20
-"""What is shown of the output of a run that fails."""
+"""Lines of output that are shown of a run that fails."""
 ELEMENTWISE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
 
 
 def run_seeds(cfg: DictConfig) -> None:
-    """Train ``seeds`` runs, from ``seed`` on, in folders of their own within the run folder, and print what came out.
+    """Train ``seeds`` runs, from ``seed`` on, each in a folder within the run folder, and print their results.
 
-    Where the configuration allows, one forward and backward pass serves all of them; else they run side by side, each
-    in a process of its own.
+    If the configuration allows it, one forward and backward pass serves all of them. Otherwise they run side by side,
+    each in its own process.
 
     Raises:
-        RunsFailed: runs in processes of their own failed; the others have come to their end.
+        RunsFailed: runs in their own processes failed; the others have ended.
     """
+    cfg = set_depth_and_width(cfg)
     folder, seeds = Path(cfg.run_dir), range(cfg.seed, cfg.seed + cfg.seeds)
     configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
     experiment = assemble(configs[0], device="meta")
     task, reason = experiment.module.task, why_apart(cfg, experiment)
     left = [config for config in configs if cfg.sweep is None or status(Path(config.run_dir)) not in DONE]
     if reason is None and any(last_checkpoint(Path(config.run_dir)).is_file() for config in left):
-        reason = "each goes on from its own checkpoint"
+        reason = "each resumes from its own checkpoint"
     if reason is None:
         run_stacked(left)
     else:
@@ -65,7 +68,7 @@ def run_seeds(cfg: DictConfig) -> None:
 
 
 def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
-    """What keeps the seeds from being trained as one, if anything."""
+    """Why the seeds cannot be trained in one pass, or None if they can."""
     module, trainer = experiment.module, cfg.trainer
     if not module.model.supports_vmap:
         return f"{cfg.model.name} gains nothing from training them as one"
@@ -84,7 +87,7 @@ def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
 
 
 def run_stacked(configs: list[DictConfig]) -> None:
-    """Train all of them in one Trainer, and test each on its own."""
+    """Train all of them in one Trainer, and test each alone."""
     with ExitStack() as stack:
         runs: list[Run] = []
         members = []
@@ -109,12 +112,12 @@ def run_stacked(configs: list[DictConfig]) -> None:
             run.results["seconds"]["fit"] = time.perf_counter() - beginning
         for run, member in zip(runs, members):
             trainer = build(run.cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
-            trainer.fit_loop.load_state_dict(member.progress)  # the step and epoch that the test is logged at
+            trainer.fit_loop.load_state_dict(member.progress)  # the test is logged at this step and epoch
             test(run, trainer)
 
 
 def write_hydra(config: DictConfig) -> None:
-    """The .hydra folder that the run alone would have."""
+    """Write the .hydra folder that the run would have alone."""
     folder = Path(config.run_dir) / ".hydra"
     folder.mkdir(parents=True, exist_ok=True)
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
@@ -130,14 +133,14 @@ def write_hydra(config: DictConfig) -> None:
 
 
 def own_overrides(config: DictConfig) -> list[str]:
-    """The command line that makes this one run, but for its folder."""
+    """The command line that makes this run alone, without its folder."""
     given = HydraConfig.get().overrides.task
     others = [o for o in given if o.lstrip("+").partition("=")[0] not in ("seed", "seeds", "run_dir", "threads")]
     return [*others, f"seed={config.seed}"]
 
 
 def run_apart(configs: list[DictConfig]) -> None:
-    """Run each in a process, as many at a time as there are cores, or threads for all of them."""
+    """Run each in its own process, as many at a time as there are cores or threads."""
     threads = configs[0].threads or threads_of(HydraConfig.get().launcher) or cores()
     at_once = min(threads, len(configs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // at_once)), "PYTHONUNBUFFERED": "1"}
@@ -158,14 +161,15 @@ def run_apart(configs: list[DictConfig]) -> None:
             return INTERRUPTED
         command = [sys.executable, "-m", "rule_extrapolation.runner", *flags, *own_overrides(config)]
         command += ["hydra.mode=RUN", f"hydra.run.dir={config.run_dir}"]
-        # In a session of its own, Ctrl-C reaches it through us alone: twice would stop it without a checkpoint.
+        # Ctrl-C reaches a session of its own through this process alone. A second signal would stop it without a
+        # checkpoint.
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
         latest: deque[str] = deque(maxlen=ERROR_LINES)
         with subprocess.Popen(command, env=environment, **options) as process:
             processes.append(process)
             for line in process.stdout:
                 latest.append(line)
-                if line.startswith(("step", "W&B")):  # tables are left to the one that all seeds share
+                if line.startswith(("step", "W&B")):  # one table of all seeds follows at the end
                     print(f"seed {config.seed}  {line}", end="", flush=True)
         if process.returncode not in (0, INTERRUPTED):
             print("".join(f"seed {config.seed}  {line}" for line in latest), end="", file=sys.stderr, flush=True)

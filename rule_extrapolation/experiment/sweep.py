@@ -1,52 +1,42 @@
-"""Sweeps that are continued by the command that began them.
+"""Sweeps that the same command continues.
 
-A run's folder is named by its identity, so that the same command meets the same folders: what has finished is not
-launched again, what was interrupted goes on from its last checkpoint, what has failed is tried again. None of them
-stops the others. This goes for every launcher and sweeper of Hydra: ``ResumingLauncher`` stands in front of them.
+A run's folder is named by its identity, so that the same command finds the same folders: it skips finished runs,
+resumes interrupted ones from their last checkpoint and retries failed ones. A failure does not stop the other runs.
+This works with every Hydra launcher and sweeper, since ``ResumingLauncher`` wraps whichever launcher is chosen.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shlex
-import sys
-import threading
 import time
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.experiment.hydra_internals import compose_job, wrap_launcher
+from rule_extrapolation.experiment.processes import InUse, end_with_parent, lock
+from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.runs.identity import identity
 
 DONE = ("finished", "diverged")
-NAMED = 5
-"""So many skipped runs are named, more are counted."""
 ERROR_FILE = "error.txt"
-SOON = 3.0
-"""Seconds in which a process that has lost its parent ends."""
 
 current: Sweep | None = None
-"""The sweep that this process has launched."""
+"""The sweep that this process launched."""
 
 
 @dataclass
 class Job:
-    """What one combination of a sweep's overrides comes to: a run, or with ``seeds`` several."""
+    """One combination of a sweep's overrides: a run, or several with ``seeds``."""
 
     overrides: list[str]
     cfg: DictConfig
@@ -64,7 +54,7 @@ class Job:
 
     @property
     def objective(self) -> float:
-        """What a search minimizes: the least Val/objective, the mean of it over ``seeds``; inf where there is none."""
+        """What a search minimizes: the minimum of Val/objective, averaged over ``seeds``; inf if there is none."""
         from rule_extrapolation.runs.run_folder import read_results
 
         if not self.done:
@@ -73,7 +63,7 @@ class Job:
         return math.inf if None in least else sum(least) / len(least)
 
     def begun(self, since: float) -> bool:
-        """Whether Hydra has written the job's configuration since then."""
+        """Whether Hydra has written the job's configuration since that time."""
         path = self.folder / ".hydra" / "config.yaml"
         return path.is_file() and path.stat().st_mtime >= since
 
@@ -88,102 +78,68 @@ class Sweep:
     config: DictConfig
     jobs: dict[tuple[str, ...], Job] = field(default_factory=dict)
     skipped: set[Path] = field(default_factory=set)
-    """The runs that had finished before."""
-    said: set[Path] = field(default_factory=set)
+    """The runs that had finished before this sweep."""
+    printed: set[Path] = field(default_factory=set)
 
     @property
     def name(self) -> str:
         return Path(self.config.hydra.sweep.dir).name
 
     def job(self, overrides: Sequence[str], number: int = 0) -> Job:
-        """The job of a combination of overrides.
+        """The job for a combination of overrides.
 
         Raises:
-            ConfigError: its folder is that of another run.
+            ConfigError: its folder belongs to another run.
         """
         key = tuple(overrides)
         if key not in self.jobs:
-            job = compose(self.config, list(overrides), number)
+            job = Job(list(overrides), *compose_job(self.config, list(overrides), number))
             same = [other for other in self.jobs.values() if other.folder == job.folder]
             if any(identity(other.cfg) != identity(job.cfg) for other in same):
-                fix = "several jobs would share a folder; let the name hold ${identity:}"
+                fix = "several jobs would share a folder; put ${identity:} into the name"
                 raise ConfigError("hydra.sweep.subdir", job.folder.name, fix)
             check_same_run(job.folder, job.cfg, "hydra.sweep.dir")
             self.jobs[key] = job
             self.skipped |= {run for run in job.runs if status(run) in DONE}
         return self.jobs[key]
 
-    def say_skipped(self) -> None:
-        """Each time, those that it has not yet been said of."""
-        new, self.said = sorted(self.skipped - self.said), set(self.skipped)
-        if len(new) <= NAMED:
-            for run in new:
-                print(f"Skipped, it has finished: {run}", flush=True)
-        else:
-            print(f"Skipped, they have finished: {len(new)} runs", flush=True)
+    def print_skipped(self) -> None:
+        """Print the runs that are skipped, each once."""
+        new, self.printed = self.skipped - self.printed, set(self.skipped)
+        sweeps.print_skipped(new)
 
     def close(self) -> int:
-        """Say what has become of the runs; returns how many have not come to their end."""
+        """Print how the runs ended; returns how many are not done."""
         outcomes = {run: outcome(job, run) for job in self.jobs.values() for run in job.runs}
-        new = Counter(state for run, (state, _) in outcomes.items() if run not in self.skipped)
-        counts = {"finished": new["finished"], "skipped": len(self.skipped), "failed": new["failed"]} | new
-        counted = ", ".join(f"{number} {state}" for state, number in counts.items())
-        print(f"Sweep {self.name}: {counted}. Run folders: {self.config.hydra.sweep.dir}", flush=True)
-        if "direction" in self.config.hydra.sweeper:
-            self.print_best()
-        for run, (state, reason) in outcomes.items():
-            if state == "diverged" and run not in self.skipped:
-                print(f"diverged, its loss is not finite: {run}", flush=True)
-            elif reason:
-                print(f"error: {run}: {reason}", file=sys.stderr)
         missing = sum(state not in DONE for state, _ in outcomes.values())
-        if missing:
-            print("The same command goes on with these.", file=sys.stderr, flush=True)
+        sweeps.print_counts(self.name, self.config.hydra.sweep.dir, outcomes, self.skipped)
+        done = [job for job in self.jobs.values() if job.done]
+        if done and "direction" in self.config.hydra.sweeper:  # a search
+            best = min(done, key=lambda job: job.objective)
+            overrides = [o for o in best.overrides if not o.startswith(("sweep=", "hparams_search="))]
+            sweeps.print_best(len(done), best.objective, best.folder, overrides)
+        sweeps.print_problems(outcomes, self.skipped, missing)
         return missing
-
-    def print_best(self) -> None:
-        """The best of a search, and the command that runs it alone."""
-        jobs = [job for job in self.jobs.values() if job.done]
-        if not jobs:
-            return
-        best = min(jobs, key=lambda job: job.objective)
-        own = [o for o in best.overrides if not o.startswith(("sweep=", "hparams_search="))]
-        print(f"Best of {len(jobs)} trials, Val/objective {best.objective:.4f} ({best.folder.name}):")
-        print(f"    python -m rule_extrapolation.runner {shlex.join(own)}", flush=True)
-
-
-def compose(config: DictConfig, overrides: list[str], number: int) -> Job:
-    """A job as Hydra will run it."""
-    cfg = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
-    with open_dict(cfg):
-        cfg.hydra.job.id = cfg.hydra.job.num = number
-    outer = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)  # the name of the folder may ask for it
-    try:
-        folder = Path(cfg.hydra.sweep.dir, str(cfg.hydra.sweep.subdir)).absolute()
-    finally:
-        HydraConfig.instance().cfg = outer
-    return Job(overrides, cfg, folder)
 
 
 def check_same_run(folder: Path, cfg: DictConfig, key: str) -> None:
-    """Raise a ConfigError if the folder holds a run of other settings, which would be lost."""
+    """Raise a ConfigError if the folder holds a run with other settings, which would be overwritten."""
     kept = folder / "config.yaml"
     if kept.is_file() and identity(OmegaConf.load(kept)) != identity(cfg):
-        raise ConfigError(key, folder, "holds a run already, of other settings; name another folder")
+        raise ConfigError(key, folder, "holds a run with other settings; name another folder")
 
 
 def status(run: Path) -> str | None:
-    """What a run folder's results.json says of how it ended; None where there is none."""
+    """The status in a run folder's results.json, or None if there is no such file."""
     if not (run / "results.json").is_file():
         return None
-    from rule_extrapolation.runs.run_folder import read_results  # only now: it imports torch
+    from rule_extrapolation.runs.run_folder import read_results
 
     return read_results(run)["status"]
 
 
 def outcome(job: Job, run: Path) -> tuple[str, str | None]:
-    """What has become of a run, and if it has gone wrong a line on why."""
+    """How a run ended, and if it failed a line that says why."""
     from rule_extrapolation.runs.run_folder import read_results
 
     ended = status(run)
@@ -196,8 +152,8 @@ def outcome(job: Job, run: Path) -> tuple[str, str | None]:
     files = [folder / ERROR_FILE for folder in (run, job.folder)]
     written = next((file.read_text() for file in files if file.is_file()), "")
     if not written and not job.folder.is_dir():
-        return "not begun", None
-    return "failed", first_line(written) or "has not come to its end: killed, or in another process"
+        return "not started", None
+    return "failed", first_line(written) or "did not end: it was killed, or runs in another process"
 
 
 def first_line(text: str) -> str:
@@ -205,23 +161,19 @@ def first_line(text: str) -> str:
 
 
 def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
-    """Do a run of a sweep, unless it has finished or another process is at it; returns its objective.
+    """Do a run of a sweep, unless it has finished or another process runs it; returns its objective.
 
-    Where the run is one of many, what goes wrong is left in its folder and stops nothing.
+    If the run is one of many, a failure is recorded in its folder and does not stop the others.
     """
-    from filelock import FileLock, Timeout
-
     folder, error_file = Path(cfg.run_dir), Path(cfg.run_dir) / ERROR_FILE
     job = Job([], cfg, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if is_worker():
         end_with_parent()
     try:
-        # The system lets go of it however the process ends: soon, where its parent was killed. A run's further
-        # processes begin behind this, and need none.
-        with FileLock(folder / ".lock", timeout=SOON):
+        with lock(folder):
             if job.done:
-                print(f"Skipped, it has finished: {folder}", flush=True)
+                sweeps.print_skipped([folder])
                 return job.objective
             error_file.unlink(missing_ok=True)
             try:
@@ -232,14 +184,14 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
                 record_failure(cfg, reason)
                 if not is_one_of_many():
                     raise
-                print(f"error: {folder}: {reason}; see {ERROR_FILE} there", file=sys.stderr, flush=True)
-    except Timeout:
-        print(f"Left to the process that is at it: {folder}", flush=True)
+                sweeps.print_failure(folder, reason, ERROR_FILE)
+    except InUse:
+        sweeps.print_in_use(folder)
     return job.objective
 
 
 def record_failure(cfg: DictConfig, reason: str) -> None:
-    """Have the report know of a run that failed before it had a folder to write to."""
+    """Write a results.json for a run that failed before it could write one, so that the report lists it."""
     from rule_extrapolation.runs.run_folder import replace_text, write_results
 
     folder = Path(cfg.run_dir)
@@ -254,33 +206,20 @@ def is_one_of_many() -> bool:
 
 
 def is_worker() -> bool:
-    """Whether this process has been started by the one that launched the sweep, beside others."""
+    """Whether the process that launched the sweep started this one to do some of its runs."""
     return current is None and HydraConfig.initialized() and is_one_of_many()
 
 
-@cache
-def end_with_parent() -> None:
-    """Once in a process: without whoever started it, it would go on beside the one that takes its runs over."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(SOON / 4)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 class ResumingLauncher:
-    """Any of Hydra's launchers, given only what is left to do."""
+    """Wraps a Hydra launcher, and hands it only the jobs that are not done."""
 
     def __init__(self, launcher: Launcher, sweep: Sweep):
         self.launcher, self.sweep = launcher, sweep
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = [self.sweep.job(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
-        self.sweep.say_skipped()
-        left = {job.folder: job for job in jobs if not job.done}  # two may be the same run
+        self.sweep.print_skipped()
+        left = {job.folder: job for job in jobs if not job.done}  # two jobs may be the same run
         if len(left) > 1:
             print(f"Sweep {self.sweep.name}: {len(left)} jobs to run", flush=True)
         self.launch_all(list(left.values()), initial_job_idx)
@@ -289,11 +228,11 @@ class ResumingLauncher:
     def launch_all(self, jobs: list[Job], first: int) -> None:
         if not jobs:
             return
-        beginning = time.time() - 1  # some file systems keep whole seconds
+        beginning = time.time() - 1  # some file systems store whole seconds
         try:
             self.launcher.launch([job.overrides for job in jobs], initial_job_idx=first)
         except Exception as error:
-            # Runs do not raise: this is about the processes that they were in, of which one may have died of one run.
+            # Runs do not raise, so the launcher's processes did: one may have died of one of the runs.
             left = [job for job in jobs if not job.ended(beginning)]
             begun = [job for job in left if job.begun(beginning)]
             if not begun:
@@ -313,16 +252,10 @@ def returned(job: Job) -> JobReturn:
 
 
 def begin(config: DictConfig) -> Sweep:
-    """Stand in front of whatever launcher the sweeper will ask Hydra for."""
+    """Wrap the sweep's launcher, so that it gets only the jobs that are not done."""
     global current
-    sweep, plugins = Sweep(config), Plugins.instance()
-    original = partial(Plugins.instantiate_launcher, plugins)
-
-    def instantiate_launcher(**arguments: Any) -> ResumingLauncher:
-        return ResumingLauncher(original(**arguments), sweep)
-
-    plugins.instantiate_launcher = instantiate_launcher
-    # Of Optuna, when its sweeper imports it.
+    current = sweep = Sweep(config)
+    wrap_launcher(lambda launcher: ResumingLauncher(launcher, sweep))
+    # Optuna's sweeper raises it when it is imported.
     warnings.filterwarnings("ignore", "The ``declarative_base", DeprecationWarning)
-    current = sweep
     return sweep

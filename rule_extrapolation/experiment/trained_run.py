@@ -10,40 +10,98 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from rule_extrapolation.config.composing import resolve_factory
+from rule_extrapolation.config.building import build_data, resolve_factory
+from rule_extrapolation.config.checks import check_settings
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.experiment.prompts import Completion, encode_prompt
+from rule_extrapolation.runs.run_folder import read_config, read_metrics, read_results
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from rule_extrapolation.core.task import Task
     from rule_extrapolation.grammars.grammar import Grammar
     from rule_extrapolation.inference.decoding import Decoder
     from rule_extrapolation.models.language_model import LanguageModel
     from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainedRun:
+    """A run's model with its trained weights, on the CPU and in evaluation mode, beside all that its folder says."""
+
     folder: Path
     cfg: DictConfig
     checkpoint: Path | None
-    """Where the weights are from; None: the model has none."""
-    task: Any
-    """The language, or what has its place."""
+    """Where the weights are from; None for a model without weights."""
+    task: Task
+    """The language or the text that it was trained on."""
     model: LanguageModel
-    """On the CPU, for evaluation."""
     decoder: Decoder
     caveat: str | None
+    """What a table must say beside the run's figures, if anything."""
+
+    def __repr__(self) -> str:
+        weights = f"{self.checkpoint.stem} checkpoint" if self.checkpoint else "no weights"
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        model = f"{self.cfg.model.name} ({parameters:,} parameters, {weights})"
+        return f"TrainedRun: {model} on {self.task.name}, {self.folder}"
 
     @property
     def grammar(self) -> Grammar:
-        """The task of a run on a language."""
+        """The language of a run on a language."""
         return self.task
 
     @property
     def results(self) -> dict[str, Any]:
-        """What is in its results.json."""
-        from rule_extrapolation.runs.run_folder import read_results
-
+        """The content of results.json."""
         return read_results(self.folder)
+
+    def read_metrics(self) -> pd.DataFrame:
+        """Every logged value, one a row: ``step``, ``epoch``, ``metric`` (its logged name) and ``value``."""
+        return read_metrics(self.folder)
+
+    def complete(
+        self, prompt: str = "", temperature: float | None = None, seed: int = 0, max_new_tokens: int | None = None
+    ) -> Completion:
+        """Complete one prompt.
+
+        >>> run.complete("aaab")  # doctest: +SKIP
+        aaab|bb  rule_1 kept  rule_2 kept
+
+        Args:
+            temperature: of the distribution that tokens are drawn from; None decodes greedily.
+            seed: of the draws.
+            max_new_tokens: after which an unfinished completion ends; None takes the run's own limit.
+
+        Raises:
+            ConfigError: a symbol outside the alphabet, a prompt longer than the model reads, or a temperature that is
+                not positive.
+        """
+        from rule_extrapolation.inference.decoding import Greedy, Sample
+        from rule_extrapolation.inference.evaluation import probabilities
+
+        tokens = encode_prompt(self.task, self.model, prompt)
+        new_tokens = self.cfg.decoding.max_new_tokens if max_new_tokens is None else max_new_tokens
+        decoder = Greedy(new_tokens) if temperature is None else Sample(new_tokens, temperature, seed)
+        completed = decoder(self.model, tokens)
+        [probability] = probabilities(self.model, completed, tokens.shape[1]).tolist()
+        text, finished, rules = self.task.judge_completion(completed, tokens.shape[1])
+        return Completion(prompt, text, finished, probability, rules)
+
+    def logits(self, prompt: str = "") -> Tensor:
+        """(P, num_tokens) logits of the token after each of a prompt's P tokens.
+
+        A language's prompt begins with SOS, so that "aab" has P = 4 and the last row is for the token after "b".
+
+        Raises:
+            ConfigError: a symbol outside the alphabet, or a prompt longer than the model reads.
+        """
+        import torch
+
+        with torch.no_grad():
+            return self.model(encode_prompt(self.task, self.model, prompt))[0].T
 
     def grammar_with(self, **changed: int) -> Grammar:
         """The run's language with another max_length or test_prompt_length.
@@ -55,60 +113,67 @@ class TrainedRun:
         return make(**{"max_length": self.grammar.max_length, **changed})
 
     def header(self) -> dict[str, Any]:
-        """What results.json says of it, as far as ``terminal.model_title`` reads it."""
+        """What ``terminal.model_title`` needs of results.json."""
         tested = self.checkpoint and self.checkpoint.stem
         name = self.cfg.model.name
         return {"model": name, "caveat": self.caveat, "grammar": self.task.name, "tested": tested}
 
 
-def find_config(folder: str) -> Path:
-    """The config.yaml of a run's folder. This and all that can be said without torch comes before it is imported.
+def find_config(folder: str | Path) -> Path:
+    """The config.yaml of a run's folder. Commands call it first, since it needs no torch.
 
     Raises:
         ConfigError: there is none.
     """
     path = Path(folder)
-    if not folder or not path.is_dir():
+    if not str(folder) or not path.is_dir():
         raise ConfigError("run", folder, "there is no such folder; name the one that a run printed")
     if not (path / "config.yaml").is_file():
         raise ConfigError("run", folder, "holds no config.yaml; name the folder that a run printed")
     return path / "config.yaml"
 
 
-def load_run(folder: str, context: Callable[[DictConfig], int] = lambda cfg: 0) -> TrainedRun:
-    """The run's model with the weights of its best checkpoint, or of the last where there is no best.
+def load_run(
+    folder: str | Path,
+    context: Callable[[DictConfig], int] = lambda cfg: 0,
+    grammar: Grammar | None = None,
+    model: LanguageModel | None = None,
+) -> TrainedRun:
+    """Load a run's model with the weights of its best checkpoint, or of the last where there is no best.
 
     Args:
-        context: how many tokens it is to read, by its configuration, if its weights allow for as many as one likes.
+        context: from the run's configuration, the number of tokens that the model is to read, for models whose weights
+            allow any number.
+        grammar, model: the objects that the run was trained with, if its configuration cannot build them again.
 
     Raises:
         ConfigError: there is no such run, its configuration cannot work, or its weights are missing or do not fit.
     """
     config = find_config(folder)
-    from rule_extrapolation.experiment.checkpoints import read_config
-    from rule_extrapolation.experiment.run import assemble
+    from rule_extrapolation.experiment.assembling import build_model_for, build_module, quiet_lightning
 
+    quiet_lightning()
+    path = config.parent
     try:
-        cfg = read_config(config.parent)
-        module = assemble(on_cpu(cfg, context), data=saved_data(cfg, config.parent)).module
+        cfg = read_config(path)
+        check_settings(cfg)
+        settings = for_evaluation(cfg, context)
+        data = saved_data(settings, path) or build_data(settings, grammar)
+        module = build_module(settings, data, build_model_for(settings, data, model=model))
     except Exception as error:
         raise ConfigError("run", folder, f"its config.yaml cannot be used: {error}") from error
     checkpoint = None
     if module.model.num_parameters or module.model.fitted_by_counting:
-        checkpoint = find_checkpoint(config.parent)
-        load_weights(module, checkpoint, folder)
+        checkpoint = best_checkpoint(path)
+        load_trained_weights(module, checkpoint, folder)
     module.eval().requires_grad_(False)
-    caveats = [module.caveat, "diverged in training" if diverged(config.parent) else None]
-    caveat = "; ".join(filter(None, caveats)) or None
-    return TrainedRun(config.parent, cfg, checkpoint, module.task, module.model, module.decoder, caveat)
+    return TrainedRun(path, cfg, checkpoint, module.task, module.model, module.decoder, caveat_of(path, module))
 
 
-def on_cpu(cfg: DictConfig, context: Callable[[DictConfig], int]) -> DictConfig:
-    """The configuration with what depends on where the run was, or on what it went on from, left out; and with as much
-    context."""
+def for_evaluation(cfg: DictConfig, context: Callable[[DictConfig], int]) -> DictConfig:
+    """The configuration for the CPU, with the context that is asked for."""
     cfg = cfg.copy()
-    cfg.resume = cfg.ckpt = None
-    cfg.trainer = {"_target_": cfg.trainer._target_, "accelerator": "cpu"}
+    cfg.trainer.accelerator = "cpu"
     if "backend" in cfg.model:
         cfg.model.backend = "auto"
     if setting := getattr(pydoc.locate(cfg.model._target_), "context_setting", None):
@@ -117,25 +182,38 @@ def on_cpu(cfg: DictConfig, context: Callable[[DictConfig], int]) -> DictConfig:
 
 
 def saved_data(cfg: DictConfig, folder: Path) -> Any:
-    """What the run has kept of its data, if it cannot be built from the configuration alone."""
+    """What the run has saved of its data, if the data cannot be built from the configuration alone."""
     saved = getattr(pydoc.locate(cfg.data._target_), "saved", None)
     return saved and saved(cfg.grammar.name, folder)
 
 
-def diverged(folder: Path) -> bool:
-    from rule_extrapolation.runs.run_folder import read_results
+def caveat_of(folder: Path, module: LanguageModeling) -> str | None:
+    """The run's caveat: as it was written, or the module's where the run wrote none."""
+    if not (folder / "results.json").is_file():
+        return module.caveat
+    results = read_results(folder)
+    diverged = "diverged in training" if results.get("status") == "diverged" else None
+    return "; ".join(filter(None, [results.get("caveat", module.caveat), diverged])) or None
 
-    return (folder / "results.json").is_file() and read_results(folder).get("status") == "diverged"
 
+def best_checkpoint(folder: Path) -> Path:
+    """The best checkpoint of a run, or its last.
 
-def find_checkpoint(folder: Path) -> Path:
+    Raises:
+        ConfigError: there is neither.
+    """
     for path in (folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"):
         if path.is_file():
             return path
     raise ConfigError("run", folder, "holds no checkpoints/best.ckpt or last.ckpt; name a run that was trained")
 
 
-def load_weights(module: LanguageModeling, checkpoint: Path, folder: str) -> None:
+def load_trained_weights(module: LanguageModeling, checkpoint: Path, folder: str | Path) -> None:
+    """Load a checkpoint's weights into the module.
+
+    Raises:
+        ConfigError: the file cannot be read, or its weights are of another model.
+    """
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""The registry of languages. A new language is a file in this folder and a line in LANGUAGES.
+"""The registry of languages. A new language is a file in this folder and a line in BUILT_IN.
 
 This module does not import torch, so that listing names and checking a command line stay fast.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rule_extrapolation.core import plugins
 from rule_extrapolation.core.errors import ConfigError, one_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ class Language(NamedTuple):
     """An entry of the registry.
 
     Args:
-        path: module and class within ``rule_extrapolation.grammars``.
+        path: the module and class, relative to ``rule_extrapolation.grammars`` for our languages and absolute for those
+            of other packages.
         label: a short alias of the name, such as L3.
         options: the arguments of the class beside Grammar's own, with their defaults.
     """
@@ -28,7 +30,7 @@ class Language(NamedTuple):
     options: dict[str, Any] = {}
 
 
-LANGUAGES = {
+BUILT_IN = {
     "baN": Language("ban.BaN", "L1"),
     "bbaN": Language("bban.BbaN", "L2"),
     "aNbN": Language("anbn.AnBn", "L3", {"all_sequences": True, "only_even": False, "only_odd": False}),
@@ -47,6 +49,9 @@ LANGUAGES = {
     ),
 }
 
+LANGUAGES = BUILT_IN | {name: Language(path) for name, path in plugins.targets(plugins.LANGUAGES).items()}
+"""All languages: ours, and those that other installed packages add."""
+
 ALIASES = {language.label: name for name, language in LANGUAGES.items() if language.label}
 
 
@@ -59,7 +64,8 @@ def target(name: str) -> str:
     name = ALIASES.get(name, name)
     if name not in LANGUAGES:
         raise ConfigError("grammar", name, one_of(name, [*LANGUAGES, *ALIASES]))
-    return f"{__name__}.{LANGUAGES[name].path}"
+    path = LANGUAGES[name].path
+    return f"{__name__}.{path}" if name in BUILT_IN else path
 
 
 def get_grammar(name: str, max_length: int, **options: Any) -> Grammar:

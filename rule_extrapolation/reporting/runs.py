@@ -74,8 +74,9 @@ class Run:
     @property
     def text(self) -> dict[str, Any] | None:
         """What results.json says of the text, of a run on one; its level alone where the run has not come so far."""
-        set_aside = isinstance(self.config.get("grammar"), dict) and "_target_" not in self.config["grammar"]
-        level = self.config.get("data", {}).get("level") if set_aside else None
+        grammar = self.config.get("grammar")
+        is_text = isinstance(grammar, dict) and grammar.get("_target_") is None
+        level = self.config.get("data", {}).get("level") if is_text else None
         return self.results.get("text") or (level and {"level": level})
 
     @property

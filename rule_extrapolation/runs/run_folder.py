@@ -12,10 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig, OmegaConf
+
 import rule_extrapolation
 
 if TYPE_CHECKING:  # the report reads run folders without torch
-    from omegaconf import DictConfig
+    import pandas as pd
 
     from rule_extrapolation.core.task import Task
     from rule_extrapolation.models.language_model import LanguageModel
@@ -81,6 +83,21 @@ def replace_text(path: Path, text: str) -> None:
 
 def read_results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
+
+
+def read_metrics(folder: Path) -> pd.DataFrame:
+    """metrics.csv as a long data frame: ``step``, ``epoch``, ``metric`` (the logged name) and ``value``."""
+    import pandas as pd
+
+    wide = pd.read_csv(folder / "metrics.csv")
+    keys = [key for key in ("step", "epoch") if key in wide]
+    long = wide.melt(keys, var_name="metric", value_name="value").dropna(subset="value")
+    return long.sort_values(["step", "metric"], kind="stable", ignore_index=True)
+
+
+def read_config(folder: Path) -> DictConfig:
+    """A run's resolved configuration."""
+    return OmegaConf.load(folder / "config.yaml")
 
 
 def finite(value: Any) -> Any:

@@ -1,41 +1,29 @@
-"""Checkpoints that a run goes on or starts from, held against its settings."""
+"""The checkpoint that a run resumes or starts from, checked against its settings."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core.errors import ConfigError, as_written
 from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.runs.checkpoints import completed_progress, last_checkpoint, load, shapes
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT
-from rule_extrapolation.runs.run_folder import read_results
+from rule_extrapolation.runs.run_folder import read_config, read_results
 from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's, for a file that is never there in part.
+def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | None:
+    """The checkpoint that training continues from, or None to begin anew.
 
-    Lightning writes to the system's folder for temporary files, and moves it; from one disk to another that is a copy.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        temporary = Path(path).with_name(f".{Path(path).name}.tmp")
-        super().save_checkpoint(checkpoint, temporary, storage_options)
-        os.replace(temporary, path)
-
-
-def find_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
-    """Where training goes on from: what the run itself has left, in a sweep; else the file that ``resume`` names, if it
-    does, a .ckpt or a run folder's last one.
+    In a sweep it is the last checkpoint in the run's own folder. Otherwise ``resume`` names it: a .ckpt file, or a run
+    folder, whose last checkpoint is taken.
 
     Raises:
-        ConfigError: there is none, it belongs to a run of another model, language, data or optimization, or that run
-            has had all its steps, or the model takes no steps.
+        ConfigError: there is no such checkpoint; its run has another model, language, data or optimization; it has had
+            all its steps; or the model takes no steps.
     """
     if cfg.sweep is not None and (own := own_checkpoint(cfg, module)):
         check_same_settings(cfg, module.model, own.parent.parent)
@@ -57,45 +45,30 @@ def find_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
 
 
 def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
-    """The last checkpoint in the run's own folder, if there is one that loads and fits."""
+    """The last checkpoint in the run's own folder, if there is one that loads and fits the model."""
     path = last_checkpoint(Path(cfg.run_dir))
     try:
         checkpoint = load(path, "meta")
         fits = shapes(checkpoint["state_dict"]) == shapes(module.state_dict())
         module.check_checkpoint("resume", checkpoint)
-    except Exception:  # whatever is wrong with it, the run can begin anew
+    except Exception:  # without a usable checkpoint the run begins anew
         return None
     return path if fits else None
 
 
-def last_checkpoint(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.ckpt"
-
-
-def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:
-    """The steps and complete epochs that a checkpoint is behind."""
-    epochs = checkpoint["epoch"] + checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-    return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
-
-
 def has_ended(cfg: DictConfig, path: Path) -> bool:
-    """Whether a checkpoint is of the end of the training, or of where it was stopped early."""
+    """Whether a checkpoint was written at the end of training, or where early stopping ended it."""
     checkpoint = load(path, "meta")
     stopped = any(state.get("stopped") for state in checkpoint["callbacks"].values())
     progress = completed_progress(checkpoint)
     return stopped or any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in progress.items())
 
 
-def logged_rows(path: Path) -> int:
-    """How many rows metrics.csv had when a checkpoint was written."""
-    return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
-
-
-def load_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) -> None:
-    """Start from the weights that ``ckpt`` names, if it does; a run that is resumed has weights of its own.
+def load_initial_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) -> None:
+    """Load the weights that ``ckpt`` names, if it names any. A run that is resumed has its own.
 
     Raises:
-        ConfigError: there are none, the module has others, or it is counted.
+        ConfigError: there is no such file, its weights do not fit, or the model is fitted by counting.
     """
     if cfg.ckpt is None or cfg.resume is not None:
         return
@@ -113,16 +86,16 @@ def load_weights(cfg: DictConfig, module: LanguageModeling, device: str | None) 
 
 
 def check_has_steps(cfg: DictConfig, key: str, model: LanguageModel) -> None:
-    """Raise a ConfigError for a model that is made at once, from the data alone."""
+    """Raise a ConfigError for a model that is fitted by counting, which has no checkpoint to continue from."""
     if model.fitted_by_counting:
-        raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted anew, in seconds; leave {key} out")
+        raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted anew in seconds; leave {key} out")
 
 
 def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[Path, dict[str, Any]]:
-    """The .ckpt file that a setting names, or the one of that name of the run folder; its path and what it holds.
+    """The .ckpt file that ``cfg[key]`` names, or the file ``name`` of the run folder that it names, and its content.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such file, or it is not a checkpoint.
     """
     path = Path(cfg[key])
     path = path / "checkpoints" / name if path.is_dir() else path
@@ -134,25 +107,8 @@ def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[
         raise ConfigError(key, cfg[key], f"{path} is no checkpoint of a run") from error
 
 
-def load(path: Path, device: str) -> dict[str, Any]:
-    checkpoint = torch.load(path, map_location=device, weights_only=True)
-    if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
-        raise KeyError(*missing)
-    return checkpoint
-
-
-def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
-
-
-def read_config(folder: Path) -> DictConfig:
-    """A run's config.yaml; with what older runs could not set."""
-    could_not_be_set = {"training": {"name": "standard"}, "ckpt": None, "seeds": None, "sweep": None, "threads": None}
-    return OmegaConf.merge(could_not_be_set, OmegaConf.load(folder / "config.yaml"))
-
-
 def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:
-    """Raise a ConfigError for the first setting that shapes the curve and is not as in the run in that folder."""
+    """Raise a ConfigError for the first setting that affects training and differs from the run in that folder."""
     if not (folder / "config.yaml").is_file():
         return
     before = read_config(folder)

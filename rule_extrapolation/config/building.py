@@ -1,0 +1,150 @@
+"""From a configuration's groups to objects.
+
+Each group names a class or a function by its ``_target_``. Its other keys are checked against the signature before any
+work: an unknown key or a value of the wrong type is a ConfigError, and so is whatever the constructor refuses.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pydoc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rule_extrapolation.config.checks import NO_ARGUMENTS, check_arguments, check_settings
+from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.task import Task
+
+
+def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:
+    """Build what ``cfg[group]`` describes.
+
+    Args:
+        runtime: further arguments, which the program passes.
+
+    Raises:
+        ConfigError: naming the key as one writes it on the command line.
+    """
+    make = resolve_factory(cfg, group, given=runtime)
+    with config_error_context(cfg, group):
+        return make(**runtime)
+
+
+def build_data(cfg: DictConfig, grammar: Task | None = None) -> Any:
+    """The datamodule, with the language that ``cfg.grammar`` names, if it names one (text has grammar=none).
+
+    Args:
+        grammar: a language that has been built already, instead.
+
+    Raises:
+        ConfigError: naming the key as one writes it on the command line.
+    """
+    if grammar is not None:
+        return build(cfg, "data", grammar=lambda max_length: grammar)
+    if cfg.grammar._target_ is None:
+        return build(cfg, "data")
+    return build(cfg, "data", grammar=resolve_factory(cfg, "grammar", given=["max_length"]))
+
+
+def build_model(cfg: DictConfig, task: Task) -> Any:
+    """The model for a task's tokens, on torch's default device.
+
+    Raises:
+        ConfigError: naming the key as one writes it on the command line.
+    """
+    context = {"num_tokens": task.num_tokens, "process": task.process, "language": task.name}
+    return build_with_context(cfg, "model", **context, accelerator=cfg.trainer.get("accelerator", "auto"))
+
+
+def build_with_context(cfg: DictConfig, group: str, **offered: Any) -> Any:
+    """``build`` with those of the offered arguments that the class takes."""
+    takes = inspect.signature(resolve_factory(cfg, group, given=offered)).parameters
+    return build(cfg, group, **{name: value for name, value in offered.items() if name in takes})
+
+
+def build_optional(cfg: DictConfig, group: str, **offered: Any) -> Any:
+    """``build_with_context``, or None where the group's choice is ``_target_: null``."""
+    return build_with_context(cfg, group, **offered) if has_target(cfg, group) else None
+
+
+def has_target(cfg: DictConfig, group: str) -> bool:
+    """Whether a group's choice builds anything. One with ``_target_: null`` does not, and has no settings.
+
+    Raises:
+        ConfigError: a setting of a choice that has none.
+    """
+    node = cfg[group]
+    if node.get("_target_") is not None:
+        return True
+    for key in node:
+        if key not in NO_ARGUMENTS:
+            raise ConfigError(f"{group}.{key}", node[key], f"no such key; {group}={node.get('name')} has no settings")
+    return False
+
+
+def resolve_factory(cfg: DictConfig, group: str, given: Iterable[str]) -> functools.partial:
+    """The class or function that ``cfg[group]`` describes, with its settings checked and bound.
+
+    Args:
+        given: the arguments that it is still to be called with.
+
+    Raises:
+        ConfigError: naming the key as one writes it on the command line.
+    """
+    from hydra.utils import instantiate
+
+    node = OmegaConf.select(cfg, group)
+    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+        raise ConfigError(group, node, "must be a mapping with a _target_ to build")
+    if (make := pydoc.locate(node._target_)) is None:
+        raise ConfigError(f"{group}._target_", node._target_, "there is no such class or function")
+    name = node.get("name", "")
+    if not isinstance(name, str) or "/" in name:
+        raise ConfigError(f"{group}.name", name, "must be a word: run folders are named by it")
+    arguments = {key: node[key] for key in node if key not in NO_ARGUMENTS}
+    check_arguments(make, arguments, group, given)
+    return functools.partial(make, **instantiate(arguments, _convert_="all"))
+
+
+@contextmanager
+def config_error_context(cfg: DictConfig, group: str) -> Iterator[None]:
+    """Turn what a constructor raises inside into a ConfigError that names the key to change."""
+    try:
+        yield
+    except ConfigError as error:
+        # An argument that another group has passed on, such as max_length, is that group's key.
+        groups = [group, *(key for key in cfg if isinstance(cfg[key], DictConfig))]
+        owner = next((g for g in groups if error.field in OmegaConf.select(cfg, g)), None)
+        raise ConfigError(f"{owner}.{error.field}" if owner else error.field, error.value, error.fix) from error
+    except refusals() as error:
+        made = OmegaConf.select(cfg, f"{group}._target_")
+        raise ConfigError(group, made, " ".join(str(error).split())) from error
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """The exceptions by which constructors refuse their arguments."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # its import takes seconds
+
+    return ValueError, TypeError, MisconfigurationException
+
+
+def check_before_lightning(cfg: DictConfig) -> None:
+    """Check what needs no more than torch, since importing Lightning takes seconds more.
+
+    Raises:
+        ConfigError: naming the key, its value and what would work.
+    """
+    import torch
+
+    check_settings(cfg)
+    resolve_factory(cfg, "optimizer", given=["params"])
+    resolve_factory(cfg, "scheduler", given=["optimizer"])
+    build(cfg, "decoding")
+    if cfg.grammar._target_ is not None:
+        grammar = build(cfg, "grammar", max_length=cfg.data.max_length)
+        with torch.device("meta"):
+            build_model(cfg, grammar)

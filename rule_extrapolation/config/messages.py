@@ -1,0 +1,45 @@
+"""Hydra's and OmegaConf's errors as one line that names the key, its value and what would work."""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from rule_extrapolation.config.composing import groups
+from rule_extrapolation.core.errors import one_of
+
+PLUGINS = {
+    ("hydra/launcher", "joblib"): "-c constraints.txt hydra-joblib-launcher",
+    ("hydra/launcher", "submitit_local"): "-c constraints.txt hydra-submitit-launcher",
+    ("hydra/launcher", "submitit_slurm"): "-c constraints.txt hydra-submitit-launcher",
+    ("hydra/launcher", "ray"): '-e ".[ray]", in an environment of its own',
+    ("hydra/sweeper", "optuna"): "-c constraints.txt hydra-optuna-sweeper",
+}
+"""What pip has to install for Hydra to know these names."""
+
+
+def one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's errors as one line with the key, its value and what would work."""
+    if isinstance(error, MissingConfigException):
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if package := PLUGINS.get((group, choice)):
+            return f"{group}={choice}: needs a package: pip install {package}"
+    if isinstance(error, MissingConfigException) and error.options:
+        own, _, name = str(error.missing_cfg_file).partition("/")
+        if own in groups():  # Hydra lists the files of the folder that a choice such as paper/aNbN is not in
+            return f"{own}={name}: {one_of(name, groups()[own])}"
+        return f"{group}={choice}: {one_of(choice, error.options)}"
+    if unresolved := re.match(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", str(error)):
+        # A choice of the defaults list that goes by another group's.
+        needed, given = re.findall(r"\$\{(\w+)\}", unresolved[1]), unresolved[2].split(", ")
+        return f"{' and '.join(group for group in needed if group not in given)}=null: is needed"
+    cause = error.__cause__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
+        override = str(error).rpartition("+")[2] or cause.full_key
+        keys = [str(key) for key in cause.parent_node if key != "_target_"]
+        more = "; + in front adds a key that the YAML leaves out" if "." in str(cause.full_key) else ""
+        return f"{override}: no such key; {one_of(cause.key, keys)}{more}"
+    return " ".join(str(error).split()) or repr(error)

@@ -1,0 +1,199 @@
+"""From a configuration to the objects of a run. Whatever cannot work is refused here, before any work."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from omegaconf import DictConfig
+
+from rule_extrapolation.config.building import (
+    build,
+    build_data,
+    build_model,
+    build_optional,
+    build_with_context,
+    config_error_context,
+    has_target,
+    resolve_factory,
+)
+from rule_extrapolation.config.checks import check_settings
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive
+from rule_extrapolation.core.task import Task
+from rule_extrapolation.experiment.processes import World, world_of
+from rule_extrapolation.experiment.resuming import checkpoint_to_resume, load_initial_weights
+from rule_extrapolation.experiment.sweep import is_worker
+from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.training.callbacks.best_metrics import BestMetrics
+from rule_extrapolation.training.callbacks.last_checkpoint import LastCheckpoint
+from rule_extrapolation.training.completion_training import CompletionTraining
+from rule_extrapolation.training.language_modeling import LanguageModeling
+from rule_extrapolation.training.module import RuleExtrapolation
+from rule_extrapolation.training.ood import OODTraining
+from rule_extrapolation.training.text import TextModeling
+
+
+@dataclass
+class Experiment:
+    """All objects of one run."""
+
+    data: LightningDataModule
+    module: LanguageModeling
+    callbacks: list[Callback]
+    checkpoint: Path | None
+    """The checkpoint that training resumes from."""
+    world: World
+
+    @property
+    def best_metrics(self) -> BestMetrics:
+        return next(callback for callback in self.callbacks if isinstance(callback, BestMetrics))
+
+
+def assemble(
+    cfg: DictConfig, device: str | None = None, grammar: Grammar | None = None, model: LanguageModel | None = None
+) -> Experiment:
+    """Build and check everything that a run needs.
+
+    Args:
+        device: where the model is built; on "meta" it has no weights, which is enough for a check.
+        grammar, model: objects that take the place of what the configuration describes.
+
+    Raises:
+        ConfigError: naming the key, its value and what would work.
+    """
+    quiet_lightning()
+    # Where trainer.deterministic is set, torch would fill all new memory with nan: a tenth of a small model's step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    check_settings(cfg)
+    data = build_data(cfg, grammar)
+    model = build_model_for(cfg, data, device, model)
+    ood = build_optional(cfg, "training", grammar=data.task, model=model)
+    module = build_module(cfg, data, model, ood)
+    load_initial_weights(cfg, module, device)
+    check_optimization(cfg, module)
+    if has_target(cfg, "logger"):
+        resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
+    trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning checks its own settings
+    world = world_of(trainer, cfg)
+    callbacks = build_callbacks(cfg, module)
+    return Experiment(data, module, callbacks, checkpoint_to_resume(cfg, module), world)
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says of things that are as they should be."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*isinstance\\(treespec, LeafSpec\\).* is deprecated",  # Lightning's own use of torch
+        "The number of training batches .* is smaller than the logging interval",  # metrics are logged by steps
+        "Checkpoint directory .* exists and is not empty",  # the best checkpoint of the run that is resumed
+        "Experiment logs directory .* exists and is not empty",  # Hydra's files; an earlier run is refused elsewhere
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def build_model_for(
+    cfg: DictConfig, data: Any, device: str | None = None, model: LanguageModel | None = None
+) -> LanguageModel:
+    """The model, on a device of torch's, by default the CPU.
+
+    Args:
+        model: one that has been built already, which is only checked.
+        data: the datamodule, or what is left of it in a run folder: ``task``, ``conditional`` and ``carry_state``.
+
+    Raises:
+        ConfigError: the configuration cannot work, or the model does not train on such data.
+    """
+    if cfg.grammar.name != data.task.name:
+        raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {data.task.name}; use grammar=")
+    if model is not None:
+        check_num_tokens(model, data.task)
+    else:
+        with torch.device(device or "cpu"):
+            model = build_model(cfg, data.task)
+    if model.conditional and not data.conditional:
+        fix = "trains on a language's prompts and completions; set data=completions"
+        raise ConfigError("model", cfg.model.name, fix)
+    if data.conditional and not model.conditional:
+        raise ConfigError("model", cfg.model.name, "does not train on prompts and completions; set data=grammar")
+    return model
+
+
+def check_num_tokens(model: LanguageModel, task: Task) -> None:
+    """Raise a ConfigError unless the model's logits are for as many tokens as the task has."""
+    with torch.no_grad():
+        num_tokens = model(torch.zeros(1, 1, dtype=torch.long)).shape[1]
+    if num_tokens != task.num_tokens:
+        name = type(model).__name__
+        raise ConfigError("model", name, f"has {num_tokens} tokens; {task.name} has {task.num_tokens}")
+
+
+def build_module(cfg: DictConfig, data: Any, model: LanguageModel, ood: OODTraining | None = None) -> LanguageModeling:
+    """The LightningModule that trains the model on such data.
+
+    Raises:
+        ConfigError: naming the key, its value and what would work.
+    """
+    decoder = build(cfg, "decoding")
+    optimizer = resolve_factory(cfg, "optimizer", given=["params"])
+    scheduler = resolve_factory(cfg, "scheduler", given=["optimizer"])
+    with config_error_context(cfg, "data"):
+        return module_class(data)(model, data.task, optimizer, scheduler, decoder, ood)
+
+
+def module_class(data: Any) -> Callable[..., LanguageModeling]:
+    """Which LightningModule trains on such data."""
+    if data.task.kind == "text":
+        return partial(TextModeling, carry_state=data.carry_state)
+    return CompletionTraining if data.conditional else RuleExtrapolation
+
+
+def check_optimization(cfg: DictConfig, module: LanguageModeling) -> None:
+    """Build the optimizer and the scheduler once, for the errors that they raise.
+
+    Raises:
+        ConfigError: naming the key, its value and what would work.
+    """
+    # No optimizer takes an empty list of parameters, which a model with nothing to train has.
+    parameters = list(module.model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
+    with config_error_context(cfg, "optimizer"):
+        optimizer = module.make_optimizer(parameters)
+    mixed = str(cfg.trainer.get("precision")).endswith("-mixed")
+    if mixed and cfg.trainer.get("gradient_clip_val") and getattr(optimizer, "_step_supports_amp_scaling", False):
+        fix = "Lightning does not clip its gradients in mixed precision; set false"
+        raise ConfigError("optimizer.fused", True, fix)
+    with config_error_context(cfg, "scheduler"):
+        module.make_scheduler(optimizer)
+
+
+def build_callbacks(cfg: DictConfig, module: LanguageModeling) -> list[Callback]:
+    """The callbacks that the configuration names.
+
+    Raises:
+        ConfigError: naming the key, its value and what would work.
+    """
+    nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
+    # Where other runs print beside this one, its lines begin with the name of its folder.
+    run_name = Path(cfg.run_dir).name if is_worker() else None
+    context = {"grammar": module.task, "model": module.model, "run_name": run_name}
+    callbacks = [build_with_context(cfg, f"callbacks.{name}", **context) for name in nodes]
+    if not cfg.trainer.get("enable_progress_bar", True):
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    for name, needed in {"history": BestMetrics, "last": LastCheckpoint}.items():
+        if not any(isinstance(callback, needed) for callback in callbacks):
+            raise ConfigError(f"callbacks.{name}", None, f"is needed: results.json and resume= read what {name} keeps")
+    for name, node in nodes.items():
+        if "monitor" in node:
+            check_choice(module.validation_names(), **{f"callbacks.{name}.monitor": node.monitor})
+        if "patience" in node:
+            check_positive(**{f"callbacks.{name}.patience": node.patience})
+    return callbacks

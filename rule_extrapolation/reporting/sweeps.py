@@ -1,0 +1,63 @@
+"""What a sweep prints: the runs that it skips, and at its end how each run ended."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+NAMED = 5
+"""Up to this many skipped runs are named; more are only counted."""
+
+
+def print_skipped(runs: Collection[Path]) -> None:
+    """Print that runs are skipped since they have finished."""
+    if len(runs) <= NAMED:
+        for run in sorted(runs):
+            print(f"Skipped, it has finished: {run}", flush=True)
+    else:
+        print(f"Skipped, they have finished: {len(runs)} runs", flush=True)
+
+
+def print_failure(run: Path, reason: str, file: str) -> None:
+    """Print that a run has failed, which does not stop the others."""
+    print(f"error: {run}: {reason}; see {file} there", file=sys.stderr, flush=True)
+
+
+def print_in_use(run: Path) -> None:
+    """Print that a run is left to the process that runs it."""
+    print(f"Another process is running it: {run}", flush=True)
+
+
+def print_counts(
+    name: str, folder: str, outcomes: Mapping[Path, tuple[str, str | None]], skipped: Collection[Path]
+) -> None:
+    """Print how many runs ended how.
+
+    Args:
+        outcomes: by run folder, the status and the reason if it failed.
+        skipped: the runs that had finished before.
+    """
+    new = Counter(state for run, (state, _) in outcomes.items() if run not in skipped)
+    counts = {"finished": new["finished"], "skipped": len(skipped), "failed": new["failed"]} | new
+    counted = ", ".join(f"{number} {state}" for state, number in counts.items())
+    print(f"Sweep {name}: {counted}. Run folders: {folder}", flush=True)
+
+
+def print_best(trials: int, objective: float, run: Path, overrides: list[str]) -> None:
+    """Print the best trial of a search, and the command that runs it alone."""
+    print(f"Best of {trials} trials, Val/objective {objective:.4f} ({run.name}):")
+    print(f"    rule-extrapolation train {shlex.join(overrides)}", flush=True)
+
+
+def print_problems(outcomes: Mapping[Path, tuple[str, str | None]], skipped: Collection[Path], missing: int) -> None:
+    """Print a line for each new run that diverged or failed, and how to continue if any is missing."""
+    for run, (state, reason) in outcomes.items():
+        if state == "diverged" and run not in skipped:
+            print(f"diverged, its loss is not finite: {run}", flush=True)
+        elif reason:
+            print(f"error: {run}: {reason}", file=sys.stderr)
+    if missing:
+        print("The same command continues these.", file=sys.stderr, flush=True)

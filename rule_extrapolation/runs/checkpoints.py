@@ -1,0 +1,48 @@
+"""The format of a run folder's checkpoints, and how they are read: with ``weights_only``, so that none can run code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's, for a file that is never there in part.
+
+    Lightning writes to the system's folder for temporary files, and moves it; from one disk to another that is a copy.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+        super().save_checkpoint(checkpoint, temporary, storage_options)
+        os.replace(temporary, path)
+
+
+def last_checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:
+    """The steps and complete epochs that a checkpoint is behind."""
+    epochs = checkpoint["epoch"] + checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
+
+
+def logged_rows(path: Path) -> int:
+    """How many rows metrics.csv had when a checkpoint was written."""
+    return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
+
+
+def load(path: Path, device: str) -> dict[str, Any]:
+    checkpoint = torch.load(path, map_location=device, weights_only=True)
+    if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
+        raise KeyError(*missing)
+    return checkpoint
+
+
+def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
