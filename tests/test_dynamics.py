@@ -1,4 +1,4 @@
-"""The probability mass of all short strings: what it is, what a run logs of it, and what it leaves alone."""
+"""The probability mass of all short strings: its values, what a run logs, and that training is unaffected."""
 
 import itertools
 import math
@@ -54,7 +54,7 @@ def strings_up_to(alphabet, length):
 
 @torch.no_grad()
 def probability(model, grammar, string):
-    """Of one string, read on its own."""
+    """The probability of one string, read alone."""
     symbols = [3 + grammar.alphabet.index(symbol) for symbol in string]
     each = model(torch.tensor([[SOS, *symbols]])).double().softmax(1)[0]
     return math.prod(each[token, t].item() for t, token in enumerate([*symbols, EOS]))
@@ -86,13 +86,13 @@ class TestMasses:
 
     @pytest.mark.parametrize("language", ["baN", "bbaN", "aNbN", "aNbNcN"])
     def test_of_the_optimal_model_are_those_of_the_language(self, language):
-        """Words of up to 6 symbols have half the mass of those up to 12, and nothing else has any."""
+        """Words of up to 6 symbols have half the mass of those up to 12, and other strings have none."""
         grammar = get_grammar(language, 12)
         masses = masses_of(OracleLM(grammar.num_tokens, grammar.process), grammar, 6)
         assert masses == pytest.approx(dict.fromkeys(NAMES, 0.0) | {"rules_1_and_2": 0.5, "longer": 0.5}, abs=1e-6)
 
-    def test_of_an_even_model_are_counts(self):
-        """Each of the five tokens has 1/5: a string of n symbols (1/5)^(n + 1)."""
+    def test_of_a_uniform_model_are_counts(self):
+        """Each of the five tokens has probability 1/5, and a string of n symbols has (1/5)^(n + 1)."""
         model = MinLSTM(5, 4, 4, 1)
         for parameter in model.head.parameters():
             parameter.data.zero_()
@@ -105,7 +105,7 @@ class TestMasses:
         ("language", "names"),
         {"abN": {"rule_1_only", "neither", "longer"}, "aNbM": {"rule_2_only", "neither", "longer"}}.items(),
     )
-    def test_a_language_with_one_rule_has_the_categories_of_that(self, language, names):
+    def test_a_language_with_one_rule_has_the_categories_of_that_rule(self, language, names):
         masses = masses_of(MinLSTM(5), get_grammar(language, 8), 8)
         assert set(masses) == names
         assert sum(masses.values()) == pytest.approx(1)
@@ -136,7 +136,7 @@ def dynamics(run):
 
 class TestRuns:
     def test_logged_at_the_start_every_n_steps_and_at_the_end(self, train):
-        """And what is logged is of the weights after that step: the last one's are in last.ckpt."""
+        """The figures are those of the weights after the step: the last step's weights are in last.ckpt."""
         run = train("callbacks=dynamics", "callbacks.dynamics.every_n_steps=2", "trainer.max_steps=5", *TINY)
         logged = dynamics(run)
         assert list(logged) == [0, 2, 4, 5]
@@ -156,7 +156,7 @@ class TestRuns:
         for name, value in {"HOME": str(tmp_path), "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}.items():
             monkeypatch.setenv(name, value)
         run = train("logger=wandb", "logger.offline=true", "callbacks=dynamics", *TINY)
-        wandb.teardown()  # only then has its own process written all that was logged
+        wandb.teardown()  # only then has wandb written all that was logged
         [folder] = run.glob("wandb/offline-run-*")
         rows = [row for row in read_run(folder).history if "Dynamics/longer" in row]
         assert {row["trainer/global_step"]: row["Dynamics/longer"] for row in rows} == {
@@ -171,7 +171,7 @@ class TestRuns:
         rest = [{key: value for key, value in row.items() if "Dynamics" not in key} for row in watched]
         assert [row for row in rest if set(row) != {"step"}] == plain
 
-    def test_a_resumed_run_goes_on_with_the_same_values(self, train):
+    def test_a_resumed_run_continues_with_the_same_values(self, train):
         overrides = ["callbacks=dynamics", "callbacks.dynamics.every_n_steps=2", *TINY]
         whole = dynamics(train(*overrides, "trainer.max_steps=6", folder="whole"))
         first = train(*overrides, "trainer.max_steps=4", folder="first")
@@ -179,7 +179,7 @@ class TestRuns:
         assert dynamics(first) | rest == whole
         assert list(rest) == [6]
 
-    def test_batches_that_make_one_step_are_logged_once(self, train):
+    def test_several_batches_of_a_step_are_logged_once(self, train):
         run = train(
             "grammar=L1", "callbacks=dynamics", "callbacks.dynamics.every_n_steps=1", "data.batch_size=8", *TINY,
             "+trainer.accumulate_grad_batches=2", "trainer.val_check_interval=2", "trainer.max_steps=3",
@@ -219,7 +219,7 @@ def test_errors_are_one_line_before_any_work(cli, tmp_path, overrides, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_four_letters_of_six_are_few_enough():
+def test_strings_of_six_out_of_four_letters_are_few_enough():
     grammar = get_grammar("L5", 12)
     assert Dynamics(grammar, MinLSTM(7), max_length=6).masks["neither"].shape == (5461,)
     with pytest.raises(ConfigError, match="use 6 or less"):

@@ -267,7 +267,7 @@ class TestRuns:
         run = trained("model=ngram", "grammar=L5")
         for key in ("resume", "ckpt"):
             status, _, err = cli("model=ngram", "grammar=L5", f"{key}={run}")
-            assert (status, err) == (2, f"error: {key}={run}: ngram is counted anew, in seconds; leave {key} out\n")
+            assert (status, err) == (2, f"error: {key}={run}: ngram is counted anew in seconds; leave {key} out\n")
 
     def test_a_sweep_skips_finished_runs(self, cli, tmp_path):
         sweep = ["-m", "model=ngram", "model.smoothing=mle,backoff", "grammar=L5", "logger=csv", "data.num_train=32"]

@@ -56,6 +56,6 @@ def test_what_is_committed_is_one_run(path):
     assert len(text) < 500_000
 
 
-def test_the_readme_has_a_line_for_each():
-    section = (ROOT / "README.md").read_text().split("\n## Notebooks\n")[1].split("\n## ")[0]
+def test_the_docs_have_a_line_for_each():
+    section = (ROOT / "docs" / "python.md").read_text().split("\n## Notebooks\n")[1].split("\n## ")[0]
     assert re.findall(r"`(\d\d_\w+)\.ipynb`", section) == [path.stem for path in NOTEBOOKS]

@@ -39,15 +39,15 @@ class TestCompletions:
 
     @pytest.mark.parametrize("language", WITH_OOD)
     @pytest.mark.parametrize("rule_1", ["kept", "broken"])
-    def test_the_real_rule_judges_them_so(self, language, rule_1):
+    def test_the_rule_agrees(self, language, rule_1):
         grammar = get_grammar(language, 12)
         if language in DEAD and rule_1 == "kept":
-            with pytest.raises(ConfigError, match=f"no OOD prompt of {language} can be completed so"):
+            with pytest.raises(ConfigError, match=f"no completion of an OOD prompt of {language} keeps R1"):
                 completed_prompts(grammar, rule_1)
             return
         texts, held = completions(grammar, rule_1)
         assert held.tolist() == [rule_1 == "kept"] * len(texts)
-        # Every prompt, in order and as often as it is one.
+        # Every prompt, in order and with its repetitions.
         assert [prompt for prompt, _ in texts] == grammar.to_text(grammar.prompts["OOD"][:, 1:])
         rows, _ = completed_prompts(grammar, rule_1)
         assert (rows[:, 0] == SOS).all()
@@ -58,7 +58,7 @@ class TestCompletions:
     @pytest.mark.parametrize("language", [name for name in WITH_OOD if name not in DEAD])
     @pytest.mark.parametrize("rule_1", ["kept", "broken"])
     def test_they_are_the_first_of_the_shortest(self, language, rule_1):
-        """Of all completions, tried one after the other; longer ones than five symbols are left alone."""
+        """Compared with all completions of up to five symbols, tried one after the other."""
         grammar = get_grammar(language, 12, test_prompt_length=4)
         texts, _ = completions(grammar, rule_1)
         tried = ["".join(s) for n in range(6) for s in itertools.product(grammar.alphabet, repeat=n)]
@@ -71,15 +71,15 @@ class TestCompletions:
                 checked += 1
         assert checked
 
-    def test_in_cases_done_by_hand(self):
+    def test_cases_done_by_hand(self):
         texts = dict(completions(AnBn(max_length=8), "kept")[0])
         assert [texts[prompt] for prompt in ("bbbbbbbb", "abababab", "bbbbbbaa")] == ["aaaaaaaa"[:8], "", "aaaa"]
         texts = dict(completions(AnBn(max_length=8), "broken")[0])
         assert [texts[prompt] for prompt in ("bbbbbbbb", "abababab", "bbbbbbba")] == ["a", "a", "a"]
         texts = dict(completions(AnBn(max_length=8, test_prompt_length=1), "broken")[0])
-        assert texts == {"b": "b"}  # an a would mend it
+        assert texts == {"b": "b"}  # an a would repair it
 
-    def test_what_has_none(self):
+    def test_states_without_a_completion(self):
         dead = matching("()")
         assert shortest_completion(dead, dead.after(")"), "()", kept=True) is None
         assert shortest_completion(dead, dead.after(")"), "()", kept=False) == "("
@@ -126,7 +126,7 @@ class TestLoss:
         torch.testing.assert_close(ood.loss(model, rows), torch.stack(losses).mean())
 
     def test_neither_the_prompts_tokens_nor_pad_are_targets(self):
-        """The gradient of the logits, and of nothing else: a model that is its logits."""
+        """By the gradient of the logits, with a model that consists of its logits."""
 
         class Table(MinLSTM):
             def forward(self, tokens):
@@ -191,8 +191,8 @@ class TestRuns:
         ood_loss = module.ood.loss(module.model, module.ood.next_batch())
         assert row["Train/ood_loss"] == pytest.approx(ood_loss.item(), abs=1e-6)
 
-    def test_a_step_goes_down_the_sum(self, train):
-        """The words' loss and the weighted one on completions."""
+    def test_a_step_follows_the_gradient_of_the_sum(self, train):
+        """The loss on words, and the weighted loss on completions."""
         overrides = [
             "training=adversarial", "training.weight=0.3", "training.batch_size=7", "training.seed=5", *TINY,
             "optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0", "scheduler=constant", "trainer.max_steps=1",
@@ -209,7 +209,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("stop", [3, 4])
     def test_a_resumed_run_has_the_same_curve(self, train, stop):
-        """Three batches of OOD prompts to a pass, dropout; stopped at the end of a pass and within one."""
+        """Three batches of OOD prompts per pass, and dropout; stopped at the end of a pass and within one."""
         overrides = [
             "training=adversarial", "training.batch_size=100", "model=lstm", "model.num_layers=2", "model.dropout=0.5",
             "trainer.val_check_interval=2", *TINY,
@@ -230,7 +230,7 @@ class TestRuns:
         assert curves[1] == curves[0]
         assert read_results(rest)["test"] == read_results(whole)["test"]
 
-    def test_a_run_to_resume_must_have_been_trained_so(self, train, tmp_path):
+    def test_a_run_to_resume_must_have_the_same_training(self, train, tmp_path):
         run = train("training=oracle", "trainer.max_steps=1", *TINY)
 
         def refusal(*overrides):
@@ -262,7 +262,7 @@ class TestFinetune:
         return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
 
     def test_starts_from_the_weights_and_trains_from_step_0(self, train, first, capsys):
-        """A step at a learning rate of 0, which is what warm-up begins at, changes nothing."""
+        """The first step changes nothing, since warm-up starts at a learning rate of 0."""
         run = train("training=finetune", f"ckpt={first}", "grammar=L3", "trainer.max_steps=1", *TINY)
         assert f"on aNbN (L3, context-free), from {first}\n" in capsys.readouterr().out
         results = read_results(run)
@@ -337,7 +337,7 @@ ERRORS = {
     "training=oracle training.rule_1=perhaps": "training.rule_1=perhaps: must be one of kept, broken",
     "training=oracle grammar=abN": "training.rule_1=kept: abN has no OOD prompts; choose another grammar",
     "training=adversarial grammar=aNbM": "training.rule_1=broken: aNbM has no R1 with an acceptor; choose another",
-    "training=oracle grammar=brackets": "training.rule_1=kept: no OOD prompt of brackets can be completed so; choose",
+    "training=oracle grammar=brackets": "training.rule_1=kept: no completion of an OOD prompt of brackets keeps R1",
     "training=oracle model=oracle": "training.rule_1=kept: the model has nothing to train; use training=standard",
     "training=oracle model=linear": "data.max_length=12: completed OOD prompts take 17 tokens, and the model reads 13",
     "~training": "training=null: is needed",

@@ -1,4 +1,4 @@
-"""The published settings: experiment=paper/<language>, held against the paper value by value."""
+"""The published settings, experiment=paper/<language>, compared with the paper value by value."""
 
 import csv
 import math
@@ -51,7 +51,7 @@ SETTINGS = {
     "decoding._target_": "rule_extrapolation.inference.decoding.Greedy",
     "decoding.max_new_tokens": 300,
 }
-TRAINING_WORDS = {"baN": 15_000, "bbaN": 15_000, "aNbN": 128, "aNbNcN": 85}  # of the latter two, all there are
+TRAINING_WORDS = {"baN": 15_000, "bbaN": 15_000, "aNbN": 128, "aNbNcN": 85}  # all words of the latter two
 
 
 def header(language):
@@ -122,7 +122,7 @@ def test_each_published_figures_command_runs(cli, tmp_path, command):
 
 
 @pytest.mark.parametrize("model", ["minlstm", "mingru"])
-def test_what_the_paper_has_not_got_runs_with_its_settings(model):
+def test_models_that_are_not_in_the_paper_run_with_its_settings(model):
     cfg = composed("experiment=paper/baN", f"model={model}")
     assert cfg.model.num_layers == SIZES["lstm"]["num_layers"]
     assert assemble(cfg, device="meta").module.model.num_parameters > 0
@@ -131,5 +131,5 @@ def test_what_the_paper_has_not_got_runs_with_its_settings(model):
 def test_sizes_come_from_the_command_line_first_and_only_for_the_chosen_model():
     assert composed("experiment=paper/baN", "model=lstm", "model.hidden_dim=3").model.hidden_dim == 3
     assert composed("sizes=paper", "model=mamba").model.n_layers == SIZES["mamba"]["n_layers"]
-    assert composed("experiment=paper", "model=oracle").model.name == "oracle"  # which has no sizes
+    assert composed("experiment=paper", "model=oracle").model.name == "oracle"  # it has no sizes
     assert composed("model=lstm").model.hidden_dim == 256

@@ -1,4 +1,4 @@
-"""The report on real, short runs: averages against plain Python, refusals, what is missing, figures, and the page."""
+"""The report on short, real runs: averages compared with plain Python, errors, missing figures, figures, the page."""
 
 import base64
 import contextlib
@@ -24,9 +24,10 @@ from rule_extrapolation.reporting.figures import KINDS, draw_all, save
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES, OVER_TRAINING
 from rule_extrapolation.reporting.page import render
 from rule_extrapolation.reporting.published import published
-from rule_extrapolation.reporting.runs import CURVE_POINTS, find_runs, read_run, read_runs, thinned
+from rule_extrapolation.reporting.runs import CURVE_POINTS, find_runs, read_run, read_run_folders, thinned
 from rule_extrapolation.reporting.style import looks
-from rule_extrapolation.reporting.tables import as_csv, csv_rows, escaped, language_tables, latex, markdown
+from rule_extrapolation.reporting.table_files import as_csv, escaped
+from rule_extrapolation.reporting.tables import csv_rows, language_tables, latex, markdown
 from rule_extrapolation.reporting.wandb_runs import run_from_wandb
 
 VALIDATED = [
@@ -39,7 +40,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 def edit(folder, results=None, config=None):
-    """Change what a copied run folder says."""
+    """Change the files of a copied run folder."""
     if results:
         (folder / "results.json").write_text(json.dumps(read_results(folder) | results))
     if config:
@@ -63,7 +64,7 @@ def real(trained):
 
 @pytest.fixture
 def folders(real, tmp_path):
-    """Copies of the real run folders, to be changed."""
+    """Copies of the real run folders, which a test may change."""
     for name, folder in real.items():
         copy = tmp_path / "runs" / name
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoints", ".hydra"))
@@ -93,12 +94,12 @@ def read_table(folder, name):
 
 def tables_of(*folders, by=(), mix=False):
     """The languages' tables of run folders, without a report."""
-    groups = group_runs(read_runs(find_runs(map(str, folders)), 10), by, mix)
+    groups = group_runs(read_run_folders(find_runs(map(str, folders)), 10), by, mix)
     return {table.grammar: table for table in language_tables(groups, by)}
 
 
 def rows_of(table):
-    """As they are in its CSV file."""
+    """The rows as they are in the table's CSV file."""
     return list(csv.DictReader(as_csv(csv_rows(table)).splitlines()))
 
 
@@ -132,7 +133,7 @@ class TestTables:
             assert row["ood_rule_1_n"] == str(len(known))
             assert row["ood_rule_1_mean"] == "none finished" if not known else float(row["ood_rule_1_mean"])
 
-    def test_yardsticks_are_the_runs_own(self, real):
+    def test_references_are_those_of_the_runs(self, real):
         rows, results = rows_of(tables_of(real["minlstm0"])["aNbN"]), read_results(real["minlstm0"])
         [optimal] = [row for row in rows if row["source"] == "optimal"]
         assert float(optimal["test_loss_mean"]) == results["optimal_loss"]
@@ -144,7 +145,7 @@ class TestTables:
         chance = [row["architecture"] for row in read_table(whole[0], "aNbN") if row["source"] == "chance"]
         assert {"chance (minlstm)", "chance (linear)"} <= set(chance)
 
-    def test_published_figures_stand_beside_with_both_labels(self, whole):
+    def test_published_figures_are_included_with_both_labels(self, whole):
         out, _ = whole
         rows = read_table(out, "parentheses_and_brackets")
         row = row_of(rows, "lstm", "published", "best over training")
@@ -190,9 +191,9 @@ class TestTables:
         assert average(group.runs, OVER_TRAINING, MEASURES[0]).missing == "no validation"
         assert average(group.runs, AT_MINIMUM, MEASURES[1]).n == 1
 
-    def test_a_baseline_stands_beneath_the_architectures(self, real, trained):
+    def test_a_baseline_comes_after_the_architectures(self, real, trained):
         table = tables_of(trained("model=ngram", "trainer.val_check_interval=1"), real["minlstm0"])["aNbN"]
-        assert not any("trainer." in note for note in table.notes)  # it is counted: nothing of it was trained
+        assert not any("trainer." in note for note in table.notes)  # it is not trained
         rows = rows_of(table)
         names = [row["architecture"] for row in rows]
         assert names[-4:] == ["ngram (baseline)", "ngram (baseline)", "chance", "optimal"]
@@ -214,9 +215,9 @@ class TestGroups:
         assert row_of(rows, "minlstm", "ours", AT_MINIMUM.title)["n"] == "1"
         assert row_of(rows, "linear", "ours", AT_MINIMUM.title)["test_loss_mean"] == "no finished run"
         printed = printed.replace("\n", " ")
-        for words in ("diverged: its loss is not finite", "failed: RuntimeError: out of luck", "has no results.json"):
+        for words in ("diverged: its loss is not finite", "failed: RuntimeError: out of luck", "without results.json"):
             assert words in printed
-        assert "cannot be read" in printed
+        assert "unreadable" in printed
         assert "linear: 2 of 2 runs not averaged" in (out / "tables" / "aNbN.md").read_text()
         assert not (out / "tables" / "unknown.csv").exists() and not (out / "tables" / "abN.csv").exists()
         runs = read_table(out, "runs")
@@ -242,8 +243,8 @@ class TestGroups:
         assert row_of(rows_of(table), "minlstm", "ours", AT_MINIMUM.title)["n"] == "2"
         assert "averages over 2 configurations" in markdown(table)
 
-    def test_places_and_seeds_are_no_configuration(self, folders):
-        runs = read_runs([folders / "minlstm0", folders / "minlstm1"], 10)
+    def test_folders_and_seeds_are_not_part_of_the_configuration(self, folders):
+        runs = read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10)
         assert runs[0].config["run_dir"] != runs[1].config["run_dir"]
         assert runs[0].config["data"]["seed"] != runs[1].config["data"]["seed"]
         assert not differences(runs)
@@ -253,14 +254,14 @@ class TestGroups:
             edit(folders / f"linear{seed}", config={"optimizer.lr": 0.5})
         assert "Rows differ in optimizer.lr: 0.5 for linear; 0.002 for minlstm." in tables_of(folders)["aNbN"].notes
 
-    def test_of_one_configuration_and_seed_the_latest_counts(self, folders):
+    def test_the_latest_of_several_runs_with_one_configuration_and_seed_is_averaged(self, folders):
         again = folders / "again"
         shutil.copytree(folders / "minlstm0", again)
-        runs = read_runs([again, folders / "minlstm0", folders / "minlstm1"], 10)
+        runs = read_run_folders([again, folders / "minlstm0", folders / "minlstm1"], 10)
         runs[0].time = runs[1].time + 60
         [group] = group_runs(runs)
         assert [run.source for run in group.runs] != [] and runs[0] in group.runs and runs[1] not in group.runs
-        assert "the same configuration and seed again" in runs[1].problem
+        assert "has the same configuration and seed" in runs[1].problem
 
 
 class TestFigures:
@@ -277,7 +278,7 @@ class TestFigures:
             (folders / "minlstm0" / "evaluations" / name / "lengths.csv").write_text(
                 f"length,loss,oracle_loss,rule_1_accuracy,grammatical_accuracy\n8,{loss},,1.0,1.0\n16,{loss},,0.5,0.5\n"
             )
-        runs = read_runs(find_runs([str(folders)]), 10)
+        runs = read_run_folders(find_runs([str(folders)]), 10)
         figures, left_out = draw_all(group_runs(runs))
         assert set(left_out) == {"prompt_lengths"}
         lines = [line for line in figures["lengths"].axes[0].lines if len(line.get_xdata()) > 1]
@@ -291,31 +292,33 @@ class TestFigures:
         assert run.curves["Dynamics/longer"][0] == [0, 2, 4]
         assert len(thinned([*range(9999)])) <= CURVE_POINTS + 1 and thinned([*range(9999)])[-1] == 9998
 
-    def test_losses_of_another_objective_leave_the_others_room(self, folders):
+    def test_losses_of_another_objective_do_not_squeeze_the_others(self, folders):
         for name, loss in {"linear0": 40.0, "linear1": 50.0}.items():
             edit(folders / name, {"test": read_results(folders / name)["test"] | {"Test/loss": loss}})
-        runs = read_runs(find_runs([str(folders)]), 10)
+        runs = read_run_folders(find_runs([str(folders)]), 10)
         axes = next(ax for ax in draw_all(group_runs(runs))[0]["loss_and_rules"].axes if "aNbN" in ax.get_title("left"))
         own = [run.results["test"]["Test/loss"] for run in runs if run.source.endswith(("minlstm0", "minlstm1"))]
         assert max(own) < axes.get_xlim()[1] < 40
         assert "linear 40 to 50" in axes.get_xlabel()
         drawn = [x for line in axes.lines for x in line.get_xdata()]
-        assert drawn.count(axes.get_xlim()[1]) == 2  # both of them, at the edge
+        assert drawn.count(axes.get_xlim()[1]) == 2  # both, at the edge
         alone = draw_all(group_runs([run for run in runs if run.model == "linear"]))[0]["loss_and_rules"]
         assert alone.axes[0].get_xlabel() == "test loss" and alone.axes[0].get_xlim()[1] >= 50
 
-    def test_bars_end_where_accuracies_do(self, folders):
+    def test_error_bars_stay_between_0_and_1(self, folders):
         for name, accuracy in {"minlstm0": 0.0, "minlstm1": 1.0}.items():
             rule = {"Test/OOD/rule_1_accuracy": accuracy}
             edit(folders / name, {"test": read_results(folders / name)["test"] | rule})
-        groups = group_runs(read_runs(find_runs([str(folders / "minlstm0"), str(folders / "minlstm1")]), 10))
+        groups = group_runs(read_run_folders(find_runs([str(folders / "minlstm0"), str(folders / "minlstm1")]), 10))
         [bar] = draw_all(groups)[0]["summary"].axes[0].containers
         [segment] = bar.lines[2][0].get_segments()
         assert [y for _, y in segment] == [0, 1]  # the standard deviation is 0.71
 
     def test_each_row_has_its_own_chance(self, folders):
         """The linear model's completions end at its window, so that fewer of them finish by chance."""
-        groups = [group for group in group_runs(read_runs(find_runs([str(folders)]), 10)) if group.grammar == "aNbN"]
+        groups = [
+            group for group in group_runs(read_run_folders(find_runs([str(folders)]), 10)) if group.grammar == "aNbN"
+        ]
         for group, level in zip(groups, (0.2, 0.8)):
             for run in group.runs:
                 run.results["chance_levels"]["OOD/rule_1_accuracy"] = level
@@ -323,19 +326,19 @@ class TestFigures:
         bands = [band.get_paths()[0].get_extents() for band in axes.collections if band.get_alpha() == 0.6]
         drawn = [(round((band.y0 + band.y1) / 2, 6), band.x0, band.x1) for band in bands]
         assert [level for level, _, _ in drawn] == [0.2, 0.8]
-        assert drawn[0][2] == pytest.approx(drawn[1][1])  # beside one another
+        assert drawn[0][2] == pytest.approx(drawn[1][1])  # side by side
 
-    def test_looks_are_apart_and_the_same_for_names_not_known(self, folders):
+    def test_looks_are_distinct_and_stable_for_unknown_names(self, folders):
         for name in ("linear0", "linear1"):
             edit(folders / name, {"model": "my_own"})
-        groups = group_runs(read_runs(find_runs([str(folders)]), 10))
+        groups = group_runs(read_run_folders(find_runs([str(folders)]), 10))
         found = looks(groups)
         assert set(found) == {"minlstm", "my_own", "mingru"}
         assert len({look.color for look in found.values()}) == len({look.marker for look in found.values()}) == 3
         assert found == looks(groups[::-1])
 
     def test_the_same_runs_make_the_same_files(self, real, whole, tmp_path):
-        figures, _ = draw_all(group_runs(read_runs(list(real.values()), 10)))
+        figures, _ = draw_all(group_runs(read_run_folders(list(real.values()), 10)))
         save(figures["summary"], tmp_path, "summary")
         for path in tmp_path.glob("summary.*"):
             assert path.read_bytes() == (whole[0] / "figures" / path.name).read_bytes()
@@ -355,7 +358,7 @@ class TestCompletions:
                 verdicts = "".join("1" if row[verdict] == "True" else "0" for verdict in packed["verdicts"])
                 assert kept[row["prompt"], row["completion"]] == verdicts
 
-    def test_the_cap_leaves_an_even_choice(self, folders):
+    def test_the_cap_keeps_rows_at_equal_distances(self, folders):
         packed = json.loads(zlib.decompress(base64.b64decode(read_run(folders / "minlstm0", 5).completions)))
         part = packed["sets"]["OOD"]
         assert len(part["rows"]) == 5 < part["different"] <= part["of"]
@@ -384,7 +387,7 @@ setTimeout(() => {
 
 
 class TestPage:
-    def test_it_needs_nothing_from_elsewhere(self, whole):
+    def test_it_loads_nothing_from_elsewhere(self, whole):
         page = (whole[0] / "report.html").read_text()
         assert not re.findall(r'(?:src|href)="(?!#|data:|figures/)[^"]*"', page.replace('href="data:,"', ""))
         assert page.count("<svg") == 5
@@ -392,7 +395,7 @@ class TestPage:
         assert len(set(ids) - {"data"}) > 10
         assert "@import" not in page and "fetch(" not in page
 
-    def test_what_runs_say_is_text(self, real):
+    def test_the_content_of_runs_is_escaped(self, real):
         run = read_run(real["minlstm0"], 10)
         run.problem = run.results["grammar"] = "</script><script>alert(1)</script>"
         page = render("A<b>", [run], [], [], {}, {}, 10)
@@ -435,7 +438,7 @@ class TestWandb:
             monkeypatch.setenv(f"WANDB_{name}", value)
         monkeypatch.setenv("HOME", str(tmp_path))
         folder = train("logger=wandb")
-        wandb.teardown()  # only then all that was logged is written
+        wandb.teardown()  # only then has wandb written all that was logged
         [offline] = (folder / "wandb").glob("offline-run-*")
         logged = read_offline(offline)
         theirs = run_from_wandb(
@@ -453,7 +456,7 @@ class TestWandb:
         assert not differences([theirs, ours])
         assert theirs.curves["Val/loss"] == (ours.curves["Val/loss"][0], pytest.approx(ours.curves["Val/loss"][1]))
         unfinished = run_from_wandb("me/project/2", logged.config, {"_step": 3}, "crashed")
-        assert unfinished.problem == "has no results in its summary: crashed"
+        assert unfinished.problem == "without results in its summary: crashed"
 
     def test_without_a_key_it_is_one_line(self, tmp_path):
         command = [sys.executable, "-m", "rule_extrapolation.report", "wandb=me/project", "out=report"]
@@ -465,8 +468,8 @@ class TestWandb:
 
 
 ERRORS = {
-    "": "runs=null: give runs=<folders> or wandb=<entity/project>",
-    "runs={runs} wandb=a/b": "give runs=<folders> or wandb=",
+    "": "runs=null: give either runs=<folders> or wandb=<entity/project>",
+    "runs={runs} wandb=a/b": "give either runs=<folders> or wandb=",
     "runs=nowhere": "runs=nowhere: there is no such folder",
     "runs={empty}": "holds no run: no folder with a config.yaml",
     "runs={broken}": "no run there says what it is of",
@@ -514,7 +517,7 @@ class TestErrors:
 
 @pytest.mark.slow
 def test_two_thousand_runs(folders, tmp_path):
-    """All are read, and the page stays of a size that opens."""
+    """All are read, and the page stays small enough to open."""
     config = (folders / "minlstm0" / "config.yaml").read_text()
     for i in range(2000):
         copy = tmp_path / "many" / str(i)

@@ -277,22 +277,22 @@ class TestRuns:
     def test_its_loss_does_not_affect_the_axes_of_other_models(self, train):
         from rule_extrapolation.reporting.comparison import group_runs
         from rule_extrapolation.reporting.plotting import loss_limit, trains_on_loss
-        from rule_extrapolation.reporting.runs import read_runs
+        from rule_extrapolation.reporting.runs import read_run_folders
 
         folders = [train(*TINY, folder="seq2seq"), train("model=lstm", "model.num_layers=1", folder="lstm")]
-        groups = group_runs(read_runs(folders, 10))
+        groups = group_runs(read_run_folders(folders, 10))
         assert {group.model: trains_on_loss(group) for group in groups} == {"lstm": True, "seq2seq": False}
         assert loss_limit({"lstm": [0.1, 0.5], "seq2seq": [9.0]}, groups) == pytest.approx(0.6)
 
     def test_the_figure_shows_the_evaluations_values(self, train, call):
         from rule_extrapolation.reporting.comparison import group_runs
         from rule_extrapolation.reporting.figures import draw_all
-        from rule_extrapolation.reporting.runs import read_runs
+        from rule_extrapolation.reporting.runs import read_run_folders
 
         folder = train(*TINY)
         call(evaluate.main, f"run={folder}", "prompt_length=5,2", "max_length_factor=0")
         call(evaluate.main, f"run={folder}", "prompt_length=3", "max_length_factor=0")  # later, but of one length
-        figures, _ = draw_all(group_runs(read_runs([folder], 10)))
+        figures, _ = draw_all(group_runs(read_run_folders([folder], 10)))
         [written] = [
             evaluation["prompt_length"]
             for path in folder.glob("evaluations/*/evaluation.json")
@@ -312,7 +312,7 @@ class TestRuns:
             assert (status, out.splitlines()[-1]) == (0, f"Attention: {file}")
             assert file.read_bytes().startswith(magic)
         for arguments, message in {
-            "attention=a.png": "attention=a.png: is of one prompt; give prompt= too",
+            "attention=a.png": "attention=a.png: is drawn for one prompt; give prompt= too",
             "prompt=a attention=a.jpg": "attention=a.jpg: must end in one of .pdf, .svg, .png",
             "prompt=a attention=no/a.png": "attention=no/a.png: there is no such folder",
         }.items():

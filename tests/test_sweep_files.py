@@ -1,4 +1,4 @@
-"""sweeps/*.yaml: what W&B's agents make of them runs here, as the agent's own run."""
+"""sweeps/*.yaml: the commands that W&B's agents make of them run here, as the agent's run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def combinations(sweep: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def overrides_of_agent(sweep: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """The command line that `wandb agent` makes of the file, but for what comes before the overrides."""
+    """The overrides of the command line that `wandb agent` makes of the file."""
     from wandb.sdk.launch.sweeps import utils
 
     command = {"args": {name: {"value": value} for name, value in values.items()}}
@@ -49,7 +49,7 @@ def overrides_of_agent(sweep: dict[str, Any], values: dict[str, Any]) -> list[st
 @pytest.mark.parametrize("name", SWEEPS)
 def test_it_is_valid_for_wandb(name):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own, of pydantic's
+        warnings.simplefilter("ignore")  # about its use of pydantic
         from sweeps.config import schema_violations_from_proposed_config
 
     assert not schema_violations_from_proposed_config(SWEEPS[name])
@@ -58,7 +58,7 @@ def test_it_is_valid_for_wandb(name):
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_its_values_can_run(name):
-    """Each value once at least, beside others in turn."""
+    """Each value at least once, combined with the others in turn."""
     parameters = SWEEPS[name]["parameters"]
     most = max(len(choices(parameter)) for parameter in parameters.values())
     sample = [{key: choices(of)[i % len(choices(of))] for key, of in parameters.items()} for i in range(most)]
@@ -73,7 +73,7 @@ def test_the_grid_is_seven_by_six_by_three():
     assert len(combinations(SWEEPS["grid"])) == 7 * 6 * 3
 
 
-# wandb leaves the agent's file open.
+# wandb does not close the agent's file.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_run_of_it_is_the_agents(name, cli, tmp_path, monkeypatch):

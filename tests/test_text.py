@@ -289,13 +289,13 @@ class TestRuns:
     def test_weights_of_another_vocabulary_are_refused(self, train, verse, tmp_path):
         first = train(f"data.path={verse}", folder="first")
         other = write(tmp_path / "other.txt", Path(verse).read_text().replace("ä", "é"))
-        with pytest.raises(ConfigError, match="its vocabulary is another"):
+        with pytest.raises(ConfigError, match="it has another vocabulary"):
             train(f"data.path={other}", f"ckpt={first}", folder="second")
 
     def test_seeds_are_not_stacked(self, verse):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", [*SHORT, f"data.path={verse}", "seeds=2", "run_dir=''"])
-        assert why_apart(cfg, assemble(cfg, device="meta")) == "a text is read by each on its own"
+        assert why_apart(cfg, assemble(cfg, device="meta")) == "each run reads the text by itself"
 
 
 class TestCommands:

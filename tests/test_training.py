@@ -1,4 +1,4 @@
-"""Loss, schedule, decoding, metrics, and runs that are interrupted and go on."""
+"""Loss, schedule, decoding, metrics, and runs that are interrupted and resumed."""
 
 import csv
 import json
@@ -71,7 +71,7 @@ class TestData:
         assert torch.cat(list(resumed)).flatten().tolist() == passes[0][4:]
         assert torch.cat(list(resumed)).flatten().tolist() == passes[1]
 
-    def test_train_val_and_test_words_are_drawn_apart(self):
+    def test_train_val_and_test_words_are_drawn_independently(self):
         data = GrammarDataModule(BaN, max_length=32, num_train=64, num_val=64, num_test=64, seed=3)
         train, val, test = data.train_dataloader().rows, data.val_dataloader().rows, data.test_dataloader().rows
         assert train.shape == val.shape == test.shape == (64, 34)
@@ -85,13 +85,13 @@ class TestData:
 
 
 def whole_prefix_decode(model, prompt, budget, pick):
-    """One prompt, the whole prefix read again for each token."""
+    """Decode one prompt, reading the whole prefix again for each token."""
     tokens = prompt.tolist()
     for _ in range(budget):
         if model.max_context is not None and len(tokens) > model.max_context:
             break
-        behind = torch.tensor([[*tokens[len(prompt) :], PAD]])  # the last one is not read
-        tokens.append(pick(model.continuation(prompt[None], behind)[0, :, -1]))
+        completion = torch.tensor([[*tokens[len(prompt) :], PAD]])  # the last token is not read
+        tokens.append(pick(model.continuation(prompt[None], completion)[0, :, -1]))
         if tokens[-1] == EOS:
             break
     return tokens
@@ -119,7 +119,7 @@ class TestDecoding:
     def test_never_exceeds_the_context(self):
         model = LinearLLM(5, max_data_length=9)
         model.bias.data[:, 3] = 1e6
-        assert Greedy(50)(model, torch.full((2, 4), SOS)).shape == (2, 11)  # ten read, the eleventh only written
+        assert Greedy(50)(model, torch.full((2, 4), SOS)).shape == (2, 11)  # ten are read, the eleventh is only written
 
     def test_empty_prompt_set(self):
         assert Greedy(5)(MinLSTM(5), torch.empty(0, 9, dtype=torch.long)).shape == (0, 9)
@@ -153,7 +153,7 @@ class TestMetrics:
         verdicts = judge_completions(grammar, torch.tensor(rows), 1 + len(prompt))
         return {key: value.tolist() for key, value in verdicts.items()}
 
-    def test_prompt_and_completion_are_judged_together_and_apart(self):
+    def test_prompt_and_completion_are_judged_together_and_separately(self):
         verdicts = self.judge("aNbN", "ba", ["$", "ab$", "ba$", "b$"])
         assert verdicts == {
             "finished": [True, True, True, True],
@@ -164,7 +164,7 @@ class TestMetrics:
             "rule_2_completion": [True, True, False, True],
         }
 
-    def test_brackets_completion_starts_behind_the_first_two_symbols(self):
+    def test_brackets_completion_starts_after_the_first_two_symbols(self):
         verdicts = self.judge("L5", ")[()", ["]$", "](]$"])
         assert verdicts["rule_1"] == [True, False]
         assert verdicts["rule_2"] == [False, False]
@@ -252,7 +252,7 @@ class TestRuns:
         ood = [row for row in rows if row["prompt_set"] == "OOD"]
         assert len(ood) == 251
         for row in ood:
-            string = row["prompt"] + row["completion"]  # "_" is PAD, of which no string is made
+            string = row["prompt"] + row["completion"]  # "_" is PAD, which is not in a string
             kept = string.count("a") == string.count("b") and "_" not in string
             assert (row["rule_1"] == "True") == kept
         share = sum(row["rule_1"] == "True" for row in ood) / len(ood)
@@ -260,7 +260,7 @@ class TestRuns:
         assert (run / "config.yaml").is_file()
         assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
 
-    def test_the_test_uses_the_best_checkpoint_and_data_of_its_own(self, train):
+    def test_the_test_uses_the_best_checkpoint_and_its_own_data(self, train):
         run = train("grammar=L1", "data.num_test=32", "data.num_val=32", "trainer.max_steps=6", *TINY)
         module = assemble(config(run, "grammar=L1", *TINY)).module
         module.load_state_dict(torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"])
@@ -282,7 +282,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("stop", [6, 7])
     def test_resumed_run_has_the_same_curve(self, train, stop):
-        """Four steps an epoch, dropout, a schedule; stopped between two epochs' ends, and again elsewhere."""
+        """Four steps per epoch, dropout and a schedule; stopped within an epoch."""
         overrides = [
             "grammar=L1", "model=lstm", "model.embedding_dim=4", "model.hidden_dim=8", "model.num_layers=2",
             "model.dropout=0.5", "data.num_train=16", "data.batch_size=4", "scheduler.warmup=3",
@@ -307,7 +307,7 @@ class TestRuns:
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
     @pytest.mark.parametrize(
-        ("stage", "n", "lost"),
+        ("stage", "n", "missing"),
         [
             ("train", 3, {(2, "Train/loss")}),
             ("train", 4, {(3, "Train/loss"), (3, "Val/loss")}),
@@ -315,8 +315,8 @@ class TestRuns:
             ("validation", 8, {(3, "Val/loss")}),
         ],
     )
-    def test_an_interrupted_run_goes_on_with_the_same_curve(self, train, tmp_path, stage, n, lost):
-        """Four steps an epoch, a validation of four batches every two steps; Ctrl-C in a step, in a validation."""
+    def test_an_interrupted_run_resumes_with_the_same_curve(self, train, tmp_path, stage, n, missing):
+        """Four steps per epoch, a validation of four batches every two steps; Ctrl-C in a step or in a validation."""
         overrides = [
             "grammar=L1", "data.num_train=16", "data.num_val=16", "data.batch_size=4", "trainer.max_steps=8",
             "trainer.val_check_interval=2", *TINY,
@@ -333,8 +333,9 @@ class TestRuns:
             for run in (whole, tmp_path / "first", rest)
         ]
         both = {**losses[1], **losses[2]}
-        # The step that Ctrl-C came in is complete but not logged, nor is a validation that it was in, or that was due.
-        assert both == {key: loss for key, loss in losses[0].items() if key not in lost}
+        # The step in which Ctrl-C came is complete but not logged. A validation that was running or due is not logged
+        # either.
+        assert both == {key: loss for key, loss in losses[0].items() if key not in missing}
         assert read_results(rest)["test"] == read_results(whole)["test"]
 
     def test_a_model_that_sees_the_future_is_marked(self, train, capsys):
@@ -370,7 +371,7 @@ class TestRuns:
         resume[-1] = f"resume={loose}"
         assert "its weights are of another model" in refusal(*resume, "model.hidden_dim=9")
 
-    def test_a_run_may_go_on_where_only_decoding_differs_but_not_with_another_backend(self, train, tmp_path):
+    def test_a_run_resumes_if_only_decoding_differs_but_not_with_another_backend(self, train, tmp_path):
         xlstm = ["model=xlstm", "model.num_blocks=2", "model.embedding_dim=8", "trainer.accelerator=cpu"]
         run = train(*xlstm, "trainer.max_steps=1")
         more = [*xlstm, f"resume={run}"]
@@ -400,7 +401,7 @@ class TestRuns:
         assert results["test"]["Test/loss"] is None
 
     def test_figures_over_training_go_beyond_the_best_checkpoint(self, train):
-        """A learning rate at which the loss climbs after its least, and in the end is no number."""
+        """With this learning rate, the loss rises after its minimum and ends as nan."""
         run = train(
             "optimizer=sgd", "optimizer.lr=60", "optimizer.momentum=0.99", "model.log_space=false",
             "model.scan=sequential", "scheduler.warmup=5", "trainer.max_steps=40", "trainer.val_check_interval=1",
@@ -443,7 +444,7 @@ class TestRuns:
 
 
 def test_history_holds_no_figure_of_an_earlier_validation(train):
-    """Few prompts and one drawn token: a prompt set has finished at some validations and at later ones not."""
+    """Few prompts and one sampled token: some completions finish at one validation and none at a later one."""
     run = train(
         "grammar=L2", "grammar.test_prompt_length=3", "decoding=sample", "decoding.max_new_tokens=1", *TINY,
         "scheduler=constant", "optimizer.lr=0.05", "trainer.max_steps=30", "trainer.val_check_interval=1",

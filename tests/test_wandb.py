@@ -1,4 +1,4 @@
-"""W&B runs, real ones: offline in each case that calls for it, and whole when read back from their file."""
+"""Real W&B runs: they log offline in each case that requires it, and are complete when read back from their files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OTHERS = ("netrc", "http_proxy", "all_proxy")
 
 @pytest.fixture(autouse=True)
 def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Neither a key nor a setting of whoever runs the tests, and a session of W&B for each test."""
+    """Each test has a W&B session of its own, without the key and the settings of the user who runs the tests."""
     for name in [name for name in os.environ if name.startswith("WANDB_") or name.lower() in OTHERS]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    # What wandb_logger sets, so that it is unset again.
+    # wandb_logger sets these; monkeypatch restores them.
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.chdir(tmp_path)
@@ -41,7 +41,7 @@ def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def end_session() -> None:
-    """What wandb does at the end of a process: only then has its own process written all that was logged."""
+    """Do what wandb does at the end of a process: only then has it written all that was logged."""
     import wandb
 
     wandb.teardown()
@@ -140,7 +140,7 @@ def test_a_multirun_logs_a_whole_run_for_each_job(cli, tmp_path: Path) -> None:
             assert run.summary[f"completions/{name}"]["_type"] == "table-file"
 
 
-def test_what_goes_on_in_a_folder_goes_on_in_its_run(tmp_path: Path) -> None:
+def test_a_run_in_the_same_folder_continues_the_wandb_run(tmp_path: Path) -> None:
     first = start(tmp_path / "one", group="a sweep")
     first.log_metrics({"loss": 1.0}, step=1)
     first.close(exit_code=1)
@@ -157,9 +157,7 @@ def test_what_goes_on_in_a_folder_goes_on_in_its_run(tmp_path: Path) -> None:
     assert [column(run, "loss") for run in runs] == [[(1, 1.0)], [(2, 0.5)]]
 
 
-def test_an_agents_run_is_the_agents_whatever_was_in_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_agents_run_has_the_agents_id_also_in_a_used_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(tmp_path).close()
     end_session()
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep678")
@@ -178,7 +176,7 @@ def test_a_history_longer_than_a_block_of_the_file(tmp_path: Path) -> None:
 
 
 class Server(BaseHTTPRequestHandler):
-    """A server that starts runs as long as it has answers, and then turns every request down."""
+    """A server that starts runs while ``answers`` is true, and otherwise rejects every request."""
 
     answers = False
 
@@ -224,11 +222,11 @@ def test_online_until_the_server_is_gone(
     (folder,) = tmp_path.glob("wandb/run-*")
     assert online == f"W&B: logging to {logger.experiment.url}"
     assert [line.partition(": ")[2].partition(":")[0] for line in left_out] == ["table completions is left out"] * table
-    assert upload == f"W&B: the upload is not complete (go on with: wandb sync {folder})"
+    assert upload == f"W&B: the upload is not complete (complete it with: wandb sync {folder})"
     assert column(read_run(folder), "loss") == [(1, 1.0)]
 
 
-@pytest.mark.parametrize("case", ["refuses", "never answers", "turns us down", "malformed key"])
+@pytest.mark.parametrize("case", ["refuses", "never answers", "rejects the run", "malformed key"])
 def test_offline_with_a_key(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,7 +234,7 @@ def test_offline_with_a_key(
     monkeypatch.setattr(ours, "INIT_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        port = {"never answers": silent.getsockname()[1], "turns us down": server.server_port}.get(case, 1)
+        port = {"never answers": silent.getsockname()[1], "rejects the run": server.server_port}.get(case, 1)
         url = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("WANDB_BASE_URL", url)
         monkeypatch.setenv("WANDB_API_KEY", "short" if case == "malformed key" else KEY)
@@ -249,11 +247,11 @@ def test_offline_with_a_key(
     assert not more
     assert line.startswith(
         {
-            "turns us down": f"W&B: {url} fails: ",
+            "rejects the run": f"W&B: {url} fails: ",
             "malformed key": "W&B: WANDB_API_KEY invalid: ",
         }.get(case, f"W&B: {url} is unreachable, ")
     )
-    (folder,) = tmp_path.glob("wandb/*run-*-*")  # nothing is left of the attempt to go online
+    (folder,) = tmp_path.glob("wandb/*run-*-*")  # the attempt to log online leaves no folder
     assert line.endswith(f", logging offline (upload with: wandb sync {folder})")
     assert column(read(tmp_path, logger), "loss") == [(1, 1.0)]
 
@@ -277,7 +275,7 @@ def test_wandb_mode(
         assert read(tmp_path, logger).summary["accuracy"] == 1.0
 
 
-def test_a_setting_that_wandb_does_not_take(tmp_path: Path) -> None:
+def test_a_setting_that_wandb_rejects(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Invalid project name 'a/b'") as error:
         ours.wandb_logger(str(tmp_path), "a run", CONFIG, project="a/b", offline=True)
     assert "\n" not in str(error.value)
@@ -286,7 +284,7 @@ def test_a_setting_that_wandb_does_not_take(tmp_path: Path) -> None:
 def test_without_wandb_only_this_logger_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "wandb", None)
-        module = runpy.run_path(ours.__file__)  # nothing but the call needs wandb
+        module = runpy.run_path(ours.__file__)  # only the call needs wandb
         with pytest.raises(ConfigError) as error:
             module["wandb_logger"]("out", "a run", {}, "grammars")
     assert str(error.value) == "logger=wandb: needs the package: pip install wandb; or use logger=csv"

@@ -13,7 +13,7 @@ from rule_extrapolation.core.errors import ConfigError, check_positive
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rule_extrapolation.reporting.runs import Run
+    from rule_extrapolation.reporting.runs import RunRecord
     from rule_extrapolation.reporting.tables import LanguageTable
     from rule_extrapolation.reporting.text_tables import TextTable
 
@@ -71,7 +71,7 @@ def report(arguments: Arguments) -> None:
     groups = group_runs(runs, by, arguments.mix)
     if not groups:
         raise ConfigError("runs", ",".join(arguments.runs or [str(arguments.wandb)]), "no run there says what it is of")
-    of_texts = [group for group in groups if any(run.text for run in group.runs + group.lost)]
+    of_texts = [group for group in groups if any(run.text for run in group.runs + group.excluded)]
     groups = [group for group in groups if group not in of_texts]
     tables, texts = language_tables(groups, by), text_tables(of_texts, by)
     with Console(stderr=True).status("Drawing"):
@@ -85,11 +85,11 @@ def report(arguments: Arguments) -> None:
     print_end(console, runs, left_out, Path(arguments.out), names, list(figures))
 
 
-def read(arguments: Arguments, console: Console) -> list[Run]:
+def read(arguments: Arguments, console: Console) -> list[RunRecord]:
     """The runs, with a progress bar where there is a terminal."""
     from rich.progress import MofNCompleteColumn, Progress
 
-    from rule_extrapolation.reporting.runs import find_runs, read_runs
+    from rule_extrapolation.reporting.runs import find_runs, read_run_folders
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -101,17 +101,18 @@ def read(arguments: Arguments, console: Console) -> list[Run]:
         task = progress.add_task("Looking for runs", total=None)
         folders = find_runs(arguments.runs or [])
         progress.update(task, description="Reading runs", total=len(folders))
-        return read_runs(folders, arguments.completions, lambda: progress.advance(task))
+        return read_run_folders(folders, arguments.completions, lambda: progress.advance(task))
 
 
 def write(
-    out: Path, runs: list[Run], tables: list[LanguageTable], text_tables: list[TextTable], figures: dict
+    out: Path, runs: list[RunRecord], tables: list[LanguageTable], texts: list[TextTable], figures: dict
 ) -> dict[str, str]:
     """Write tables and figures, in place of an earlier report's. Returns the figures' SVGs."""
-    from rule_extrapolation.reporting import tables as texts
-    from rule_extrapolation.reporting import text_tables as of_texts
+    from rule_extrapolation.reporting import tables as language_tables
+    from rule_extrapolation.reporting import text_tables
     from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
     from rule_extrapolation.reporting.runs import frame
+    from rule_extrapolation.reporting.table_files import as_csv
 
     try:
         for name in ("tables", "figures"):
@@ -121,19 +122,14 @@ def write(
     earlier = [out / "figures" / f"{name}.{format}" for name in KINDS for format in FORMATS]
     for path in [*earlier, *(path for format in TABLE_FORMATS for path in (out / "tables").glob(f"*.{format}"))]:
         path.unlink(missing_ok=True)
-    contents = {}
-    for table in tables:
-        rows = texts.csv_rows(table)
-        contents[table.grammar] = {"md": texts.markdown(table), "tex": texts.latex(table), "csv": texts.as_csv(rows)}
-    for table in text_tables:
-        csv = of_texts.csv_text(table)
-        contents[table.grammar] = {"md": of_texts.markdown(table), "tex": of_texts.latex(table), "csv": csv}
+    contents = {table.grammar: language_tables.files(table) for table in tables}
+    contents |= {table.grammar: text_tables.files(table) for table in texts}
     for name, by_format in contents.items():
         for format, content in by_format.items():
             (out / "tables" / f"{name}.{format}").write_text(content)
-    every_row = [row for table in tables for row in texts.csv_rows(table)]
+    every_row = [row for table in tables for row in language_tables.csv_rows(table)]
     if every_row:
-        (out / "tables" / "all.csv").write_text(texts.as_csv(every_row))
+        (out / "tables" / "all.csv").write_text(as_csv(every_row))
     frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
     for name, figure in figures.items():
         save(figure, out / "figures", name)
@@ -147,7 +143,7 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
     from rich.table import Table
 
     from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
-    from rule_extrapolation.reporting.tables import OF_FINISHED, means
+    from rule_extrapolation.reporting.tables import OF_FINISHED
 
     for table in tables:
         caption = f"means {AT_MINIMUM.title}, over all completions"
@@ -159,9 +155,9 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
         references = [row for row in table.rows if row.source in ("chance", "optimal")]
         references = [row for row in references if row.protocol != OF_FINISHED]
         for i, row in enumerate(ours):
-            shown.add_row(*map(escape, means(row)), end_section=i == len(ours) - 1)
+            shown.add_row(*map(escape, row.mean_strings()), end_section=i == len(ours) - 1)
         for row in references:
-            shown.add_row(*map(escape, means(row)), style="dim")
+            shown.add_row(*map(escape, row.mean_strings()), style="dim")
         console.print(shown)
 
 
@@ -177,13 +173,13 @@ def print_text_tables(console: Console, tables: list[TextTable]) -> None:
         for title in HEADER:
             shown.add_column(title, justify="left" if title == HEADER[0] else "right")
         for row in table.rows:
-            shown.add_row(*map(escape, row.texts()), style="dim" if row.n is None else None)
+            shown.add_row(*map(escape, row.strings()), style="dim" if row.n is None else None)
         console.print(shown)
 
 
 def print_end(
     console: Console,
-    runs: list[Run],
+    runs: list[RunRecord],
     left_out: dict[str, str],
     out: Path,
     tables: list[str],
@@ -195,12 +191,12 @@ def print_end(
 
     options = {"soft_wrap": True, "highlight": False, "markup": False}
     console.print(count_in_words(runs), **options)
-    lost = [run for run in runs if run.problem is not None]
-    for run in lost[:10]:
+    excluded = [run for run in runs if run.problem is not None]
+    for run in excluded[:10]:
         console.print(f"not averaged: {run.source}: {run.problem}", style="yellow", **options)
-    if len(lost) > 10:
+    if len(excluded) > 10:
         console.print(
-            f"not averaged: {len(lost) - 10} more, see the page or tables/runs.csv", style="yellow", **options
+            f"not averaged: {len(excluded) - 10} more, see the page or tables/runs.csv", style="yellow", **options
         )
     for name, reason in left_out.items():
         console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)

@@ -176,7 +176,7 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
     (folder / "results.json").unlink(missing_ok=True)
     (folder / "completions.csv").unlink(missing_ok=True)
     if checkpoint == last_checkpoint(folder):
-        metrics_file.cut(folder / "metrics.csv", None if has_ended(cfg, checkpoint) else logged_rows(checkpoint))
+        metrics_file.truncate(folder / "metrics.csv", None if has_ended(cfg, checkpoint) else logged_rows(checkpoint))
     else:
         (folder / "metrics.csv").unlink(missing_ok=True)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The registry of languages. A new language is a file in this folder and a line in BUILT_IN.
+"""The registry of languages. A new language is a file in this folder and a line in LANGUAGES.
 
 This module does not import torch, so that listing names and checking a command line stay fast.
 """
@@ -19,8 +19,7 @@ class Language(NamedTuple):
     """An entry of the registry.
 
     Args:
-        path: the module and class, relative to ``rule_extrapolation.grammars`` for our languages and absolute for those
-            of other packages.
+        path: module and class, within ``rule_extrapolation.grammars`` for the built-in languages, else absolute.
         label: a short alias of the name, such as L3.
         options: the arguments of the class beside Grammar's own, with their defaults.
     """

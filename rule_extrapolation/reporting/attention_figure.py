@@ -1,4 +1,4 @@
-"""What a completion attends to in its prompt."""
+"""A figure of what a completion attends to in its prompt."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from matplotlib.figure import Figure
 
 from rule_extrapolation.reporting.plotting import WIDTH
 
-INCH_A_TOKEN = 0.17
+INCHES_PER_TOKEN = 0.17
 
 
 def attention(weights: Sequence[Sequence[float]], prompt: Sequence[str], completion: Sequence[str]) -> Figure:
-    """The prompt's tokens from left to right, the completion's from top to bottom.
+    """Draw attention weights, with the prompt's tokens from left to right and the completion's from top to bottom.
 
     Args:
-        weights: a row for each token of the completion, a column for each of the prompt; from 0, white, to 1, black.
-        prompt, completion: tokens as they are written.
+        weights: a row for each token of the completion and a column for each token of the prompt, from 0 to 1.
+        prompt, completion: the tokens' labels.
     """
-    width = min(WIDTH, 1.5 + INCH_A_TOKEN * len(prompt))
-    figure = Figure(figsize=(width, 0.8 + INCH_A_TOKEN * len(completion)), layout="constrained")
+    width = min(WIDTH, 1.5 + INCHES_PER_TOKEN * len(prompt))
+    figure = Figure(figsize=(width, 0.8 + INCHES_PER_TOKEN * len(completion)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(np.asarray(weights), cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axes.set_xticks(range(len(prompt)), prompt)

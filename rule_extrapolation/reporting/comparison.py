@@ -1,4 +1,4 @@
-"""Which runs are averaged: those of one language, one architecture and one configuration, that have finished."""
+"""Group runs into the rows of tables: finished runs of one language, architecture and configuration are averaged."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from rule_extrapolation.core.errors import ConfigError, one_of
+from rule_extrapolation.core.errors import ConfigError, as_written, one_of
 from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.measures import Measure, Protocol
-from rule_extrapolation.reporting.runs import ALIKE, UNKNOWN, Run
+from rule_extrapolation.reporting.runs import AVERAGED_OVER, UNKNOWN, RunRecord
 
 ARCHITECTURES = (
     "transformer",
@@ -27,21 +26,22 @@ ARCHITECTURES = (
     "ngram",
 )
 ABSENT = "absent"
-"""What a key is that a configuration has not got."""
+"""The value of a key that a configuration does not have."""
 
 
 @dataclass
 class Group:
-    """The finished runs of one row, and those that should be in it."""
+    """The runs of one row."""
 
     grammar: str
     model: str
     variant: str
-    """What sets it apart from the model's other rows: "optimizer.lr=0.001"; empty where it has one row."""
-    runs: list[Run] = field(default_factory=list)
-    lost: list[Run] = field(default_factory=list)
-    """Not averaged: unfinished, failed or diverged, or run again since."""
+    """The settings that tell the row from the model's other rows, such as "optimizer.lr=0.001"; empty if it has one."""
+    runs: list[RunRecord] = field(default_factory=list)
+    excluded: list[RunRecord] = field(default_factory=list)
+    """Runs that are not averaged: unfinished, failed or diverged ones, and those that a later run replaces."""
     configurations: int = 1
+    """How many configurations the runs have."""
 
     @property
     def name(self) -> str:
@@ -49,12 +49,12 @@ class Group:
 
     @property
     def baseline(self) -> bool:
-        """Whether its model says that it is one."""
-        return any(run.results.get("baseline") for run in self.runs + self.lost)
+        """Whether the model is a baseline."""
+        return any(run.results.get("baseline") for run in self.runs + self.excluded)
 
     @property
     def title(self) -> str:
-        """Its name, with what a table must say beside it."""
+        """The name with the remarks that a table must make on it."""
         remarks = "; ".join(filter(None, ["baseline" if self.baseline else None, self.caveat]))
         return f"{self.name} ({remarks})" if remarks else self.name
 
@@ -65,7 +65,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure over runs. ``missing`` says why there is none."""
+    """A figure over n runs, or the reason why it is missing."""
 
     mean: float | None = None
     std: float | None = None
@@ -73,8 +73,11 @@ class Cell:
     missing: str | None = None
 
 
-def average(runs: list[Run], protocol: Protocol, measure: Measure) -> Cell:
-    """Mean, sample standard deviation (None for one run) and number of the runs that have the figure."""
+def average(runs: list[RunRecord], protocol: Protocol, measure: Measure) -> Cell:
+    """Mean, sample standard deviation (None for one run) and number of the runs that have the figure.
+
+    If no run has it, the cell names the most frequent reason.
+    """
     values = [protocol.value(run.results, measure) for run in runs]
     known = [value for value in values if value is not None]
     if not known:
@@ -83,14 +86,14 @@ def average(runs: list[Run], protocol: Protocol, measure: Measure) -> Cell:
     return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
 
-def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> list[Group]:
-    """The rows, languages and architectures in their usual order.
+def group_runs(runs: list[RunRecord], by: Iterable[str] = (), mix: bool = False) -> list[Group]:
+    """Group runs into rows, with languages and architectures in their usual order.
 
-    Of runs that have the configuration and the seed in common the latest counts.
+    Of several runs with the same configuration and seed, only the latest is averaged.
 
     Args:
-        by: keys of the configuration that rows differ in.
-        mix: average over configurations that differ otherwise.
+        by: keys of the configuration, such as optimizer.lr; each of their values gets a row.
+        mix: average over configurations that differ in other keys.
 
     Raises:
         ConfigError: configurations differ in other keys, or no configuration has a key of ``by``.
@@ -98,24 +101,22 @@ def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> li
     by = list(by)
     known = {key for run in runs for key in run.settings}
     for key in by:
-        if key in ALIKE:
-            raise ConfigError(
-                "by", key, "runs that differ in it are averaged; name a setting that rows are set apart by"
-            )
+        if key in AVERAGED_OVER:
+            raise ConfigError("by", key, "runs that differ in it are averaged; name a setting that distinguishes rows")
         if key not in known:
             raise ConfigError("by", key, f"no run has such a key; {one_of(key, sorted(known))}")
     groups: dict[tuple, Group] = {}
 
-    def place(run: Run) -> tuple:
+    def position(run: RunRecord) -> tuple:
         values = [run.settings.get(key, ABSENT) for key in by]
         order = [(0, value, "") if isinstance(value, int | float) else (1, 0, str(value)) for value in values]
         return rank(run.grammar, LANGUAGES), rank(run.model, ARCHITECTURES), order
 
-    for run in sorted((run for run in runs if UNKNOWN not in (run.grammar, run.model)), key=place):
+    for run in sorted((run for run in runs if UNKNOWN not in (run.grammar, run.model)), key=position):
         values = [run.settings.get(key, ABSENT) for key in by]
-        variant = ", ".join(f"{key}={written(value)}" for key, value in zip(by, values) if value is not ABSENT)
+        variant = ", ".join(f"{key}={as_written(value)}" for key, value in zip(by, values) if value is not ABSENT)
         group = groups.setdefault((run.grammar, run.model, variant), Group(run.grammar, run.model, variant))
-        (group.lost if run.problem else group.runs).append(run)
+        (group.excluded if run.problem else group.runs).append(run)
     rows = list(groups.values())
     for group in rows:
         keep_latest(group)
@@ -125,47 +126,44 @@ def group_runs(runs: list[Run], by: Iterable[str] = (), mix: bool = False) -> li
     return rows
 
 
-def rank(name: str, usual: Iterable[str]) -> tuple[int, str]:
-    order = list(usual)
+def rank(name: str, usual_order: Iterable[str]) -> tuple[int, str]:
+    """A key to sort names by: in the usual order, with unknown names after it."""
+    order = list(usual_order)
     return (order.index(name) if name in order else len(order), name)
 
 
-def written(value: Any) -> str:
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
-
-
-def configuration(run: Run) -> tuple:
+def configuration(run: RunRecord) -> tuple:
     return tuple(sorted((key, str(value)) for key, value in run.settings.items()))
 
 
 def keep_latest(group: Group) -> None:
-    latest: dict[tuple, Run] = {}
+    """Exclude the runs of a row that a later run with the same configuration and seed replaces."""
+    latest: dict[tuple, RunRecord] = {}
     for run in sorted(group.runs, key=lambda run: run.time):
         key = (configuration(run), run.seed)
         if key in latest:
-            latest[key].problem = f"the same configuration and seed again: {run.source} is later"
-            group.lost.append(latest[key])
+            latest[key].problem = f"replaced by a later run: {run.source} has the same configuration and seed"
+            group.excluded.append(latest[key])
         latest[key] = run
     group.runs = [run for run in group.runs if run.problem is None]
 
 
-def differences(runs: list[Run]) -> dict[str, Counter]:
-    """The keys that differ between the runs' configurations, with how many runs have each value."""
+def differences(runs: list[RunRecord]) -> dict[str, Counter]:
+    """The keys in which the runs' configurations differ, with the number of runs that have each value."""
     settings = [run.settings for run in runs]
     keys = dict.fromkeys(key for each in settings for key in each)
-    counts = {key: Counter(written(each.get(key, ABSENT)) for each in settings) for key in keys}
+    counts = {key: Counter(str(as_written(each.get(key, ABSENT))) for each in settings) for key in keys}
     return {key: values for key, values in counts.items() if len(values) > 1}
 
 
 def check_configurations(groups: list[Group]) -> None:
-    """Raise a ConfigError, naming keys and values, where a row holds runs of several configurations."""
+    """Raise a ConfigError, which names keys and values, if a row has runs of several configurations."""
     mixed = [group for group in groups if group.configurations > 1]
     if not mixed:
         return
-    found = differences(mixed[0].runs)
-    listed = "; ".join(f"{key} is {values_in_words(values)}" for key, values in found.items())
+    listed = "; ".join(f"{key} is {values_in_words(values)}" for key, values in differences(mixed[0].runs).items())
     keys = dict.fromkeys(key for group in mixed for key in differences(group.runs))
-    others = f" (as have those of {', '.join(names(mixed[1:]))})" if len(mixed) > 1 else ""
+    others = f" (and so have those of {', '.join(first_names(mixed[1:]))})" if len(mixed) > 1 else ""
     raise ConfigError(
         "runs",
         f"{mixed[0].name} on {mixed[0].grammar}",
@@ -174,8 +172,8 @@ def check_configurations(groups: list[Group]) -> None:
     )
 
 
-def names(groups: list[Group]) -> list[str]:
-    """The first few's; how many there are besides."""
+def first_names(groups: list[Group]) -> list[str]:
+    """The names of the first three rows, and how many more there are."""
     first = [f"{group.name} on {group.grammar}" for group in groups[:3]]
     return first if len(groups) <= 3 else [*first, f"{len(groups) - 3} more"]
 
@@ -185,16 +183,16 @@ def values_in_words(values: Counter) -> str:
 
 
 def differing_settings(groups: list[Group]) -> dict[str, dict[str, list[str]]]:
-    """What the rows of a language differ in besides the model: {key: {value: names of rows}}.
+    """The settings besides the model's in which the rows of a language differ: {key: {value: names of rows}}.
 
-    Only between rows that have the key: each optimizer and scheduler has settings of its own, and baselines that are
-    counted are trained by none.
+    Only rows that have a key are compared, since each optimizer and scheduler has its own settings. Baselines are not
+    trained, so that settings of training do not apply to them.
     """
     seen: dict[str, dict[str, list[str]]] = {}
     for group in groups:
         for run in group.runs[:1]:
             for key, value in run.settings.items():
-                of_training = run.results.get("baseline") and key.startswith(("trainer.", "optimizer.", "scheduler."))
-                if key.partition(".")[0] not in ("model", "grammar") and not of_training:
-                    seen.setdefault(key, {}).setdefault(written(value), []).append(group.name)
+                unused = run.results.get("baseline") and key.startswith(("trainer.", "optimizer.", "scheduler."))
+                if key.partition(".")[0] not in ("model", "grammar") and not unused:
+                    seen.setdefault(key, {}).setdefault(str(as_written(value)), []).append(group.name)
     return {key: values for key, values in seen.items() if len(values) > 1}

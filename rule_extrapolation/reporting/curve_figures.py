@@ -1,4 +1,4 @@
-"""Figures of curves: against steps while training, and against the length of words and prompts."""
+"""Figures of curves: against the steps of training, and against the length of words and prompts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rule_extrapolation.reporting.plotting import (
     MOST_LINES,
     WIDTH,
     accuracy_axis,
+    by_language,
     chance_handle,
     draw_chance,
     language_name,
@@ -21,7 +22,6 @@ from rule_extrapolation.reporting.plotting import (
     logarithmic,
     loss_axis,
     marked,
-    of_language,
     optima,
     optimum_handle,
     panels,
@@ -32,7 +32,7 @@ from rule_extrapolation.reporting.plotting import (
 from rule_extrapolation.reporting.style import Look, looks
 
 Curve = tuple[list[int], list[float]]
-"""Steps or lengths, which increase, and values."""
+"""Steps or lengths, in increasing order, and values."""
 MASSES = {
     "Dynamics/rules_1_and_2": ("R1 and R2", "#00204D", "-"),
     "Dynamics/rule_1_only": ("R1 only", "#31688E", "--"),
@@ -47,13 +47,14 @@ def curves_of(group: Group, name: str) -> list[Curve]:
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
-    """At the steps that any of them has, between the last of their beginnings and the first of their ends."""
+    """The mean over the steps that all curves span, at each step that any of them has; between steps it is linear."""
     first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
     steps = sorted({step for steps, _ in curves for step in steps if first <= step <= last})
     return steps, np.mean([np.interp(steps, *curve) for curve in curves], axis=0).tolist()
 
 
 def draw_curves(axes: Axes, curves: list[Curve], dense: bool, **style: object) -> None:
+    """A thin line for each curve, and a thick one for their mean."""
     if len(curves) > 1:
         for steps, values in curves:
             axes.plot(steps, values, **{**style, "lw": 0.5, "alpha": 0.45, "marker": ""}, rasterized=dense)
@@ -62,34 +63,37 @@ def draw_curves(axes: Axes, curves: list[Curve], dense: bool, **style: object) -
 
 
 def learning_curves(groups: list[Group]) -> Figure | None:
-    """Val/loss and OOD R1 against steps, by language: a thin line for each run, a thick one for the mean."""
+    """Val/loss and OOD R1 against steps, by language."""
     names = ("Val/loss", "Val/OOD/rule_1_accuracy")
     languages = {
-        grammar: of for grammar, of in of_language(groups).items() if any(curves_of(group, names[0]) for group in of)
+        grammar: rows
+        for grammar, rows in by_language(groups).items()
+        if any(curves_of(group, names[0]) for group in rows)
     }
     if not languages:
         return None
     figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * len(languages)), layout="constrained")
     grid = figure.subplots(len(languages), 2, squeeze=False)
-    everyone, dense = looks(groups), sum(len(group.runs) for group in groups) > MOST_LINES
-    for (loss_axes, rule_axes), (grammar, of) in zip(grid, languages.items()):
-        losses = {group.name: [value for _, values in curves_of(group, names[0]) for value in values] for group in of}
-        for group in of:
-            look = everyone[group.name]
+    row_looks, dense = looks(groups), sum(len(group.runs) for group in groups) > MOST_LINES
+    for (loss_axes, rule_axes), (grammar, rows) in zip(grid, languages.items()):
+        losses = {group.name: [value for _, values in curves_of(group, names[0]) for value in values] for group in rows}
+        for group in rows:
+            look = row_looks[group.name]
             for axes, name in zip((loss_axes, rule_axes), names):
                 if curves := curves_of(group, name):
                     draw_curves(axes, curves, dense, **marked(look), ls=look.line)
-        for optimal in optima(of):
+        for optimal in optima(rows):
             loss_axes.axhline(optimal, color="black", ls="--", lw=0.8, zorder=0)
-        if past := loss_axis(loss_axes, "y", losses, of):
-            loss_axes.set_title(f"{past} \u2191", loc="right", fontsize=6)
-        draw_chance(rule_axes, of, OOD_RULE_1, AT_MINIMUM)
+        if beyond := loss_axis(loss_axes, "y", losses, rows):
+            loss_axes.set_title(f"{beyond} \u2191", loc="right", fontsize=6)
+        draw_chance(rule_axes, rows, OOD_RULE_1, AT_MINIMUM)
         loss_axes.set_ylabel("Val/loss")
         loss_axes.set_title(language_name(grammar, 60), loc="left")
         accuracy_axis(rule_axes, OOD_RULE_1.title)
         if not rule_axes.lines:
             rule_axes.set_xlim(loss_axes.get_xlim())
-            say_missing(rule_axes, sum(loss_axes.get_xlim()) / 2, AT_MINIMUM.missing(of[0].runs[0].results, OOD_RULE_1))
+            reason = AT_MINIMUM.missing(rows[0].runs[0].results, OOD_RULE_1)
+            say_missing(rule_axes, sum(loss_axes.get_xlim()) / 2, reason)
         for axes in (loss_axes, rule_axes):
             step_axis(axes)
     for axes in grid[-1]:
@@ -99,7 +103,7 @@ def learning_curves(groups: list[Group]) -> Figure | None:
 
 
 def dynamics(groups: list[Group]) -> Figure | None:
-    """The probability mass of short strings by the rules they keep, against steps: a panel for each row."""
+    """The probability mass of short strings by the rules that they keep, against steps, with a panel for each row."""
     shown = [group for group in groups if any(name in run.curves for run in group.runs for name in MASSES)]
     if not shown:
         return None
@@ -120,20 +124,20 @@ def dynamics(groups: list[Group]) -> Figure | None:
 
 
 def lengths(groups: list[Group]) -> Figure | None:
-    """Loss and rules against the length of words, from the latest evaluation of each run."""
+    """Loss and accuracies against the length of words, from the latest evaluation of each run."""
     shown = [group for group in groups if any(run.lengths for run in group.runs)]
     if not shown:
         return None
-    languages = of_language(shown)
+    languages = by_language(shown)
     columns = {"loss": "loss per symbol", "rule_1_accuracy": "R1", "grammatical_accuracy": "grammatical"}
     figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
     grid = figure.subplots(len(languages), len(columns), squeeze=False)
-    everyone = looks(groups)
-    for row, (grammar, of) in zip(grid, languages.items()):
+    row_looks = looks(groups)
+    for row, (grammar, rows) in zip(grid, languages.items()):
         for axes, (column, title) in zip(row, columns.items()):
-            for group in of:
-                draw_length_curve(axes, [run.lengths for run in group.runs], column, everyone[group.name])
-            draw_length_axis(axes, of)
+            for group in rows:
+                draw_length_curve(axes, [run.lengths for run in group.runs], column, row_looks[group.name])
+            draw_length_axis(axes, rows)
             if column == "loss":
                 axes.set_ylabel(title)
                 axes.set_title(language_name(grammar), loc="left")
@@ -147,11 +151,11 @@ def lengths(groups: list[Group]) -> Figure | None:
 
 
 def prompt_lengths(groups: list[Group]) -> Figure | None:
-    """Rules against the length of prompts, from the latest evaluation of each run that has several lengths."""
+    """Accuracies against the length of prompts, from each run's latest evaluation with several lengths."""
     shown = [group for group in groups if any(run.prompt_lengths for run in group.runs)]
     if not shown:
         return None
-    languages = of_language(shown)
+    languages = by_language(shown)
     columns = {
         "ID/rule_1_accuracy": "ID R1",
         "ID/grammatical_accuracy": "ID grammatical",
@@ -159,12 +163,12 @@ def prompt_lengths(groups: list[Group]) -> Figure | None:
     }
     figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
     grid = figure.subplots(len(languages), len(columns), squeeze=False)
-    everyone = looks(groups)
-    for row, (grammar, of) in zip(grid, languages.items()):
+    row_looks = looks(groups)
+    for row, (grammar, rows) in zip(grid, languages.items()):
         row[0].set_title(language_name(grammar), loc="left")
         for axes, (column, title) in zip(row, columns.items()):
-            for group in of:
-                draw_length_curve(axes, [run.prompt_lengths for run in group.runs], column, everyone[group.name])
+            for group in rows:
+                draw_length_curve(axes, [run.prompt_lengths for run in group.runs], column, row_looks[group.name])
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             accuracy_axis(axes, title)
     for axes in grid[-1]:
@@ -174,7 +178,11 @@ def prompt_lengths(groups: list[Group]) -> Figure | None:
 
 
 def draw_length_curve(axes: Axes, runs: list[list[dict[str, float]]], column: str, look: Look) -> None:
-    """The mean over the runs that have the column, if any: each by its rows, one for each length."""
+    """Draw the mean of a column over the runs that have it.
+
+    Args:
+        runs: each run's rows, one for each length.
+    """
     curves = [curve for rows in runs if (curve := length_curve(rows, column))[0]]
     if curves:
         axes.plot(*mean_curve(curves), **marked(look), ls=look.line, ms=3.5)

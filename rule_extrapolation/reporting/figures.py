@@ -1,4 +1,4 @@
-"""The figures: each is drawn from the rows of the tables, or left out with the reason."""
+"""The figures of a report: each is drawn from the rows of the tables, or left out with a reason."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ class Kind(NamedTuple):
     caption: str
     draw: Callable[[list[Group]], Figure | None]
     without: str
-    """Why there is none, if there is none."""
+    """Why the figure is left out, if ``draw`` returns None."""
 
 
 @contextmanager
 def styled() -> Iterator[None]:
+    """Draw within this context in the style of the report."""
     with matplotlib.rc_context(RC):
         yield
 
 
 def draw_all(groups: list[Group]) -> tuple[dict[str, Figure], dict[str, str]]:
-    """The figures by name, and for each that is left out why."""
+    """Draw all figures. Returns them by name, and the reasons for those that are left out."""
     groups = [group for group in groups if group.runs]
     figures, left_out = {}, {}
     with styled():
@@ -48,13 +49,14 @@ def draw_all(groups: list[Group]) -> tuple[dict[str, Figure], dict[str, str]]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write a figure in all FORMATS."""
     for format in FORMATS:
         save_as(figure, folder / f"{name}.{format}")
 
 
 def save_as(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the path ends in, one of FORMATS."""
-    # Without a date, the same runs make the same file.
+    """Write a figure in the format of the path's ending, one of FORMATS."""
+    # Without a date, so that the same runs give the same file.
     metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(path.suffix)
     with styled():
         figure.savefig(path, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
@@ -63,44 +65,47 @@ def save_as(figure: Figure, path: Path) -> None:
 KINDS = {
     "summary": Kind(
         "Rules on OOD prompts",
-        f"Mean and standard deviation over runs, each run a dot, {AT_MINIMUM.title}, over all completions.",
+        f"Mean and standard deviation over runs, {AT_MINIMUM.title}, over all completions. Each dot is a run.",
         summary,
         "no finished run",
     ),
     "summary_published": Kind(
-        "Rules on OOD prompts, beside the published figures",
-        f"Mean and standard deviation over runs, {OVER_TRAINING.title}, over finished completions; bars: published.",
+        "Rules on OOD prompts, ours and published",
+        f"Mean and standard deviation over runs, {OVER_TRAINING.title}, over finished completions. Each dot is a run, "
+        "each bar a published mean.",
         summary_beside_published,
         "no finished run on a language of the paper",
     ),
     "loss_and_rules": Kind(
         "Loss against R1 on OOD prompts",
-        f"Each run a mark, {AT_MINIMUM.title}.",
+        f"Each mark is a run, {AT_MINIMUM.title}.",
         loss_and_rules,
         "no finished run with OOD prompts and R1",
     ),
     "learning_curves": Kind(
         "Learning curves",
-        "Thin: single runs; thick: their mean as far as all go. OOD R1 is over all completions.",
+        "Thin lines are single runs. Thick lines are their means, over the steps that all of them have. OOD R1 is over "
+        "all completions.",
         learning_curves,
         "no finished run has a validation in its metrics.csv",
     ),
     "dynamics": Kind(
         "Training dynamics",
-        "Probability mass of all short strings by the rules that they keep. Thin: single runs; thick: their mean.",
+        "Probability mass of all short strings by the rules that they keep. Thin lines are single runs, thick lines "
+        "their means.",
         dynamics,
-        "no finished run has them; train with callbacks=dynamics",
+        "no finished run has logged them; train with callbacks=dynamics",
     ),
     "lengths": Kind(
         "Longer words",
-        "Loss in nats per symbol and EOS, and what becomes of words' first halves and one symbol more, by the words' "
-        "length; means over the runs that were evaluated.",
+        "Loss in nats per symbol and EOS, and accuracies of completions of the words' first halves plus one symbol, by "
+        "the length of the words. Means over the evaluated runs.",
         lengths,
         "no finished run has an evaluation by length; run python -m rule_extrapolation.evaluate run=<folder>",
     ),
     "prompt_lengths": Kind(
         "Longer prompts",
-        "What becomes of prompts by their length, over all completions; means over the runs that were evaluated.",
+        "Accuracies by the length of the prompts, over all completions. Means over the evaluated runs.",
         prompt_lengths,
         "no finished run has an evaluation of prompts of several lengths; run python -m rule_extrapolation.evaluate "
         "run=<folder> prompt_length=4,6,8,10",

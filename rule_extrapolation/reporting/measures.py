@@ -1,4 +1,4 @@
-"""What a table has of a run: the paper's five figures and how many completions finished, under both protocols."""
+"""The figures of the tables: the paper's five and the share of finished completions, under both protocols."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 class Measure:
     """A column of the tables.
 
-    ``key`` is what published_results.csv calls it, ``prompts`` and ``metric`` are its name's parts in results.json:
-    ``{Val,Test}/{prompts}[/finished]/{metric}_accuracy``; no prompts: the loss.
+    Args:
+        key: its name in published_results.csv.
+        prompts, metric: the parts of its name in results.json, ``{Val,Test}/{prompts}[/finished]/{metric}_accuracy``.
+            The loss has neither.
     """
 
     key: str
@@ -21,7 +23,7 @@ class Measure:
     metric: str | None = None
 
     def name(self, finished: bool = False) -> str:
-        """Such as ``OOD/finished/rule_1_accuracy``, without Val/ or Test/."""
+        """The name in results.json without Val/ or Test/, such as ``OOD/finished/rule_1_accuracy``."""
         if self.prompts is None:
             return "loss"
         path = f"{self.prompts}/finished" if finished and self.metric != "finished" else self.prompts
@@ -43,7 +45,15 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which of a run's figures are reported: a section of results.json, and whether finished completions alone."""
+    """Which of a run's figures are reported.
+
+    Args:
+        key, title: names in files and in tables.
+        meaning: the explanation below the tables.
+        section: the section of results.json with the figures.
+        prefix: the beginning of their names.
+        finished: whether accuracies are over finished completions only.
+    """
 
     key: str
     title: str
@@ -56,14 +66,14 @@ class Protocol:
         return results.get(self.section, {}).get(f"{self.prefix}/{measure.name(self.finished)}")
 
     def missing(self, results: dict[str, Any], measure: Measure) -> str:
-        """Why a run has no such figure, in a few words."""
+        """Why a run does not have the figure, in a few words."""
         figures = results.get(self.section, {})
         name = f"{self.prefix}/{measure.name(self.finished)}"
         if not figures:
             return "no validation" if self.section == "over_training" else "not tested"
         if name in figures:
             return "not finite"
-        # Every language has SOS prompts: what they have no figure of, it has no rule for.
+        # Every language has SOS prompts. If they lack a metric, the language lacks the rule.
         if measure.metric is not None and f"{self.prefix}/SOS/{measure.metric}_accuracy" not in figures:
             return f"no rule {measure.metric.split('_')[1]}" if measure.metric.startswith("rule_") else "not logged"
         if measure.prompts is not None and f"{self.prefix}/{measure.prompts}/finished_accuracy" not in figures:
@@ -74,8 +84,8 @@ class Protocol:
 AT_MINIMUM = Protocol(
     "at_minimum_validation_loss",
     "at minimum validation loss",
-    "loss on test words and accuracies over all completions, at the checkpoint of least validation loss (of the loss "
-    "that is trained on: the linear model's leaves PAD out)",
+    "test loss, and accuracies over all completions, of the checkpoint with the lowest validation loss (for the linear "
+    "model, the loss without PAD)",
     "test",
     "Test",
     finished=False,
@@ -83,8 +93,8 @@ AT_MINIMUM = Protocol(
 OVER_TRAINING = Protocol(
     "best_over_training",
     "best over training",
-    "the published protocol: the minimum of Val/loss and each accuracy's maximum over all validations, each at a step "
-    "of its own, accuracies over finished completions",
+    "the minimum of the validation loss and the maximum of each accuracy over all validations, with accuracies over "
+    "finished completions only, as published",
     "over_training",
     "Val",
     finished=True,
@@ -93,6 +103,6 @@ PROTOCOLS = (AT_MINIMUM, OVER_TRAINING)
 
 
 def unigram_figures(results: dict[str, Any]) -> tuple[float, float, float]:
-    """Loss, perplexity and bits per character of a model that knows how frequent each token is, and nothing else."""
+    """Test loss, perplexity and bits per character of the unigram model, which knows only the tokens' frequencies."""
     loss, part = results["unigram_loss"], results["text"]["parts"]["test"]
     return loss, math.exp(loss), loss / math.log(2) * part["tokens"] / part["characters"]

@@ -1,4 +1,4 @@
-"""What the figures have in common: axes, legends, the yardsticks that are drawn behind."""
+"""What the figures have in common: axes, legends, and the lines of chance and of the optimal loss."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from rule_extrapolation.reporting.tables import LABELS
 from rule_extrapolation.runs.run_folder import COMPLETIONS_ALONE
 
 WIDTH = 7.0
-"""Inches: a page's text."""
+"""The width of a page's text, in inches."""
 LEGEND_LETTERS = 125
+"""How many letters fit into one row of a legend of that width."""
 MOST_LINES = 60
-"""Single runs' lines in one figure, above which they are drawn as pixels in the PDF and SVG too."""
+"""The number of single runs' lines in a figure above which they are drawn as pixels, in the PDF and SVG too."""
 
 
-def of_language(groups: list[Group]) -> dict[str, list[Group]]:
+def by_language(groups: list[Group]) -> dict[str, list[Group]]:
     names = dict.fromkeys(group.grammar for group in groups)
     return {name: [group for group in groups if group.grammar == name] for name in names}
 
 
 def language_name(grammar: str, width: int = 40) -> str:
-    """Label and name, broken at underscores into lines of that width."""
+    """Label and name, broken at underscores into lines of at most ``width`` letters where possible."""
     lines, line = [], LABELS.get(grammar, "")
     line += " " if line else ""
     for part in grammar.split("_"):
@@ -45,7 +46,7 @@ def language_name(grammar: str, width: int = 40) -> str:
 
 
 def legend_above(figure: Figure, handles: list) -> None:
-    """In as many columns as fit, by the number of letters."""
+    """A legend above the figure, with as many columns as its letters leave room for."""
     widths = [len(handle.get_label()) + 6 for handle in handles]
     letters = int(LEGEND_LETTERS * figure.get_figwidth() / WIDTH)
     columns = len(handles) if sum(widths) <= letters else max(1, letters // max(widths))
@@ -78,6 +79,7 @@ def accuracy_axis(axes: Axes, title: str) -> None:
 
 
 def say_missing(axes: Axes, at: float, reason: str, rotation: float = 90) -> None:
+    """Write the reason for a missing figure where the figure would be."""
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     axes.text(at, 0.5, reason, rotation=rotation, ha="center", va="center", fontsize=6, color="#555555", bbox=box)
 
@@ -105,7 +107,7 @@ def optimum_handle() -> Line2D:
 
 
 def draw_chance(axes: Axes, groups: list[Group], measure: Measure, protocol: Protocol) -> None:
-    """Of all rows: they differ where the lengths of completions do."""
+    """Draw the chance level of each row. Levels differ if rows limit the length of completions differently."""
     for level in {round(level, 3) for level in chance_levels(groups, measure, protocol)}:
         axes.axhspan(level - 0.008, level + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=0)
 
@@ -115,7 +117,10 @@ def optima(groups: list[Group]) -> set[float]:
 
 
 def loss_limit(losses: dict[str, list[float]], groups: list[Group]) -> float:
-    """How far an axis of losses goes: inf, unless rows that train on another loss would leave the others little of it.
+    """The upper end of an axis of losses.
+
+    It is inf, unless rows that are trained on another objective have losses so large that the others would be squeezed
+    together.
 
     Args:
         losses: what is to be drawn, by the row's name.
@@ -127,18 +132,22 @@ def loss_limit(losses: dict[str, list[float]], groups: list[Group]) -> float:
 
 
 def trains_on_loss(group: Group) -> bool:
-    """Whether the row's objective is the loss of whole words, PAD included."""
+    """Whether the row's objective is the loss over whole words, PAD included."""
     if COMPLETIONS_ALONE in (group.caveat or ""):
         return False
-    figures = [run.results.get("at_best_validation", {}) for run in group.runs]
-    return all(of_run.get("Val/objective") == of_run.get("Val/loss") for of_run in figures)
+    validations = [run.results.get("at_best_validation", {}) for run in group.runs]
+    return all(figures.get("Val/objective") == figures.get("Val/loss") for figures in validations)
 
 
 def loss_axis(axes: Axes, direction: str, losses: dict[str, list[float]], groups: list[Group]) -> str:
-    """Scale the ``direction`` ("x" or "y") of losses, up to ``loss_limit``.
+    """Scale an axis of losses, up to ``loss_limit``.
+
+    Args:
+        direction: "x" or "y".
+        losses: what is drawn, by the row's name.
 
     Returns:
-        The rows with losses beyond that, and from where to where they go: "linear 2.1 to 4.4".
+        The rows with losses beyond the limit, and the range of these losses, such as "linear 2.1 to 4.4".
     """
     limit = loss_limit(losses, groups)
     shown = [loss for loss in (*chain(*losses.values()), *optima(groups)) if 0 < loss <= limit]
@@ -150,13 +159,14 @@ def loss_axis(axes: Axes, direction: str, losses: dict[str, list[float]], groups
     if shown and limit < math.inf:
         low = max(0.9 * min(shown), min(shown) - 0.1 * (max(shown) - min(shown)))
         getattr(axes, f"set_{direction}lim")(low, limit)
-    past = {name: [loss for loss in of_row if loss > limit] for name, of_row in losses.items()}
-    return ", ".join(f"{name} {min(of_row):.2g} to {max(of_row):.2g}" for name, of_row in past.items() if of_row)
+    beyond = {name: [loss for loss in values if loss > limit] for name, values in losses.items()}
+    return ", ".join(f"{name} {min(values):.2g} to {max(values):.2g}" for name, values in beyond.items() if values)
 
 
-def panels(figure_height: float, n: int, columns: int) -> tuple[Figure, list[Axes]]:
+def panels(height: float, n: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure with n axes, each ``height`` inches high."""
     rows = math.ceil(n / columns)
-    figure = Figure(figsize=(WIDTH, 0.5 + figure_height * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.5 + height * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for empty in axes[n:]:
         empty.set_axis_off()
@@ -164,7 +174,7 @@ def panels(figure_height: float, n: int, columns: int) -> tuple[Figure, list[Axe
 
 
 def logarithmic(set_scale: Callable, axis: Axis, low: float, high: float) -> None:
-    """A logarithmic axis with a few plainly written ticks."""
+    """Make an axis logarithmic, with a few ticks that are labelled by plain numbers."""
     set_scale("log")
     ticks = [digit * 10.0**power for power in range(-6, 4) for digit in (1, 2, 5)]
     inside = [tick for tick in ticks if low * 0.85 <= tick <= high * 1.15]

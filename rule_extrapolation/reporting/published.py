@@ -1,8 +1,8 @@
 """The published figures: Mészáros et al., NeurIPS 2024, arXiv 2409.13728.
 
 published_results.csv holds mean, standard deviation and number of runs for each language and model, computed from the
-authors' per-run files; an empty standard deviation: one run. Each figure is a run's best over training, accuracies over
-finished completions. ``paper_label`` is the paper's own label, whose L4 is our L5 and whose L5 is our L4.
+authors' per-run files. The standard deviation of a single run is empty. Each figure is a run's best over training, with
+accuracies over finished completions. ``paper_label`` is the paper's label: its L4 is our L5, and its L5 is our L4.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SOURCE = "Mészáros et al., NeurIPS 2024, arXiv 2409.13728, computed from the a
 
 @functools.cache
 def published() -> pd.DataFrame:
-    """The table, by (grammar, model)."""
+    """The table, indexed by (grammar, model)."""
     return pd.read_csv(Path(__file__).with_name("published_results.csv")).set_index(["grammar", "model"])
 
 
 def paper_label(grammar: str) -> str | None:
-    """The paper's label of a language, None where the paper has not got it.
+    """The paper's label of a language, or None if the language is not in the paper.
 
     >>> paper_label("aNbNcN")
     'L5'

@@ -1,4 +1,4 @@
-"""Read run folders, without their models: the configuration, results, curves, lengths and completions of each."""
+"""Read run folders, without their models: configuration, results, curves, evaluations and completions."""
 
 from __future__ import annotations
 
@@ -19,64 +19,70 @@ import yaml
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.reporting.measures import MEASURES, PROTOCOLS
-from rule_extrapolation.runs.identity import WITHOUT_EFFECT, without
+from rule_extrapolation.runs.identity import WITHOUT_EFFECT, flatten, without
 from rule_extrapolation.runs.run_folder import read_results
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-CURVES = ("Val/loss", "Val/OOD/rule_1_accuracy", "Dynamics/")
-"""What is read of metrics.csv: names, or beginnings of names that end in a slash."""
+CURVES = ("Val/loss", "Val/OOD/rule_1_accuracy")
+"""The columns of metrics.csv that are read, in addition to those of DYNAMICS."""
+DYNAMICS = "Dynamics/"
 CURVE_POINTS = 200
-"""Of a longer curve, every so many."""
+"""Longer curves are thinned to about this many points."""
 
 UNKNOWN = "unknown"
-"""The language or model of a run that does not say."""
+"""The language or model of a run whose files do not name it."""
 
-ALIKE = (
+AVERAGED_OVER = (
     *WITHOUT_EFFECT,
     *("seed", "seeds", "resume"),
-    *("language", "label", "architecture", "experiment"),  # W&B's, beside the configuration
+    *("language", "label", "architecture", "experiment"),  # added to the configuration on W&B
     *("callbacks.learning_rate", "callbacks.dynamics"),
     *("trainer.default_root_dir", "trainer.log_every_n_steps"),
 )
-"""Runs that differ in these keys, or below them, are of one configuration. So are those that differ in a ``seed`` or a
-``dirpath`` of any group."""
+"""Runs that differ only in these keys, or in keys below them, have the same configuration. The keys ``seed`` and
+``dirpath`` of any group do not count either."""
 
 
-@dataclass
-class Run:
-    """One run, whatever has become of it."""
+@dataclass(repr=False)
+class RunRecord:
+    """What the files of a run say, whether or not it has finished."""
 
     source: str
-    """Its folder, or its path on W&B."""
+    """The run's folder, or its path on W&B."""
     config: dict[str, Any]
     results: dict[str, Any]
     problem: str | None = None
-    """Why it is not averaged; None: it has finished."""
+    """Why the run is not averaged, or None if it has finished."""
     time: float = 0.0
-    """When it ended, in seconds since 1970."""
+    """When the run ended, in seconds since 1970."""
     curves: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
-    """By name as logged: steps that the weights have had, and values."""
+    """By logged name, the numbers of steps that the weights have had, and the values there."""
     lengths: list[dict[str, float]] = field(default_factory=list)
-    """The rows of the latest lengths.csv; empty where there is none."""
+    """The rows of the latest lengths.csv; empty if there is none."""
     prompt_lengths: list[dict[str, float]] = field(default_factory=list)
-    """``length`` and the accuracies of its prompts, such as ``ID/rule_1_accuracy``: of the latest evaluation that has
-    several lengths; empty where there is none."""
+    """For each ``length``, the accuracies on its prompts, such as ``ID/rule_1_accuracy``, of the latest evaluation with
+    several lengths; empty if there is none."""
     completions: str | None = None
-    """``pack``ed; None where there are none."""
+    """The completions as ``pack`` returns them, or None."""
+
+    def __repr__(self) -> str:
+        return (
+            f"RunRecord: {self.model} on {self.grammar}, seed {self.seed}, {self.problem or 'finished'}, {self.source}"
+        )
 
     @property
     def grammar(self) -> str:
-        """Its language, or text and level."""
+        """The language, or the text and its level."""
         name = str(self.results.get("grammar") or named(self.config, "grammar"))
         return f"{name}_{self.text['level']}" if self.text else name
 
     @property
     def text(self) -> dict[str, Any] | None:
-        """What results.json says of the text, of a run on one; its level alone where the run has not come so far."""
+        """What results.json says about the text of a run on one, or only its level if there are no results yet."""
         grammar = self.config.get("grammar")
-        is_text = isinstance(grammar, dict) and grammar.get("_target_") is None
-        level = self.config.get("data", {}).get("level") if is_text else None
+        no_language = isinstance(grammar, dict) and grammar.get("_target_") is None
+        level = self.config.get("data", {}).get("level") if no_language else None
         return self.results.get("text") or (level and {"level": level})
 
     @property
@@ -89,36 +95,27 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration that runs are averaged within, as ``group.key``."""
+        """The settings in which averaged runs must agree, with dotted keys."""
         run_dir = self.config.get("run_dir")
-        return {
-            key: value.replace(run_dir, "<run_dir>") if run_dir and isinstance(value, str) else value
-            for key, value in flatten(without(self.config, ALIKE)).items()
-            if key.rpartition(".")[2] not in ("seed", "dirpath")
-        }
+        settings = {}
+        for key, value in flatten(without(self.config, AVERAGED_OVER)).items():
+            if key.rpartition(".")[2] not in ("seed", "dirpath"):
+                value = str(value) if isinstance(value, list | dict) else value
+                settings[key] = value.replace(run_dir, "<run_dir>") if run_dir and isinstance(value, str) else value
+        return settings
 
 
 def named(config: dict[str, Any], group: str) -> str:
+    """The name of a group's choice in a configuration."""
     node = config.get(group)
     return node.get("name", UNKNOWN) if isinstance(node, dict) else UNKNOWN
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots; lists as text."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value) if isinstance(value, list | dict) else value
-    return flat
 
 
 def find_runs(places: Iterable[str]) -> list[Path]:
     """The run folders among and below the given folders, which may be globs.
 
     Raises:
-        ConfigError: a place is none, or no run is there.
+        ConfigError: a folder does not exist, or there is no run in it.
     """
     found: dict[Path, None] = {}
     for place in places:
@@ -143,14 +140,14 @@ def runs_below(folder: Path) -> list[Path]:
     return runs
 
 
-def read_run(folder: Path, most_completions: int) -> Run:
-    """Read a run folder. What cannot be read becomes the run's problem.
+def read_run(folder: Path, most_completions: int) -> RunRecord:
+    """Read a run folder. An error becomes the run's ``problem``.
 
     Args:
-        most_completions: how many of each prompt set are kept.
+        most_completions: how many distinct completions of each prompt set to keep.
     """
     source = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
-    run = Run(source, {}, {}, time=folder.stat().st_mtime)
+    run = RunRecord(source, {}, {}, time=folder.stat().st_mtime)
     try:
         if (folder / "config.yaml").is_file():
             run.config = yaml.load((folder / "config.yaml").read_bytes(), Loader) or {}
@@ -161,53 +158,61 @@ def read_run(folder: Path, most_completions: int) -> Run:
         run.lengths = read_lengths(folder)
         run.prompt_lengths = read_prompt_lengths(folder)
         run.completions = read_completions(folder / "completions.csv", most_completions)
-        run.problem = problem(run.results, "has no results.json: under way, or killed")
+        run.problem = problem(run.results, "without results.json: running, or killed")
         if run.problem is None and not run.config:
-            run.problem = "has no config.yaml"
+            run.problem = "without config.yaml"
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
-        run.problem = f"cannot be read: {' '.join(str(error).split())}"
+        run.problem = f"unreadable: {' '.join(str(error).split())}"
     return run
 
 
-def problem(results: dict[str, Any], without: str) -> str | None:
-    """Why a run is not averaged, by its results; ``without``: what it is called if it has none."""
+def problem(results: dict[str, Any], no_results: str) -> str | None:
+    """Why a run with these results is not averaged, or None if it has finished; ``no_results`` if it has none."""
     status = results.get("status")
     if status == "finished":
         return None
     reasons = {
-        None: without,
+        None: no_results,
         "diverged": "diverged: its loss is not finite",
         "failed": f"failed: {' '.join(str(results.get('error')).split())}",
     }
     return reasons.get(status, str(status))
 
 
+def is_curve(name: str) -> bool:
+    return name in CURVES or name.startswith(DYNAMICS)
+
+
+def step_offset(name: str) -> int:
+    """What to add to a logged step to get the number of steps that the weights have had.
+
+    Lightning logs a validation at the number of the last step, counted from 0; Dynamics logs the number of steps.
+    """
+    return 0 if name.startswith(DYNAMICS) else 1
+
+
 def read_curves(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     if not path.is_file() or not path.stat().st_size:
         return {}
 
-    def wanted(name: str) -> bool:
-        return name == "step" or any(name == curve or (curve[-1] == "/" and name.startswith(curve)) for curve in CURVES)
-
-    table = pd.read_csv(path, usecols=wanted)
+    table = pd.read_csv(path, usecols=lambda name: name == "step" or is_curve(name))
     curves = {}
     for name in table.columns.drop("step"):
         points = table[["step", name]].dropna()
-        # Lightning logs a validation at the number of the last step, Dynamics at how many there have been.
-        steps = points["step"].astype(int) + (not name.startswith("Dynamics/"))
+        steps = points["step"].astype(int) + step_offset(name)
         if len(points):
             curves[name] = thinned(steps.tolist()), thinned(points[name].tolist())
     return curves
 
 
 def thinned(values: list[Any]) -> list[Any]:
-    """At most about CURVE_POINTS of them, evenly, the last one included."""
+    """About CURVE_POINTS of the values at equal distances, with the last one."""
     stride = -(-len(values) // CURVE_POINTS)
     return values if stride <= 1 else [*values[:-1:stride], values[-1]]
 
 
 def read_lengths(folder: Path) -> list[dict[str, float]]:
-    """The rows of the latest evaluation that has lengths; their names say when they were made."""
+    """The rows of the latest evaluation with lengths. Evaluations are named by their time."""
     evaluations = folder / "evaluations"
     paths = sorted(evaluations.glob("*/lengths.csv")) if evaluations.is_dir() else []
     if not paths:
@@ -220,10 +225,10 @@ def read_prompt_lengths(folder: Path) -> list[dict[str, float]]:
     for path in sorted(folder.glob("evaluations/*/evaluation.json"), reverse=True):
         lengths = json.loads(path.read_text()).get("prompt_length", {})
         if len(lengths) > 1:
-            of_length = {int(length): figures["test"] for length, figures in lengths.items()}
+            figures = sorted((int(length), part["test"]) for length, part in lengths.items())
             return [
-                {"length": length, **{name.removeprefix("Test/"): value for name, value in of_length[length].items()}}
-                for length in sorted(of_length)
+                {"length": length, **{name.removeprefix("Test/"): value for name, value in test.items()}}
+                for length, test in figures
             ]
     return []
 
@@ -237,28 +242,31 @@ def read_completions(path: Path, most: int) -> str | None:
 
 
 def pack(columns: list[str], rows: list[list[str]], most: int) -> str:
-    """The rows of completions.csv for the page, compressed: of each prompt set at most ``most``, evenly over the set.
+    """Compress the rows of completions.csv for the page.
 
-    Equal ones are one, with their number. It is base64 of zlib of JSON: {"verdicts": names, "sets": {set: {"of": rows
-    in the file, "different": how many of them, "rows": [[prompt, completion, verdicts as 0s and 1s, number], ...]}}}.
+    Identical rows are merged, and at most ``most`` rows of each prompt set are kept, at equal distances in the set.
+
+    Returns:
+        base64 of zlib of the JSON {"verdicts": names, "sets": {prompt set: {"of": number of rows in the file,
+        "different": number of distinct rows, "rows": [[prompt, completion, verdicts as 0s and 1s, times], ...]}}}.
     """
     sets: dict[str, list[list[str]]] = {}
     for row in rows:
         sets.setdefault(row[0], []).append(row)
     packed = {}
-    for name, of_set in sets.items():
-        different = Counter(
-            (row[1], row[2], "".join("1" if verdict == "True" else "0" for verdict in row[3:])) for row in of_set
+    for name, members in sets.items():
+        counts = Counter(
+            (row[1], row[2], "".join("1" if verdict == "True" else "0" for verdict in row[3:])) for row in members
         )
-        folded = [[*row, number] for row, number in different.items()]
-        kept = [folded[i * len(folded) // most] for i in range(most)] if len(folded) > most else folded
-        packed[name] = {"of": len(of_set), "different": len(folded), "rows": kept}
+        distinct = [[*row, times] for row, times in counts.items()]
+        kept = [distinct[i * len(distinct) // most] for i in range(most)] if len(distinct) > most else distinct
+        packed[name] = {"of": len(members), "different": len(distinct), "rows": kept}
     text = json.dumps({"verdicts": columns[3:], "sets": packed}, separators=(",", ":"))
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
-def frame(runs: list[Run]) -> pd.DataFrame:
-    """A row for each run: what it is, what has become of it, and each figure under each protocol."""
+def frame(runs: list[RunRecord]) -> pd.DataFrame:
+    """A data frame with a row for each run: what was run, its status, and each figure under each protocol."""
     rows = []
     for run in runs:
         row = {
@@ -280,8 +288,31 @@ def frame(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def read_runs(folders: list[Path], most_completions: int, advance: Callable[[], None] = lambda: None) -> list[Run]:
-    """Read them all, calling ``advance`` behind each."""
+def read_runs(*places: str | Path, most_completions: int = 64) -> list[RunRecord]:
+    """Read all runs in and below some folders, whatever became of them, without their models.
+
+    >>> runs = read_runs("runs/sweeps/mini")  # doctest: +SKIP
+    >>> frame(runs)  # doctest: +SKIP
+
+    Args:
+        places: run folders, folders that contain them, or globs.
+        most_completions: how many distinct completions of each prompt set to keep.
+
+    Raises:
+        ConfigError: a folder does not exist, or there is no run in it.
+    """
+    return read_run_folders(find_runs(map(str, places)), most_completions)
+
+
+def read_run_folders(
+    folders: list[Path], most_completions: int, advance: Callable[[], None] = lambda: None
+) -> list[RunRecord]:
+    """Read run folders.
+
+    Args:
+        most_completions: how many distinct completions of each prompt set to keep.
+        advance: called after each folder.
+    """
     runs = []
     for folder in folders:
         runs.append(read_run(folder, most_completions))

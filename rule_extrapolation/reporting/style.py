@@ -1,6 +1,7 @@
-"""How an architecture looks: one colour and marker in all figures, told apart in print and by colour-blind readers.
+"""The colour and marker of each architecture, the same in all figures.
 
-Colours are Okabe and Ito's (2008) as far as they show on white, and grey is chance.
+They can be told apart in grey print and by colour-blind readers. Colours are those of Okabe and Ito (2008) where they
+contrast with white. Grey is chance.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Look:
 
 
 def looks(groups: list[Group]) -> dict[str, Look]:
-    """How each row looks, by its name: colour and marker by architecture, line and filling by variant."""
+    """Each row's look by its name: colour and marker depend on the architecture, line and filling on the settings."""
     unknown = sorted({group.model for group in groups} - set(KNOWN))
     base = KNOWN | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(unknown)}
     found: dict[str, Look] = {}

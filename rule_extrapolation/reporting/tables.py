@@ -1,13 +1,14 @@
-"""The paper's table of each language: ours under both protocols, the published figures, chance and the optimum."""
+"""A table for each language: our figures under both protocols, the published figures, chance and the optimal loss."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
+
+import pandas as pd
 
 from rule_extrapolation.grammars import ALIASES
 from rule_extrapolation.reporting.comparison import (
@@ -20,10 +21,15 @@ from rule_extrapolation.reporting.comparison import (
 )
 from rule_extrapolation.reporting.measures import LOSS, MEASURES, OVER_TRAINING, PROTOCOLS, Measure, Protocol
 from rule_extrapolation.reporting.published import SOURCE, paper_label, published
+from rule_extrapolation.reporting.table_files import as_csv, as_latex, as_markdown
 
 NOT_A_MEAN = "n/a"
 OF_ALL, OF_FINISHED = "over all completions", "over finished completions"
 PUBLISHED_MAX_LENGTH = 256
+REFERENCES = (
+    "chance: each token is drawn uniformly from the alphabet and EOS.",
+    "optimal: the entropy of the training distribution per target position. model=oracle gives the optimal accuracies.",
+)
 LABELS = {name: label for label, name in ALIASES.items()}
 
 
@@ -33,17 +39,35 @@ class Row:
     source: str
     """ours, published, chance or optimal."""
     protocol: str
-    """Its title; of a yardstick, which completions it is for, empty for any."""
+    """The protocol's title. For chance and optimum, which completions the row is about; empty for both protocols."""
     n: int | None
+    """Number of runs, or None for chance and the optimum."""
     cells: dict[str, Cell]
     """By the measures' keys."""
     model: str = ""
-    """The architecture's own name, without what marks it."""
+    """The architecture's name, without settings and remarks."""
 
     @property
     def figures(self) -> str:
-        """Whose figures, and under which protocol."""
+        """The source and the protocol."""
         return f"{self.source}, {self.protocol}" if self.protocol else self.source
+
+    def format_n(self) -> str:
+        return NOT_A_MEAN if self.n is None else str(self.n)
+
+    def strings(self) -> list[str]:
+        """The cells in the order of HEADER."""
+        cells = [format_cell(self.cells[measure.key], measure, self.n) for measure in MEASURES]
+        return [self.architecture, self.figures, self.format_n(), *cells]
+
+    def mean_strings(self) -> list[str]:
+        """Architecture, n and means alone."""
+        means = [format_cell(self.cells[measure.key], measure, None) for measure in MEASURES]
+        return [self.architecture, self.format_n(), *means]
+
+    def numbers(self) -> list[float | None]:
+        """The numbers in ``strings``, without the two columns of words."""
+        return [self.n, *(self.cells[measure.key].mean for measure in MEASURES)]
 
 
 @dataclass
@@ -55,8 +79,10 @@ class LanguageTable:
 
     @property
     def title(self) -> str:
-        """Such as "parentheses_and_brackets (L5; L4 in the paper)"."""
+        """The name with both labels, such as "parentheses_and_brackets (L5; L4 in the paper)"."""
         label, paper = LABELS.get(self.grammar), paper_label(self.grammar)
+        if label and label == paper:
+            return f"{self.grammar} ({label}, as in the paper)"
         labels = "; ".join(filter(None, [label, paper and f"{paper} in the paper"]))
         return f"{self.grammar} ({labels})" if labels else self.grammar
 
@@ -70,12 +96,12 @@ def language_tables(groups: list[Group], by: Iterable[str] = ()) -> list[Languag
 
 
 def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
-    """The table of the one language that the groups are of."""
+    """The table of a language from its groups."""
     grammar = groups[0].grammar
-    theirs = published().loc[grammar] if grammar in published().index else published().iloc[:0]
+    published_figures = published().loc[grammar] if grammar in published().index else published().iloc[:0]
     baselines = {group.model for group in groups if group.baseline}
     models = sorted(
-        {group.model for group in groups} | set(theirs.index),
+        {group.model for group in groups} | set(published_figures.index),
         key=lambda name: (name in baselines, rank(name, ARCHITECTURES)),
     )
     rows = []
@@ -86,26 +112,27 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
                 cells = {measure.key: average(group.runs, protocol, measure) for measure in MEASURES}
                 rows.append(Row(group.title, "ours", protocol.title, len(group.runs), cells, model))
         if not ours:
-            rows.append(Row(model, "ours", "both protocols", 0, named_cells("not run"), model))
+            rows.append(Row(model, "ours", "both protocols", 0, missing_cells("not run"), model))
         if model not in baselines:
-            rows.append(published_row(model, theirs))
+            rows.append(published_row(model, published_figures))
     averaged = [group for group in groups if group.runs]
     rows += [
-        *yardstick_rows("chance", chance_cells, averaged),
-        *yardstick_rows("optimal", optimal_cells, averaged),
+        *reference_rows("chance", chance_cells, averaged),
+        *reference_rows("optimal", optimal_cells, averaged),
     ]
     rules = next((run.results["rules"] for group in averaged for run in group.runs if run.results.get("rules")), {})
     return LanguageTable(grammar, rows, table_notes(groups, by), rules)
 
 
-def named_cells(missing: str) -> dict[str, Cell]:
-    return {measure.key: Cell(missing=missing) for measure in MEASURES}
+def missing_cells(reason: str) -> dict[str, Cell]:
+    return {measure.key: Cell(missing=reason) for measure in MEASURES}
 
 
-def published_row(model: str, theirs: Any) -> Row:
-    if model not in theirs.index:
-        return Row(model, "published", "", 0, named_cells("not published"), model)
-    line = theirs.loc[model]
+def published_row(model: str, figures: pd.DataFrame) -> Row:
+    """The published figures of a model, out of those of a language."""
+    if model not in figures.index:
+        return Row(model, "published", "", 0, missing_cells("not published"), model)
+    line = figures.loc[model]
     n = int(line["n_runs"])
     cells = {}
     for measure in MEASURES:
@@ -117,7 +144,7 @@ def published_row(model: str, theirs: Any) -> Row:
     return Row(model, "published", OVER_TRAINING.title, n, cells, model)
 
 
-# Yardsticks
+# References
 
 
 def chance_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
@@ -135,13 +162,14 @@ def chance_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
 def optimal_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
     optimal = group.runs[0].results.get("optimal_loss")
     loss = Cell(missing="not known") if optimal is None else Cell(optimal)
-    return named_cells("see oracle") | {LOSS.key: loss}
+    return missing_cells("see oracle") | {LOSS.key: loss}
 
 
-def yardstick_rows(
+def reference_rows(
     source: str, cells_of: Callable[[Group, Protocol], dict[str, Cell]], groups: list[Group]
 ) -> list[Row]:
-    """One row if it is the same for all, else one for each value, with whom it is for."""
+    """One row if the cells are the same for all groups and protocols, otherwise one for each value that names its
+    groups."""
     found: dict[tuple, tuple[dict[str, Cell], list[tuple[Group, Protocol]]]] = {}
     for protocol in PROTOCOLS:
         for group in groups:
@@ -162,9 +190,9 @@ def yardstick_rows(
 
 
 def table_notes(groups: list[Group], by: list[str]) -> list[str]:
-    notes = [f"{protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
-    if weights := [f"{weights_of(group)} {group.name}" for group in groups if group.runs]:
-        notes.append(f"Trainable weights: {', '.join(weights)}.")
+    notes = [*(f"{protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS), *REFERENCES]
+    if weights := [f"{group.name} {weights_of(group)}" for group in groups if group.runs]:
+        notes.append(f"Trainable weights: {'; '.join(weights)}.")
     notes += group_notes(groups)
     lengths = {run.settings.get("data.max_length") for group in groups for run in group.runs} - {PUBLISHED_MAX_LENGTH}
     if lengths and paper_label(groups[0].grammar):
@@ -176,25 +204,25 @@ def table_notes(groups: list[Group], by: list[str]) -> list[str]:
 
 
 def group_notes(groups: list[Group]) -> list[str]:
-    """The runs' commits, if there are several; what of each row is not averaged, and what is in spite of other
-    settings."""
+    """Notes on several commits, on runs that are not averaged, and on averages over several configurations."""
     notes = []
     commits = {run.results.get("commit") for group in groups for run in group.runs} - {None}
     if len(commits) > 1:
-        notes.append(f"Runs of {len(commits)} commits: {', '.join(sorted(commit[:8] for commit in commits))}.")
+        listed = ", ".join(sorted(commit[:8] for commit in commits))
+        notes.append(f"The runs are of {len(commits)} commits: {listed}.")
     for group in groups:
-        if group.lost:
-            whole = len(group.lost) + len(group.runs)
-            reasons = Counter(run.problem.partition(":")[0] for run in group.lost)
+        if group.excluded:
+            total = len(group.excluded) + len(group.runs)
+            reasons = Counter(run.problem.partition(":")[0] for run in group.excluded)
             listed = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-            notes.append(f"{group.name}: {len(group.lost)} of {whole} runs not averaged: {listed}.")
+            notes.append(f"{group.name}: {len(group.excluded)} of {total} runs not averaged: {listed}.")
         if group.configurations > 1:
             notes.append(f"{group.name}: averages over {group.configurations} configurations (mix=true).")
     return notes
 
 
 def difference_notes(groups: list[Group], by: list[str]) -> list[str]:
-    """What rows differ in besides the model and the keys of ``by``."""
+    """Notes on the settings besides the model's and those of ``by`` in which rows differ."""
     notes = []
     for key, values in differing_settings(groups).items():
         if key not in by:
@@ -208,94 +236,59 @@ def weights_of(group: Group) -> str:
     return " or ".join("not known" if number is None else f"{number:,}" for number in sorted(numbers, key=str))
 
 
-# As text
+# Formatting
 
 
-def text(cell: Cell, measure: Measure, n: int | None, plus_minus: str = " ± ") -> str:
+def format_cell(cell: Cell, measure: Measure, n: int | None) -> str:
+    """Such as "0.657 ± 0.162 (2 of 3)", if fewer than ``n`` runs have the figure. If ``n`` is None, the mean alone."""
     if cell.mean is None:
         return str(cell.missing)
     digits = 4 if measure is LOSS else 3
-    words = f"{cell.mean:.{digits}f}"
+    string = f"{cell.mean:.{digits}f}"
     if n is None:
-        return words
+        return string
     if cell.std is not None:
-        words += f"{plus_minus}{cell.std:.{digits}f}"
+        string += f" ± {cell.std:.{digits}f}"
     if cell.n < n:
-        words += f" ({cell.n} of {n})"
+        string += f" ({cell.n} of {n})"
     elif cell.std is None:
-        words += " (one run)"
-    return words
-
-
-def as_texts(row: Row) -> list[str]:
-    cells = [text(row.cells[measure.key], measure, row.n) for measure in MEASURES]
-    return [row.architecture, row.figures, number(row), *cells]
-
-
-def means(row: Row) -> list[str]:
-    """Architecture, n and means alone."""
-    return [row.architecture, number(row), *(text(row.cells[measure.key], measure, None) for measure in MEASURES)]
-
-
-def number(row: Row) -> str:
-    return NOT_A_MEAN if row.n is None else str(row.n)
+        string += " (one run)"
+    return string
 
 
 HEADER = ["architecture", "figures", "n", *(measure.title for measure in MEASURES)]
 
 
+def files(table: LanguageTable) -> dict[str, str]:
+    """The table's files by their ending."""
+    return {"md": markdown(table), "tex": latex(table), "csv": as_csv(csv_rows(table))}
+
+
 def markdown(table: LanguageTable) -> str:
-    lines = [f"## {table.title}", "", *rules_line(table)]
-    lines += ["| " + " | ".join(HEADER) + " |", "| --- | --- |" + " ---: |" * (len(HEADER) - 2)]
-    lines += ["| " + " | ".join(part.replace("|", "\\|") for part in as_texts(row)) + " |" for row in table.rows]
-    lines += ["", f"Mean ± standard deviation over n runs. Published: {SOURCE}.", ""]
-    lines += [f"- {note}" for note in table.notes]
-    return "\n".join(lines) + "\n"
+    remark = f"Mean ± standard deviation over n runs. Published: {SOURCE}."
+    rows = [row.strings() for row in table.rows]
+    return as_markdown(table.title, HEADER, rows, remark, table.notes, word_columns=2, subtitle=rules_line(table))
 
 
-def rules_line(table: LanguageTable) -> list[str]:
-    words = ", ".join(f"R{rule[-1]}: {meaning}" for rule, meaning in table.rules.items())
-    return [words, ""] if words else []
-
-
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-LATEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": r"$<$", ">": r"$>$"}
-
-
-def escaped(words: str) -> str:
-    return "".join(LATEX.get(character, character) for character in words)
+def rules_line(table: LanguageTable) -> str:
+    return ", ".join(f"R{rule[-1]}: {meaning}" for rule, meaning in table.rules.items())
 
 
 def latex(table: LanguageTable) -> str:
-    """A table environment, as wide as the text; needs booktabs and graphicx. Its caption explains (a) and (b)."""
+    """The table in LaTeX, with the protocols as (a) and (b), which the caption explains."""
     letters = dict(zip((protocol.title for protocol in PROTOCOLS), "ab"))
     meanings = [f"({letters[protocol.title]}) {protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
     others = table.notes[len(PROTOCOLS) :]
-    title = ". ".join([table.title, *rules_line(table)[:1], "Mean ± standard deviation over n runs."])
-    caption = [title, *meanings, *others, f"Published: {SOURCE}."]
-    lines = [
-        "% \\usepackage{booktabs,graphicx}",
-        "\\begin{table}",
-        "\\centering",
-        "\\scriptsize",
-        "\\setlength{\\tabcolsep}{3pt}",
-        f"\\caption{{{escaped(' '.join(caption))}}}",
-        f"\\label{{tab:{table.grammar}}}",
-        "\\resizebox{\\textwidth}{!}{%",
-        f"\\begin{{tabular}}{{ll{'r' * (len(HEADER) - 2)}}}",
-        "\\toprule",
-        " & ".join(escaped(title.replace("completion", "compl.")) for title in HEADER) + " \\\\",
-    ]
-    before = None
-    for row in table.rows:
-        if row.model != before:
-            lines.append("\\midrule")
-        before = row.model
-        name, figures, *cells = as_texts(row)
-        if row.protocol in letters:
-            figures = f"{row.source} ({letters[row.protocol]})"
-        lines.append(" & ".join(escaped(part) for part in (name, figures, *cells)) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}"]) + "\n"
+    words = [table.title, rules_line(table), "Mean ± standard deviation over n runs."]
+    caption = " ".join([". ".join(filter(None, words)), *meanings, *others, f"Published: {SOURCE}."])
+
+    def strings(row: Row) -> list[str]:
+        name, figures, *cells = row.strings()
+        return [name, f"{row.source} ({letters[row.protocol]})" if row.protocol in letters else figures, *cells]
+
+    blocks = (map(strings, rows) for _, rows in groupby(table.rows, lambda row: row.model))
+    header = [title.replace("completion", "compl.") for title in HEADER]
+    return as_latex(table.grammar, caption, header, blocks, word_columns=2, wide=True)
 
 
 def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
@@ -308,7 +301,7 @@ def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
             "architecture": row.architecture,
             "source": row.source,
             "protocol": row.protocol or "none",
-            "n": number(row),
+            "n": row.format_n(),
         }
         for measure in MEASURES:
             cell = row.cells[measure.key]
@@ -318,11 +311,3 @@ def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
             line[f"{measure.key}_n"] = NOT_A_MEAN if row.n is None else cell.n
         rows.append(line)
     return rows
-
-
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: the languages, and the end of a run."""
+"""Print languages, the results of runs and evaluations, and completions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHOWN_COMPLETION = 40
 
 
 def print_languages(console: Console) -> None:
-    """Label, name, level, rules, an example word and prompts of every language."""
+    """Print every language's label, name, level and rules, with an example word and prompts."""
     console.print("grammar=<name or label>", style="dim")
     for name in LANGUAGES:
         grammar = get_grammar(name, max_length=12)
@@ -51,7 +51,7 @@ def rules_in_words(grammar: Grammar) -> str:
 
 
 def describe_run(results: dict[str, Any], grammar: Grammar) -> str:
-    """One line on what is about to be trained, and one more if it could run faster."""
+    """A line on what is about to be trained, and a second one if a faster backend is not used."""
     label = f"{grammar.label}, " if grammar.label else ""
     backend = f", backend {results['backend']}" if results["backend"] else ""
     model = f"{results['model']} ({results['num_parameters']:,} parameters{backend})"
@@ -63,13 +63,13 @@ def describe_run(results: dict[str, Any], grammar: Grammar) -> str:
 def print_run(
     console: Console, grammar: Grammar, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path
 ) -> None:
-    """Accuracies by prompt set beside chance, the loss beside the optimum, some OOD completions, and the folder."""
+    """Print accuracies and chance by prompt set, test loss and optimal loss, some OOD completions, and the folder."""
     console.print(accuracy_table(grammar, results))
     test_loss, optimal = results["test"]["Test/loss"], results["optimal_loss"]
-    beside = "not known" if optimal is None else f"{optimal:.4f}"
+    optimum = "not known" if optimal is None else f"{optimal:.4f}"
     if optimal is not None and grammar.all_words() is None:
-        beside += f" (on these test words {results['optimal_loss_on_test_words']:.4f})"
-    console.print(f"Test loss {test_loss:.4f}, optimal loss {beside}", highlight=False)
+        optimum += f" (on these test words {results['optimal_loss_on_test_words']:.4f})"
+    console.print(f"Test loss {test_loss:.4f}, optimal loss {optimum}", highlight=False)
     memorised = results["memorised_loss"]
     if grammar.all_words() is None and memorised is not None:
         console.print(
@@ -80,7 +80,7 @@ def print_run(
     ood = [row for row in rows if row["prompt_set"] == "OOD"]
     if ood:
         console.print("OOD prompts | completions, and the rules that the whole keeps:")
-        # Evenly over the set: its first prompts are much alike.
+        # At equal distances in the set, since neighbouring prompts are similar.
         for row in ood[:: max(1, len(ood) // OOD_EXAMPLES)][:OOD_EXAMPLES]:
             completion = shortened(row["completion"])
             line = Text.assemble("  ", (row["prompt"], "dim"), "|", (completion, "bold"), *marks(row))
@@ -89,14 +89,14 @@ def print_run(
 
 
 def print_end_of_run(console: Console, results: dict[str, Any], folder: Path) -> None:
-    """Whether it has diverged, and its folder."""
+    """Print the run's folder, after a warning if the run has diverged."""
     if results["status"] == "diverged":
         console.print("The loss is not finite, the training has diverged: a lower optimizer.lr may help.", style="red")
     console.print(f"Run folder: {seen_from_here(folder)}", soft_wrap=True, highlight=False)
 
 
 def print_seeds(console: Console, grammar: Grammar, results: list[dict[str, Any]], folder: Path) -> None:
-    """A row for each seed, and their mean and standard deviation."""
+    """Print a row for each seed, and the mean and standard deviation over seeds."""
     columns = {
         "test loss": "Test/loss",
         "perplexity": "Test/perplexity",
@@ -105,29 +105,30 @@ def print_seeds(console: Console, grammar: Grammar, results: list[dict[str, Any]
     columns |= {f"{name} {COLUMNS[key]}": f"Test/{name}/{key}_accuracy" for name, key in SEEDS_COLUMNS}
     columns = {title: key for title, key in columns.items() if key in results[0]["test"]}
     table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(grammar)))
-    lost = any(of_seed["status"] != "finished" for of_seed in results)
-    for column in ("seed", *columns, *(["status"] if lost else [])):
+    show_status = any(result["status"] != "finished" for result in results)
+    for column in ("seed", *columns, *(["status"] if show_status else [])):
         table.add_column(column, justify="right")
-    values = {title: [of_seed["test"].get(key) for of_seed in results] for title, key in columns.items()}
+    values = {title: [result["test"].get(key) for result in results] for title, key in columns.items()}
 
     def cell(title: str, value: float | None) -> str:
         is_accuracy = columns[title].endswith("_accuracy")
         return "-" if value is None else figure(value) if is_accuracy else f"{value:.4f}"
 
-    for i, of_seed in enumerate(results):
+    for i, result in enumerate(results):
         row = [cell(title, values[title][i]) for title in columns]
-        row += [of_seed["status"]] if lost else []
-        table.add_row(str(of_seed["seed"]), *row, end_section=i == len(results) - 1)
+        row += [result["status"]] if show_status else []
+        table.add_row(str(result["seed"]), *row, end_section=i == len(results) - 1)
     if len(results) > 1:
         for name, statistic in {"mean": statistics.mean, "std": statistics.stdev}.items():
-            known = {title: [value for value in of if value is not None] for title, of in values.items()}
-            row = [cell(title, statistic(of) if len(of) > 1 else None) for title, of in known.items()]
+            known = {title: [value for value in column if value is not None] for title, column in values.items()}
+            row = [cell(title, statistic(column) if len(column) > 1 else None) for title, column in known.items()]
             table.add_row(name, *row)
     console.print(table)
     console.print(f"Run folders: {seen_from_here(folder)}/seed*", soft_wrap=True, highlight=False)
 
 
 def seen_from_here(folder: Path) -> Path:
+    """The path relative to the working directory if the folder is in it."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
@@ -151,7 +152,7 @@ def accuracy_table(grammar: Grammar, results: dict[str, Any], more: str = "") ->
 
 
 def print_evaluation(console: Console, grammars: list[Grammar], results: dict[str, Any], folder: Path) -> None:
-    """The accuracies for each length of prompts, what becomes of longer words, and the folder."""
+    """Print accuracies for each length of prompts, figures for longer words, and the folder."""
     samples = results["arguments"]["samples"]
     each = f", {samples} samples each" if samples > 1 else ""
     for grammar in grammars:
@@ -161,8 +162,8 @@ def print_evaluation(console: Console, grammars: list[Grammar], results: dict[st
     if results["lengths"]:
         console.print(length_table(list(results["lengths"].values()), results))
         console.print(
-            "Loss in nats and accuracy of the next token, per symbol and EOS; oracle: the training distribution's own "
-            "loss. Then, what becomes of the words' first halves and one symbol more.",
+            "Loss in nats and accuracy of the next token are per symbol and EOS; oracle is the loss of the training "
+            "distribution. The other columns are about completions of the words' first halves plus one symbol.",
             soft_wrap=True,
         )
     for note in results["notes"]:
@@ -171,7 +172,7 @@ def print_evaluation(console: Console, grammars: list[Grammar], results: dict[st
 
 
 def print_completions(console: Console, grammar: Grammar, prompt: str, is_id: bool, rows: list[dict[str, Any]]) -> None:
-    """Whether a word could begin with the prompt, and its completions: how probable, and what the whole keeps."""
+    """Print whether a prompt is ID or OOD, and its completions with their probabilities and the rules they keep."""
     kind = "ID: a word could begin so" if is_id else "OOD: no word begins so"
     console.print(Text.assemble("prompt ", (prompt or "(empty)", "bold"), f", {kind}"), soft_wrap=True)
     console.print(
@@ -203,7 +204,7 @@ def length_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
 
 
 def figure(value: float | None) -> str:
-    # Cut, not rounded: 1.00 is for all of them.
+    # Truncated, not rounded, so that 1.00 means all.
     return "-" if value is None else f"{int(value * 100 + 1e-4) / 100:.2f}"
 
 
@@ -212,7 +213,7 @@ def shortened(text: str) -> str:
 
 
 def marks(row: dict[str, Any]) -> list[Any]:
-    """R1 and R2 with a green tick or a red cross, and whether EOS never came."""
+    """R1 and R2 with a tick or a cross, and "unfinished" if there is no EOS."""
     parts: list[Any] = [" "]
     for rule in ("rule_1", "rule_2"):
         if rule in row:

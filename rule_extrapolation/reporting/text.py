@@ -1,4 +1,4 @@
-"""What a run on a text comes to, in the terminal."""
+"""Print the results of a run on a text, and continuations of prompts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from rule_extrapolation.data.text_data import TextTask
 
 EXAMPLES = 2
-SHOWN_TOKENS = 200
-"""Characters of a completion."""
+SHOWN_CHARACTERS = 200
+"""How many characters of a completion are printed."""
 
 
 def print_text_run(
     console: Console, task: TextTask, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path
 ) -> None:
-    """Loss, perplexity and bits per character on the test part beside a unigram's, some completions, and the folder."""
+    """Print loss, perplexity and bits per character on the test part, those of the unigram model, some completions, and
+    the run folder."""
     part = results["text"]["parts"]["test"]
     caption = f"on the {part['tokens']:,} {task.vocabulary.level.unit} of the test part"
     table = Table(title=model_title(results), caption=caption)
@@ -38,7 +39,7 @@ def print_text_run(
         console.print(f"{part['unknown'] / part['tokens']:.1%} of them are <UNK>.", highlight=False)
     console.print("Stretches of the test part | completions:")
     for row in rows[:EXAMPLES]:
-        completion = row["completion"][:SHOWN_TOKENS]
+        completion = row["completion"][:SHOWN_CHARACTERS]
         line = Text.assemble((one_line(row["prompt"]), "dim"), "|", (one_line(completion), "bold"))
         console.print(line, soft_wrap=True)
     print_end_of_run(console, results, folder)
@@ -51,7 +52,7 @@ def one_line(text: str) -> str:
 def print_continuations(
     console: Console, prompt: str, unknown: list[str], likely: dict[str, float], rows: list[tuple[str, str]]
 ) -> None:
-    """What may come behind a prompt, with probabilities, and texts that go on from it, each with how it was decoded."""
+    """Print the most likely next tokens with their probabilities, and continuations with the name of their decoding."""
     if unknown:
         words = ", ".join(dict.fromkeys(map(repr, unknown)))
         console.print(Text(f"not in the vocabulary, read as <UNK>: {words}", "yellow"), soft_wrap=True)

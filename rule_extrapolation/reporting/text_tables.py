@@ -1,4 +1,4 @@
-"""A table for each text and level: perplexities by architecture, at the checkpoint of least validation loss."""
+"""A table for each text and level: perplexities by architecture, at the checkpoint with the lowest validation loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from rule_extrapolation.reporting.comparison import Group
 from rule_extrapolation.reporting.measures import unigram_figures
-from rule_extrapolation.reporting.tables import as_csv, difference_notes, escaped, group_notes
+from rule_extrapolation.reporting.table_files import as_csv, as_latex, as_markdown
+from rule_extrapolation.reporting.tables import difference_notes, group_notes
 
 MEASURES = {
     "test loss": "loss",
@@ -24,17 +25,23 @@ HEADER = ["architecture", "n", *MEASURES, "weights"]
 class TextRow:
     architecture: str
     n: int | None
-    """Runs; None: no run, a yardstick."""
+    """Number of runs, or None for the unigram model."""
     means: list[float | None]
     """In the order of MEASURES."""
     stds: list[float | None]
     weights: int | None = None
     model: str = ""
+    source: str = "ours"
 
-    def texts(self) -> list[str]:
-        cells = [as_text(mean, std) for mean, std in zip(self.means, self.stds)]
+    def strings(self) -> list[str]:
+        """The cells in the order of HEADER."""
+        cells = [format_cell(mean, std) for mean, std in zip(self.means, self.stds)]
         weights = "-" if self.weights is None else f"{self.weights:,}"
         return [self.architecture, "-" if self.n is None else str(self.n), *cells, weights]
+
+    def numbers(self) -> list[float | None]:
+        """The numbers in ``strings``, without the architecture."""
+        return [self.n, *self.means, self.weights]
 
 
 @dataclass
@@ -56,17 +63,18 @@ def text_tables(groups: list[Group], by: list[str]) -> list[TextTable]:
 
 
 def text_table(groups: list[Group], by: list[str]) -> TextTable:
-    """The table of the one text that the groups are of."""
+    """The table of a text from its groups."""
     rows = [text_row(group) for group in sorted(groups, key=lambda group: group.baseline)]
     notes = [*group_notes(groups), *difference_notes(groups, by)]
     known = [run for group in groups for run in group.runs]
     if known:
-        # Loss, perplexity and bits per character; its accuracy is not known.
-        rows.append(TextRow("unigram", None, [*unigram_figures(known[0].results), None], [None] * len(MEASURES)))
+        means = [*unigram_figures(known[0].results), None]  # without its accuracy
+        rows.append(TextRow("unigram", None, means, [None] * len(means), source="unigram"))
+        notes.append("unigram: a model that knows only the frequency of each token in the training part.")
         part = known[0].results["text"]["parts"]["test"]
         if part["unknown"]:
             share = part["unknown"] / part["tokens"]
-            notes.append(f"{share:.1%} of the test part's tokens are <UNK>, which is predicted as one token.")
+            notes.append(f"{share:.1%} of the test part's tokens are <UNK>, which is predicted like any other token.")
     return TextTable(groups[0].grammar, rows, notes)
 
 
@@ -79,31 +87,29 @@ def text_row(group: Group) -> TextRow:
     return TextRow(group.title, len(group.runs), means, stds, weights, group.model)
 
 
-def as_text(mean: float | None, std: float | None) -> str:
+def format_cell(mean: float | None, std: float | None) -> str:
     if mean is None or not math.isfinite(mean):
         return "-"
     return f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
 
 
+def files(table: TextTable) -> dict[str, str]:
+    """The table's files by their ending."""
+    return {"md": markdown(table), "tex": latex(table), "csv": as_csv(csv_rows(table))}
+
+
 def markdown(table: TextTable) -> str:
-    lines = [f"## {table.title}", "", "| " + " | ".join(HEADER) + " |", "| --- |" + " ---: |" * (len(HEADER) - 1)]
-    lines += ["| " + " | ".join(part.replace("|", "\\|") for part in row.texts()) + " |" for row in table.rows]
-    lines += ["", "Mean ± standard deviation over n runs, each at its least validation loss.", ""]
-    return "\n".join([*lines, *(f"- {note}" for note in table.notes)]) + "\n"
+    remark = "Mean ± standard deviation over n runs, each at its checkpoint with the lowest validation loss."
+    return as_markdown(table.title, HEADER, [row.strings() for row in table.rows], remark, table.notes)
 
 
 def latex(table: TextTable) -> str:
-    """A table environment; needs the package booktabs."""
     caption = " ".join([f"{table.title}: mean ± standard deviation over n runs.", *table.notes])
-    lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", f"\\caption{{{escaped(caption)}}}"]
-    lines += [f"\\begin{{tabular}}{{l{'r' * (len(HEADER) - 1)}}}", "\\toprule"]
-    lines += [" & ".join(map(escaped, HEADER)) + " \\\\", "\\midrule"]
-    lines += [" & ".join(map(escaped, row.texts())) + " \\\\" for row in table.rows]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+    return as_latex(table.grammar, caption, HEADER, [[row.strings() for row in table.rows]])
 
 
-def csv_text(table: TextTable) -> str:
-    rows: list[dict[str, Any]] = []
+def csv_rows(table: TextTable) -> list[dict[str, Any]]:
+    rows = []
     for row in table.rows:
         line: dict[str, Any] = {
             "text": table.title,
@@ -114,4 +120,4 @@ def csv_text(table: TextTable) -> str:
         for key, mean, std in zip(MEASURES.values(), row.means, row.stds):
             line |= {f"{key}_mean": mean, f"{key}_std": std}
         rows.append({key: "none" if value is None else value for key, value in line.items()})
-    return as_csv(rows)
+    return rows

@@ -1,4 +1,4 @@
-"""The same runs as W&B has them: configuration and summary are those of config.yaml and results.json."""
+"""Read runs from W&B, where configuration and summary have the content of config.yaml and results.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, Run, problem
+from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, RunRecord, is_curve, problem, step_offset
 
 
 def run_from_wandb(
@@ -18,43 +18,48 @@ def run_from_wandb(
     state: str = "finished",
     created: str | None = None,
     history: list[Mapping[str, Any]] | None = None,
-) -> Run:
-    """A run from what W&B keeps of it.
+) -> RunRecord:
+    """Make a run's record from what W&B stores.
 
     Args:
-        config, summary: as the runner has logged them: nested, the summary with the figures of the test at its top.
-        state: W&B's own word for how it ended.
-        created: when it began, in ISO 8601.
-        history: rows as logged, each with its ``trainer/global_step``.
+        source: the run's path on W&B.
+        config, summary: as logged by the runner, nested, with the test's figures at the top level of the summary.
+        state: W&B's state of the run, such as "crashed".
+        created: when the run began, in ISO 8601.
+        history: logged rows, each with its ``trainer/global_step``.
     """
     results = {key: value for key, value in plain(summary).items() if not key.startswith("_")}
     results["test"] = {key: value for key, value in results.items() if key.startswith("Test/")}
-    run = Run(source, plain(config), results)
-    run.problem = problem(results, f"has no results in its summary: {state}")
+    run = RunRecord(source, plain(config), results)
+    run.problem = problem(results, f"without results in its summary: {state}")
     if created:
         run.time = datetime.fromisoformat(created.replace("Z", "+00:00")).timestamp()
     for row in history or []:
         for name, value in row.items():
-            if any(name == curve or (curve[-1] == "/" and name.startswith(curve)) for curve in CURVES):
+            if is_curve(name):
                 steps, values = run.curves.setdefault(name, ([], []))
                 if isinstance(value, int | float):
-                    steps.append(int(row["trainer/global_step"]) + (not name.startswith("Dynamics/")))
+                    steps.append(int(row["trainer/global_step"]) + step_offset(name))
                     values.append(value)
     return run
 
 
 def plain(mapping: Any) -> Any:
-    """Nested mappings as dicts, without W&B's own keys."""
+    """Nested mappings as dicts, without the keys that W&B adds."""
     if not isinstance(mapping, Mapping):
         return mapping
     return {str(key): plain(value) for key, value in mapping.items() if key != "_wandb"}
 
 
-def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[Run]:
-    """All runs of entity/project.
+def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[RunRecord]:
+    """Read all runs of a project.
+
+    Args:
+        path: entity/project.
+        advance: called after each run.
 
     Raises:
-        ConfigError: there is no key, no network or no such project.
+        ConfigError: there is no API key, no network, no such project or no run in it.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
@@ -65,13 +70,13 @@ def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[Ru
         for found in api.runs(path):
             history = [
                 row
-                for name in ("Val/loss", "Val/OOD/rule_1_accuracy")
+                for name in CURVES
                 for row in found.history(samples=CURVE_POINTS, keys=[name, "trainer/global_step"], pandas=False)
             ]
             about = (found.config, found.summary_metrics, found.state, found.created_at)
             runs.append(run_from_wandb("/".join(found.path), *about, history))
             advance()
-    except Exception as error:  # wandb raises errors of many kinds, and those of requests
+    except Exception as error:  # wandb raises many kinds of errors, also those of requests
         raise ConfigError("wandb", path, f"cannot be read: {' '.join(str(error).split()) or repr(error)}") from error
     if not runs:
         raise ConfigError("wandb", path, "holds no run")

@@ -1,4 +1,4 @@
-"""What a run leaves behind: results.json and completions.csv, beside the configuration, metrics.csv and checkpoints."""
+"""A run folder's results.json and completions.csv."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:  # the report reads run folders without torch
     from rule_extrapolation.models.language_model import LanguageModel
 
 COMPLETIONS_ALONE = "loss of completions alone"
-"""The caveat of runs whose loss is another than that of words, prompt and PAD included."""
+"""The caveat of runs whose loss is over completions only, not over whole words and PAD."""
 PACKAGES = ("torch", "numba", "lightning", "hydra-core", "xlstm", "mamba-ssm")
 
 
 def header(cfg: DictConfig, task: Task, model: LanguageModel, caveat: str | None) -> dict[str, Any]:
-    """What results.json says of a run whatever becomes of it."""
+    """The part of results.json that is known when a run starts."""
     return {
         "status": "running",
         **task.about(),
@@ -53,7 +53,7 @@ def header(cfg: DictConfig, task: Task, model: LanguageModel, caveat: str | None
 
 
 def installed(package: str) -> str | None:
-    """Its version, or None where it is not installed."""
+    """The package's version, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -61,7 +61,7 @@ def installed(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with ``-dirty`` where files differ from it; None outside a checkout."""
+    """The checkout's commit, with ``-dirty`` if files differ from it; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -70,12 +70,12 @@ def commit() -> str | None:
 
 
 def write_results(folder: Path, results: dict[str, Any], name: str = "results.json") -> None:
-    """Write results.json. Numbers that are not finite, which JSON has not, become null."""
+    """Write results.json. Numbers that are not finite become null, since JSON has none."""
     replace_text(folder / name, json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that it is never there in part, whenever the process is killed."""
+    """Write a file atomically: it is never incomplete, even if the process is killed."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, newline="")
     os.replace(temporary, path)
@@ -101,13 +101,14 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def finite(value: Any) -> Any:
+    """Nested values with None for numbers that are not finite."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A CSV file of at least one row, all with the same keys."""
+    """Write a CSV file of at least one row, all with the same keys."""
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

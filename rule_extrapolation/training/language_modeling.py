@@ -21,22 +21,23 @@ from rule_extrapolation.training.shard import Shard
 
 
 class LanguageModeling(LightningModule, ABC):
-    """Trains a model to predict the next token; what is common to all that it may be trained on.
+    """Train a model to predict the next token: the base of training on words, on completions and on texts.
 
-    A subclass says what a batch's losses are and what is logged, and how a run is tested and shown. Where several
-    processes train the module, each gets the same batches and takes its own rows of them.
+    A subclass computes the losses of a batch, and says what is logged and how a run is tested. If several processes
+    train the module, each of them gets the same batches and takes its own rows of them.
 
     Args:
-        task: what it is trained on, a Grammar or a TextTask.
-        optimizer: makes the optimizer from parameters.
-        scheduler: makes Lightning's scheduler configuration from the optimizer.
+        model: the model to train.
+        task: what the model is trained on, a Grammar or a TextTask.
+        optimizer: builds the optimizer from the model's parameters.
+        scheduler: builds Lightning's scheduler configuration from the optimizer.
         decoder: completes the prompts.
     """
 
     ood: Any = None
-    """Training on OOD prompts besides, if any."""
+    """The loss on OOD prompts that is added to the objective, or None."""
     not_stackable_reason: ClassVar[str | None] = None
-    """What keeps several seeds from being trained as one, if anything."""
+    """Why several seeds cannot be trained as one stack, or None if they can."""
 
     def __init__(
         self,
@@ -50,36 +51,36 @@ class LanguageModeling(LightningModule, ABC):
         self.model, self.task, self.decoder = model, task, decoder
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.completions: dict[str, Tensor] = {}
-        """The test prompts' completions, by prompt set."""
+        """The completions of the test prompts, by prompt set."""
         self.prompt_accuracies: dict[str, float] = {}
-        """The logged accuracies of the last time that the prompts were completed."""
+        """The accuracies logged when the prompts were last completed."""
         self.rng_state: Tensor | None = None
 
-    # What a run reads of it
+    # What the experiment calls
 
     @abstractmethod
     def validation_names(self) -> list[str]:
-        """What a callback may monitor: everything that a validation can log."""
+        """The names that a validation can log, which callbacks may monitor."""
 
     def reference_losses(self) -> dict[str, Any]:
-        """What the figures of a run are held against, besides what the data has; no training is needed for it."""
+        """Figures to compare a run's results with, in addition to those of its data. They need no training."""
         return {}
 
     @abstractmethod
     def completion_rows(self) -> list[dict[str, Any]]:
-        """A row of completions.csv for each of the test prompts' completions."""
+        """The rows of completions.csv, one for each completion of a test prompt."""
 
     def save_task(self, folder: Path) -> None:
-        """Keep in the run's folder what its model cannot be used without, besides the configuration."""
+        """Save to the run's folder what its model cannot be used without, in addition to the configuration."""
 
     def check_checkpoint(self, key: str, checkpoint: dict[str, Any]) -> None:
-        """Raise a ConfigError, with ``key`` for its field, for a checkpoint of another task whose weights would fit."""
+        """Raise a ConfigError for ``key`` if the checkpoint is of another task, although its weights would fit."""
 
-    # What Lightning reads of it
+    # Lightning's hooks
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes each hook's name here, some fifty times a step, and nn.Module would search weights and buffers
-        # for each.
+        # Lightning stores the name of each hook that it calls, some fifty times a step, and nn.Module would search its
+        # parameters and buffers each time.
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
@@ -87,11 +88,12 @@ class LanguageModeling(LightningModule, ABC):
 
     @property
     def caveat(self) -> str | None:
-        """What a table must say beside the figures, if anything."""
+        """What a table must say beside the run's figures, or None."""
         return self.model.caveat
 
     @property
     def shard(self) -> Shard:
+        """This process's share of a batch's rows."""
         return Shard() if self._trainer is None else Shard(self.trainer.global_rank, self.trainer.world_size)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class LanguageModeling(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
     def complete(self, prompts: Tensor) -> Tensor:
-        """(B, P) prompts -> (B, P + new) in every process, though each completes only its own."""
+        """(B, P) prompts -> (B, P + new) completions. Each process completes its own rows, and all get the whole."""
         shard = self.shard
         if shard.size == 1 or not len(prompts):
             return self.decoder(self.model, prompts)
@@ -109,8 +111,8 @@ class LanguageModeling(LightningModule, ABC):
         padded = F.pad(own, (0, width - own.shape[1], 0, height - len(own)), value=PAD)
         return shard.gather(padded).transpose(0, 1).flatten(0, 1)[: len(prompts)]
 
-    # Dropout draws from torch's global generator, in each process another stream: a resumed run goes on with the states
-    # that it had.
+    # Dropout draws from torch's global generator, which has a different state in each process. A checkpoint holds all
+    # states, so that a resumed run draws the same numbers.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = torch.get_rng_state()
@@ -123,25 +125,26 @@ class LanguageModeling(LightningModule, ABC):
         rank = self.shard.rank
         states = () if self.rng_state is None else torch.atleast_2d(self.rng_state.cpu())
         if rank < len(states):
-            torch.set_rng_state(states[rank].clone())  # torch reads a row of it from the start of all
+            torch.set_rng_state(states[rank].clone())  # torch ignores a view's offset into its storage
         elif rank:
             torch.manual_seed(generator(torch.initial_seed(), rank).initial_seed())
 
 
 def logs_this_step(trainer: Trainer) -> bool:
-    """Whether the training step under way is one that is logged.
+    """Whether the current training step is logged.
 
-    Lightning leaves the others out itself, but only after most of the work of logging them, which costs a small model
-    as much as its step.
+    Lightning skips the other steps too, but only after most of the work of logging, which takes as long as a small
+    model's step itself.
     """
     every = trainer.log_every_n_steps
     return every > 0 and ((trainer.global_step + 1) % every == 0 or trainer.should_stop)
 
 
 def end_of_training(trainer: Trainer, epoch: int) -> dict[str, Any]:
-    """The state of Lightning's fit loop as it is when a training ends within an epoch, or with it.
+    """The state of Lightning's fit loop at the end of training.
 
-    Lightning counts the epoch that a run stops in as complete, and a step back while it validates.
+    Lightning counts the epoch in which a run stops as complete, and its count of steps is one behind during a
+    validation.
     """
     progress = deepcopy(trainer.fit_loop.state_dict())
     progress["epoch_progress"]["current"]["completed"] = epoch + 1

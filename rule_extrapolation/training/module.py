@@ -18,16 +18,23 @@ from rule_extrapolation.training.ood import OODTraining
 
 
 class RuleExtrapolation(LanguageModeling):
-    """Trains a model on words of a grammar, and measures which rules its completions of prompts keep.
+    """Train a model on words of a grammar, and measure which rules its completions of prompts keep.
 
-    Logs Train/loss and Train/loss_ignore_pad, and Train/ood_loss where OOD prompts are trained on; and for validation
-    (Val/) and test (Test/): ``loss`` (cross-entropy over all target positions, PAD included), ``loss_ignore_pad``,
-    ``objective`` (whichever of the two the model trains on), ``accuracy`` (of the next token, PAD targets left out),
-    ``kl`` (loss - optimal loss, where that is known), and the accuracies of ``metrics.accuracies`` for the prompt sets
-    ID, OOD and SOS. Losses are in nats per token.
+    Training logs Train/loss, Train/loss_ignore_pad and, if OOD prompts are trained on, Train/ood_loss. Validation
+    (Val/) and test (Test/) log
+
+    - ``loss``: cross-entropy over all target positions, PAD included;
+    - ``loss_ignore_pad``: the same without PAD;
+    - ``objective``: the one of these two that the model is trained on;
+    - ``accuracy``: of the next token, without PAD;
+    - ``kl``: loss - optimal loss, where the optimal loss is known;
+    - the accuracies of ``grammars.judging.accuracies`` on the prompt sets ID, OOD and SOS.
+
+    Losses are in nats per token.
 
     Args:
-        ood: training on OOD prompts besides, if any: ``ood.weight`` times its loss is added to the objective.
+        grammar: the language.
+        ood: a loss on OOD prompts; ``ood.weight`` times this loss is added to the objective.
 
     Raises:
         ConfigError: the model's context is too short for the grammar's words or prompts.
@@ -57,9 +64,14 @@ class RuleExtrapolation(LanguageModeling):
         caveats = [super().caveat, self.ood and self.ood.caveat]
         return "; ".join(filter(None, caveats)) or None
 
+    @property
+    def logs_kl(self) -> bool:
+        """Whether the optimal loss is known."""
+        return self.grammar.process is not None
+
     def validation_names(self) -> list[str]:
         losses = ["loss", "loss_ignore_pad", "objective", "accuracy"]
-        losses += ["kl"] if self.grammar.process is not None else []
+        losses += ["kl"] if self.logs_kl else []
         paths = [f"{name}{part}" for name in self.grammar.prompts for part in ("", "/finished")]
         metrics = [f"{path}/{metric}_accuracy" for path in paths for metric in metric_names(self.grammar)]
         return [f"Val/{name}" for name in losses + metrics]
@@ -70,10 +82,18 @@ class RuleExtrapolation(LanguageModeling):
     def completion_rows(self) -> list[dict[str, Any]]:
         return judged_rows(self.grammar, self.completions)
 
+    def targets(self, batch: Tensor) -> Tensor:
+        """(B, T + 1) rows -> the (B, T) tokens that are predicted."""
+        return batch[:, 1:]
+
+    def logits(self, batch: Tensor) -> Tensor:
+        """(B, T + 1) rows -> (B, num_tokens, T) logits of the targets."""
+        return self.model(batch[:, :-1])
+
     def losses(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """(B, T + 1) rows -> the losses, and (B, num_tokens, T) logits."""
-        logits = self.model(batch[:, :-1])
-        return self.losses_of(logits, batch[:, 1:]), logits
+        logits = self.logits(batch)
+        return self.losses_of(logits, self.targets(batch)), logits
 
     def losses_of(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """(..., B, num_tokens, T) logits and (..., B, T) targets -> the losses, each (...)."""
@@ -101,11 +121,11 @@ class RuleExtrapolation(LanguageModeling):
         return objective
 
     def weight(self, name: str, own: Tensor, batch: Tensor) -> Tensor | float:
-        """``Shard.weight`` of a loss, by this process's rows and those of the whole batch."""
-        return self.shard.weight(batch, self.count(name, own[:, 1:]), self.count(name, batch[:, 1:]))
+        """``Shard.weight`` of a loss, for the rows ``own`` of this process out of the batch."""
+        return self.shard.weight(batch, *(self.count(name, self.targets(rows)) for rows in (own, batch)))
 
     def count(self, name: str, targets: Tensor) -> Tensor | int:
-        """How much a loss or the accuracy is a mean over: symbols, each row's EOS among them, or rows."""
+        """The number of symbols (EOS included) or of rows that a loss or the accuracy is a mean over."""
         over_symbols = ("loss_ignore_pad", "accuracy", *(["objective"] if self.model.ignore_pad_in_loss else []))
         return (targets != PAD).sum() if name in over_symbols else len(targets)
 
@@ -123,23 +143,21 @@ class RuleExtrapolation(LanguageModeling):
     def evaluation_step(self, batch: Tensor, stage: str) -> None:
         shard = self.shard
         own = shard.of(batch)
-        for name, (value, count) in self.evaluate_batch(self.model(own[:, :-1]), own[:, 1:]).items():
+        for name, (value, count) in self.evaluate_batch(self.logits(own), self.targets(own)).items():
             if shard.size > 1:
-                # The same count in each process: Lightning cuts the mean of counts that differ to an integer.
-                value, count = value * self.weight(name, own, batch), int(self.count(name, batch[:, 1:]))
+                # The same count in each process, since Lightning truncates the mean of different counts to an integer.
+                value, count = value * self.weight(name, own, batch), int(self.count(name, self.targets(batch)))
             self.log(f"{stage}/{name}", value, batch_size=count, sync_dist=True)
 
     def evaluate_batch(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """(B, num_tokens, T) logits and (B, T) targets -> means, each with how many it is taken over."""
+        """(B, num_tokens, T) logits and (B, T) targets -> losses and accuracy, each with its ``count``."""
         losses = self.losses_of(logits, targets)
-        if self.grammar.optimal_loss is not None:
+        if self.logs_kl:
             losses["kl"] = losses["loss"] - self.grammar.optimal_loss
         is_symbol = targets != PAD
         losses["accuracy"] = (logits.argmax(1) == targets)[is_symbol].float().mean()
-        # A batch counts for as many as it averages over, so that the epoch's mean is the mean over the data.
-        over_symbols = {"loss_ignore_pad", "accuracy", *(["objective"] if self.model.ignore_pad_in_loss else [])}
-        rows, symbols = len(targets), int(is_symbol.sum())
-        return {name: (value, symbols if name in over_symbols else rows) for name, value in losses.items()}
+        # Batches are weighted by their counts, so that the mean over an epoch is the mean over the data.
+        return {name: (value, int(self.count(name, targets))) for name, value in losses.items()}
 
     def on_validation_epoch_end(self) -> None:
         self.complete_prompts("Val")
@@ -150,7 +168,7 @@ class RuleExtrapolation(LanguageModeling):
         self.log_dict(self.prompt_accuracies, sync_dist=True)
 
     def complete_prompts(self, stage: str) -> dict[str, Tensor]:
-        """Complete every prompt set, and find what holds: ``prompt_accuracies``. Returns the completions by set."""
+        """Complete every prompt set and update ``prompt_accuracies``. Returns the completions by prompt set."""
         completed, self.prompt_accuracies = {}, {}
         for name, prompts in self.grammar.prompts.items():
             completions = self.complete(prompts.to(self.device)).cpu()

@@ -1,4 +1,4 @@
-"""Training on OOD prompts, the paper's two controls (Mészáros et al. 2024, arXiv 2409.13728)."""
+"""Training on OOD prompts: the two controls of the paper (Mészáros et al. 2024, arXiv 2409.13728)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from rule_extrapolation.models.language_model import LanguageModel
 
 
 class OODTraining:
-    """The loss on completions of the language's OOD prompts, to be added to that on its words.
+    """The loss on completions of the language's OOD prompts, which is added to the loss on its words.
 
-    Each prompt is completed as shortly as R1 can be kept or broken, whatever becomes of R2 (``shortest_completion``);
-    a prompt with which R1 cannot be kept is left out. As published, all OOD prompts are trained on: accuracies on them
-    are then those of training data, and say nothing of extrapolation.
+    Each prompt gets the shortest completion that keeps R1 (or breaks it), whether or not it keeps R2
+    (``shortest_completion``). A prompt without such a completion is left out. As in the paper, all OOD prompts are
+    trained on: accuracies on them are accuracies on training data, and say nothing about extrapolation.
 
     Args:
-        grammar, model: those of the run; the program gives them.
-        rule_1: whether the completions keep R1 or break it.
-        weight: of the loss on them, beside 1 for that on words.
-        batch_size: prompts a step; all of them if there are fewer.
-        seed: of the order they come in, a new one on each pass.
+        grammar, model: those of the run; the program passes them.
+        rule_1: whether the completions keep or break R1.
+        weight: the factor of this loss in the objective, in which the loss on words has the factor 1.
+        batch_size: prompts per step, or all of them if there are fewer.
+        seed: determines the order of the prompts, which is a new one on each pass.
 
     Raises:
-        ConfigError: the language has no R1, no acceptor for it or no OOD prompt to be completed so; the model has
-            nothing to train or reads too few tokens.
+        ConfigError: the language has no R1, no acceptor for it or no OOD prompt with such a completion; or the model
+            has nothing to train, or its context is too short.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class OODTraining:
         if not model.num_parameters:
             raise ConfigError("rule_1", rule_1, "the model has nothing to train; use training=standard")
         rows, self.prompt_length = completed_prompts(grammar, rule_1)
-        longest = rows.shape[1] - 1  # the last token is only written
+        longest = rows.shape[1] - 1  # the last token is a target, but not read
         if model.max_context is not None and model.max_context < longest:
             raise ConfigError(
                 "max_length",
@@ -58,27 +58,27 @@ class OODTraining:
             )
         self.rule_1, self.weight = rule_1, weight
         self.batches = TensorBatches(rows, batch_size, shuffle_seed=seed)
-        self.endless = self.repeated()
+        self.endless = self.endless_batches()
 
     @property
     def caveat(self) -> str:
         return f"trained on the OOD prompts of {self.prompt_length - 1} symbols, R1 {self.rule_1}"
 
-    def repeated(self) -> Iterator[Tensor]:
+    def endless_batches(self) -> Iterator[Tensor]:
         while True:
             yield from self.batches
 
     def next_batch(self) -> Tensor:
-        """(B, T): rows of prompt and completion."""
+        """(B, T) rows, each of a prompt and its completion."""
         return next(self.endless)
 
     def loss(self, model: LanguageModel, rows: Tensor) -> Tensor:
-        """Mean cross-entropy of the completions' symbols and EOS, in nats; no other token of the rows counts."""
+        """The mean cross-entropy of the completions' symbols and EOS, in nats per token."""
         prompts, completions = rows[:, : self.prompt_length], rows[:, self.prompt_length :]
         return F.cross_entropy(model.continuation(prompts, completions), completions, ignore_index=PAD)
 
     def count(self, rows: Tensor) -> Tensor:
-        """How many tokens the loss is a mean over."""
+        """The number of tokens that the loss is a mean over."""
         return (rows[:, self.prompt_length :] != PAD).sum()
 
     def state_dict(self) -> dict[str, int]:
@@ -86,18 +86,18 @@ class OODTraining:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.batches.load_state_dict(state)
-        self.endless = self.repeated()
+        self.endless = self.endless_batches()
 
 
 def completed_prompts(grammar: Grammar, rule_1: Literal["kept", "broken"]) -> tuple[Tensor, int]:
-    """The OOD prompts whose completion keeps or breaks R1.
+    """The OOD prompts, each with the shortest completion that keeps or breaks R1.
 
     Returns:
-        (N, T) rows of SOS, prompt, completion, EOS and PAD, as wide as the longest needs; and the prompts' length in
-        tokens, SOS included.
+        (N, T) rows of SOS, prompt, completion and EOS, padded to the longest; and the prompts' length in tokens, SOS
+        included.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: no OOD prompt has such a completion.
     """
     if "rule_1" not in grammar.acceptors:
         raise ConfigError("rule_1", rule_1, f"{grammar.name} has no R1 with an acceptor; choose another grammar")
@@ -111,6 +111,10 @@ def completed_prompts(grammar: Grammar, rule_1: Literal["kept", "broken"]) -> tu
     }
     completed = [text + completions[states[text]] for text in texts if completions[states[text]] is not None]
     if not completed:
-        why = f"no OOD prompt of {grammar.name} can be completed so" if texts else f"{grammar.name} has no OOD prompts"
-        raise ConfigError("rule_1", rule_1, f"{why}; choose another grammar")
+        if texts:
+            verb = "keeps" if rule_1 == "kept" else "breaks"
+            reason = f"no completion of an OOD prompt of {grammar.name} {verb} R1"
+        else:
+            reason = f"{grammar.name} has no OOD prompts"
+        raise ConfigError("rule_1", rule_1, f"{reason}; choose another grammar")
     return prepend_sos(grammar.encode(completed)), prompts.shape[1]

@@ -13,11 +13,15 @@ def inverse_sqrt(
 ) -> dict[str, Any]:
     """Lightning's scheduler configuration of the inverse-square-root schedule (Vaswani et al. 2017, section 5.3).
 
-    After t steps (or epochs) the learning rate is lr * t / warmup up to t = warmup, then lr * sqrt(warmup / t). It
-    begins at 0, as in the paper's experiments.
+    After t steps (or epochs), the learning rate is lr * t / warmup up to t = warmup, and then lr * sqrt(warmup / t). It
+    starts at 0, as in the experiments of Mészáros et al. (2024).
+
+    Args:
+        warmup: steps or epochs until the learning rate is lr.
+        interval: what t counts.
 
     Raises:
-        ConfigError: warmup below 1, an unknown interval.
+        ConfigError: ``warmup`` is below 1, or the interval is unknown.
     """
     if warmup < 1:
         raise ConfigError("warmup", warmup, "must be 1 or more")
@@ -30,5 +34,5 @@ def inverse_sqrt(
 
 
 def constant(optimizer: Optimizer) -> dict[str, Any]:
-    """Lightning's scheduler configuration of a learning rate that stays as it is."""
+    """Lightning's scheduler configuration of a constant learning rate."""
     return {"scheduler": LambdaLR(optimizer, lambda t: 1.0), "interval": "epoch"}

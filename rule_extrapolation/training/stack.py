@@ -1,4 +1,5 @@
-"""Several runs of one configuration trained as one: their weights stacked, one forward and backward pass for all."""
+"""Several runs of one configuration trained together: their weights are stacked, and share each forward and backward
+pass."""
 
 from __future__ import annotations
 
@@ -21,18 +22,18 @@ from rule_extrapolation.training.module import RuleExtrapolation
 
 
 class Member:
-    """One run of a stack, and the Trainer as its callbacks should see it: with its own metrics, loggers, checkpoints
-    and end."""
+    """One run of a stack. Its callbacks take it for their Trainer, with the run's own metrics, loggers and checkpoints,
+    and its own decision to stop."""
 
     def __init__(self, name: str, module: RuleExtrapolation, callbacks: list[Callback], loggers: list[Logger]):
         self.name, self.module, self.loggers = name, module, loggers
-        # Lightning's order.
+        # Lightning calls checkpoint callbacks last.
         self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         self.rng_state = torch.get_rng_state()
         self.trainer: Trainer | None = None
         self.should_stop = False
         self.progress: dict[str, Any] = {}
-        """The state of Lightning's fit loop when the member's training had come to its end."""
+        """The state of Lightning's fit loop at the end of the member's training."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.trainer, name)
@@ -42,6 +43,7 @@ class Member:
         return self.own(self.trainer.callback_metrics)
 
     def own(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The member's metrics out of the stack's, under their usual names."""
         prefix = f"{self.name}/"
         return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
@@ -51,25 +53,26 @@ class Member:
 
 
 class Stack(LightningModule):
-    """Trains the members' models at once; each member's figures are logged with its name in front.
+    """Train the members' models together. Each member's metrics are logged with its name in front.
 
-    The members' parameters become views of the stacked ones, so that everything but the training step itself sees
-    them train as ever.
+    The members' parameters become views of the stacked ones, so that everything except the training step can treat a
+    member as a run of its own.
     """
 
     def __init__(self, members: list[Member], data: list[Any]):
         super().__init__()
         self.members, self.data = members, data
         self.kept = list(range(len(members)))
-        """Whose rows of a batch are read: those of the members that still train."""
-        self.names, parameters = zip(*members[0].module.model.named_parameters())
+        """The numbers of the members that still train, which are the rows to read of a batch."""
+        self.names, first = zip(*members[0].module.model.named_parameters())
         stacked = [[dict(member.module.model.named_parameters())[name] for member in members] for name in self.names]
-        self.weights = nn.ParameterList(torch.stack([*of_members]).detach() for of_members in stacked)
-        for weight, parameter in zip(self.weights, parameters):
+        self.weights = nn.ParameterList(torch.stack(parameters).detach() for parameters in stacked)
+        for weight, parameter in zip(self.weights, first):
             weight.requires_grad_(parameter.requires_grad)
         self.tie()
 
     def tie(self) -> None:
+        """Make the members' parameters views of the stacked ones."""
         for i, member in enumerate(self.members):
             for weight, parameter in zip(self.weights, member.module.model.parameters()):
                 parameter.data = weight.data[i]
@@ -115,7 +118,7 @@ class Stack(LightningModule):
         for member, logits, targets in zip(self.members, self(batch[..., :-1]), batch[..., 1:]):
             for name, (value, count) in member.module.evaluate_batch(logits, targets).items():
                 self.log(f"{member.name}/Val/{name}", value, batch_size=count)
-                # Means over the members are there to be seen on the progress bar.
+                # For the progress bar, which shows the means over the members.
                 self.log(f"Val/{name}", value, batch_size=count)
 
     def on_validation_epoch_end(self) -> None:
@@ -124,10 +127,10 @@ class Stack(LightningModule):
             self.log_dict({f"{member.name}/{name}": v for name, v in member.module.prompt_accuracies.items()})
         accuracies = [member.module.prompt_accuracies for member in self.members]
         names = set.intersection(*map(set, accuracies))
-        self.log_dict({name: sum(of_member[name] for of_member in accuracies) / len(accuracies) for name in names})
+        self.log_dict({name: sum(each[name] for each in accuracies) / len(accuracies) for name in names})
 
     def drop(self, leaving: list[Member]) -> None:
-        """Go on without these members. They keep the weights that they have."""
+        """Continue without these members, which keep their current weights."""
         staying = [i for i, member in enumerate(self.members) if member not in leaving]
         [optimizer] = self.trainer.optimizers
         state = optimizer.state
@@ -138,11 +141,11 @@ class Stack(LightningModule):
             gradient = None if weight.grad is None else weight.grad[staying]
             weight.data, weight.grad = weight.data[staying], None
             weight.grad = gradient
-        self.members, self.kept = [[of[i] for i in staying] for of in (self.members, self.kept)]
+        self.members, self.kept = [self.members[i] for i in staying], [self.kept[i] for i in staying]
         self.tie()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint of the stack one of the member that saves."""
+        """Turn the stack's checkpoint into one of the member that is saving."""
         member = self.saving
         i = self.members.index(member)
 
@@ -154,8 +157,8 @@ class Stack(LightningModule):
             return
         [optimizer] = checkpoint["optimizer_states"]
         state = {
-            k: {name: own(value, self.weights[k]) for name, value in of_weight.items()}
-            for k, of_weight in optimizer["state"].items()
+            k: {name: own(value, self.weights[k]) for name, value in values.items()}
+            for k, values in optimizer["state"].items()
         }
         checkpoint["optimizer_states"] = [{**optimizer, "state": state}]
         states = {callback.state_key: callback.state_dict() for callback in member.callbacks}
@@ -165,7 +168,7 @@ class Stack(LightningModule):
 
 
 class StackedBatches:
-    """Batches of several runs side by side: (runs, B, T)."""
+    """The batches of several runs, stacked to (runs, B, T)."""
 
     def __init__(self, loaders: list[TensorBatches]):
         self.loaders = loaders
@@ -185,7 +188,7 @@ class StackedBatches:
 
 
 class MemberLoggers(Logger):
-    """Gives each member's figures to its loggers."""
+    """Pass each member's metrics to its loggers."""
 
     name = version = None
 
@@ -201,7 +204,7 @@ class MemberLoggers(Logger):
                     logger.log_metrics({**own, **common}, step)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The loggers have them."""
+        """The members' loggers already have them."""
 
     def save(self) -> None:
         for member in self.members:
@@ -210,9 +213,9 @@ class MemberLoggers(Logger):
 
 
 class MemberCallbacks(Checkpoint):
-    """Calls the callbacks of the members that still train, and lets a member go when one of them stops it.
+    """Call the callbacks of the members that still train, and drop a member from the stack once a callback stops it.
 
-    It is a Checkpoint so that Lightning adds none.
+    This is a Checkpoint so that Lightning does not add one.
     """
 
     def __init__(self, members: list[Member]):
@@ -220,7 +223,7 @@ class MemberCallbacks(Checkpoint):
 
     def forward(self, hook: str, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         ends = hook in ("on_fit_end", "on_exception", "teardown")
-        # Backwards, since each one's handler of Ctrl-C was set over that of the one before.
+        # In reverse, since each member's SIGINT handler has replaced that of the member before.
         members = self.everyone[::-1] if ends else self.training
         if hook.startswith(("on_train_batch", "on_validation")):
             self.share_interrupt()
@@ -230,24 +233,26 @@ class MemberCallbacks(Checkpoint):
             try:
                 for callback in member.callbacks:
                     getattr(callback, hook)(member, member.module, *args, **kwargs)
-            except KeyboardInterrupt as stop:  # when the others have saved their checkpoints too
-                interrupt = stop
+            except KeyboardInterrupt as stop:
+                interrupt = stop  # raised below, once the other members have saved their checkpoints too
         if interrupt:
             raise interrupt
         if hook in ("on_train_batch_start", "on_validation_end", "on_train_epoch_end"):
-            self.let_go(trainer)
+            self.drop_stopped(trainer)
         if hook == "on_fit_end":
             for member in self.training:
                 member.progress = deepcopy(trainer.fit_loop.state_dict())
 
     def share_interrupt(self) -> None:
-        """Ctrl-C reaches the handler that was set last: one member's."""
-        last = [callback for m in self.everyone for callback in m.callbacks if isinstance(callback, LastCheckpoint)]
-        if any(callback.interrupted for callback in last):
-            for callback in last:
+        """Tell all members of a Ctrl-C, which reaches only the handler that was set last."""
+        callbacks = [callback for member in self.everyone for callback in member.callbacks]
+        checkpoints = [callback for callback in callbacks if isinstance(callback, LastCheckpoint)]
+        if any(callback.interrupted for callback in checkpoints):
+            for callback in checkpoints:
                 callback.interrupted = True
 
-    def let_go(self, trainer: Trainer) -> None:
+    def drop_stopped(self, trainer: Trainer) -> None:
+        """End the training of the members that their callbacks have stopped."""
         leaving = [member for member in self.training if member.should_stop]
         for member in leaving:
             for hook in ("on_train_epoch_end", "on_train_end"):

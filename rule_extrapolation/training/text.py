@@ -24,28 +24,33 @@ if TYPE_CHECKING:
     from rule_extrapolation.data.text_data import TextTask
 
 PROMPTS, PROMPT_TOKENS = 8, 32
-"""How many stretches of the test part are completed, and how long they are at most."""
-OF_STAGE = {"Val": "validation", "Test": "test"}
+"""How many stretches of the test part are completed, and their greatest length in tokens."""
+PART_OF_STAGE = {"Val": "validation", "Test": "test"}
 
 
 class TextModeling(LanguageModeling):
-    """Trains a model on a text.
+    """Train a model on a text.
 
-    Logs Train/loss and Train/perplexity; and for validation (Val/) and test (Test/) ``loss`` (cross-entropy in nats per
-    token), ``perplexity`` (e^loss), ``bits_per_character`` (the bits of all predictions over the part's characters;
-    at word level white space and the spelling of unknown words cost nothing), ``accuracy`` (of the next token) and
-    ``objective``, the loss again. They are over all tokens of the part but its first, each predicted once.
+    Training logs Train/loss and Train/perplexity. Validation (Val/) and test (Test/) log
+
+    - ``loss``: cross-entropy in nats per token;
+    - ``perplexity``: e^loss;
+    - ``bits_per_character``: the bits of all predictions, divided by the number of characters in the part. At word
+      level, white space and the spelling of unknown words cost no bits;
+    - ``accuracy``: of the next token;
+    - ``objective``: the loss again.
+
+    They are over all tokens of the part except its first, each of which is predicted once.
 
     Args:
-        carry_state: rows of a batch go on where those of the batch before have ended, and so does the model's state:
-            its values, not their gradient. A part begins with the empty state.
+        carry_state: the rows of a batch continue those of the batch before, and start from the model's state at their
+            ends, detached from its gradient. Each part starts from the initial state.
 
     Raises:
-        ConfigError: OOD prompts to train on, which a text has not; a model that reads fewer tokens than a chunk has, or
-            that cannot read on without end with its state carried.
+        ConfigError: the model is not causal, or states are carried and the model's context is limited.
     """
 
-    not_stackable_reason = "a text is read by each on its own"
+    not_stackable_reason = "each run reads the text by itself"
 
     def __init__(
         self,
@@ -59,15 +64,15 @@ class TextModeling(LanguageModeling):
     ):
         super().__init__(model, task, optimizer, scheduler, decoder)
         if not model.causal:
-            raise ConfigError("published_mask", True, "sees the future, which a text's next tokens are; set false")
+            raise ConfigError("published_mask", True, "lets the model see the tokens that it predicts; set false")
         if carry_state and model.max_context is not None:
             fix = f"the model reads at most {model.max_context} tokens in all; set false"
             raise ConfigError("carry_state", True, fix)
         self.carry_state = carry_state
         self.states: dict[str, State] = {}
-        """By stage: what each row's model remembers behind the last batch."""
+        """The model's states after the last batch, by stage."""
         self.totals = torch.zeros(3, dtype=torch.float64)
-        """Nats, hits and tokens of the evaluation under way."""
+        """Nats, correct predictions and tokens of the current evaluation."""
 
     @property
     def text(self) -> Text:
@@ -77,7 +82,11 @@ class TextModeling(LanguageModeling):
         return [f"Val/{name}" for name in ("loss", "objective", "perplexity", "bits_per_character", "accuracy")]
 
     def logits(self, tokens: Tensor, stage: str, begins: bool) -> Tensor:
-        """(B, T) -> (B, num_tokens, T), from the state behind the stage's last batch on if states are carried."""
+        """(B, T) tokens -> (B, num_tokens, T) logits.
+
+        If states are carried, the model starts from the state after the stage's last batch, or from the initial state
+        if this batch ``begins`` the part.
+        """
         if not self.carry_state:
             return self.model(tokens)
         state = self.model.init_state(len(tokens)) if begins else self.states[stage]
@@ -130,7 +139,7 @@ class TextModeling(LanguageModeling):
         if self.shard.size > 1:
             totals = self.shard.gather(totals.to(self.device)).sum(0)
         nats, hits, tokens = totals.tolist()
-        loss, part = nats / tokens, OF_STAGE[stage]
+        loss, part = nats / tokens, PART_OF_STAGE[stage]
         tokens_per_character = self.text.num(part) / self.text.num(part, "characters")
         figures = {
             "loss": loss,
@@ -142,7 +151,7 @@ class TextModeling(LanguageModeling):
         self.log_dict({f"{stage}/{name}": figure for name, figure in figures.items()}, sync_dist=True)
 
     def test_prompts(self) -> Tensor:
-        """(PROMPTS, P): stretches of the test part, evenly over it."""
+        """(PROMPTS, P) tokens: stretches of the test part at equal distances."""
         tokens = self.text.tokens("test")
         length = min(PROMPT_TOKENS, len(tokens), self.model.max_context or PROMPT_TOKENS)
         starts = np.linspace(0, len(tokens) - length, PROMPTS, dtype=int)
@@ -156,25 +165,25 @@ class TextModeling(LanguageModeling):
                 prompt, completion = tokens[:length], tokens[length:]
                 finished = EOS in completion
                 completion = completion[: completion.index(EOS)] if finished else completion
-                texts = {"prompt": vocabulary.decode(prompt), "completion": vocabulary.decode(completion)}
-                rows.append({"prompt_set": name, **texts, "finished": finished})
+                decoded = {"prompt": vocabulary.decode(prompt), "completion": vocabulary.decode(completion)}
+                rows.append({"prompt_set": name, **decoded, "finished": finished})
         return rows
 
-    # The vocabulary is the meaning of the weights, and the text may change.
+    # The weights mean nothing without the vocabulary, and the text may change after the run.
 
     def save_task(self, folder: Path) -> None:
         self.task.vocabulary.save(folder)
 
     def check_checkpoint(self, key: str, checkpoint: dict[str, Any]) -> None:
         if json.loads(checkpoint.get("vocabulary", "[]")) != [*self.task.vocabulary.symbols]:
-            raise ConfigError(key, None, "its vocabulary is another; set that run's text and data settings")
+            raise ConfigError(key, None, "it has another vocabulary; set that run's text and data settings")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["vocabulary"] = json.dumps(self.task.vocabulary.symbols)
         if "Train" in self.states:
             shard = self.shard
-            # With several processes, (processes, ...) of each tensor.
+            # Each tensor (...) becomes (processes, ...).
             gather = shard.gather if shard.size > 1 else lambda tensor: tensor[None]
             checkpoint["carried_state"] = apply_to_collection(self.states["Train"], Tensor, lambda t: gather(t).cpu())
 

@@ -3,7 +3,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("browse").elements;
 const NAMES = { finished: "finished", rule_1: "R1", rule_2: "R2", rule_3: "R3", grammatical: "grammatical", rule_2_completion: "R2 completion" };
 
-// Tables: what is missing is last in either order.
+// Tables. Missing values come last in either order.
 function sortBy(table, column, ascending) {
   const body = table.tBodies[0];
   const keyed = [...body.rows].map((row, place) => {
@@ -50,20 +50,20 @@ function fill(select, options, chosen) {
   if (options.some(([value]) => value === chosen)) select.value = chosen;
 }
 
-let opened = null; // {verdicts, sets} of the chosen run
-let asked = 0;
+let opened = null; // {verdicts, sets} of the selected run
+let requests = 0;
 
 async function open() {
-  const ask = ++asked;
+  const request = ++requests;
   const run = data.runs[Number(form.run.value)];
   const unpacked = await unpack(run.completions);
-  if (ask !== asked) return; // another run has been chosen since
+  if (request !== requests) return; // another run has been selected in the meantime
   opened = unpacked;
   const sets = Object.keys(opened.sets);
   fill(form.set, sets.map((name) => [name, name]), form.set.value || (sets.includes("OOD") ? "OOD" : sets[0]));
   const rules = data.rules[run.grammar] ?? {};
   const named = (verdict) => NAMES[verdict] + (rules[verdict] ? `: ${rules[verdict]}` : "");
-  fill(form.verdict, [["", "all"], ...opened.verdicts.map((name) => [name, named(name)])], form.verdict.value);
+  fill(form.verdict, [["", "nothing"], ...opened.verdicts.map((name) => [name, named(name)])], form.verdict.value);
   show();
 }
 
@@ -73,9 +73,9 @@ function show() {
   const text = form.text.value;
   const wanted = rows.filter(([prompt, completion, verdicts]) =>
     (column < 0 || form.kept.value === "" || verdicts[column] === form.kept.value) && (prompt + completion).includes(text));
-  const here = rows.length < different ? `${rows.length} of ${different} different completions are here` : "all are here";
+  const sample = rows.length < different ? ` This page holds ${rows.length} of their ${different} distinct completions.` : "";
   document.getElementById("shown").textContent =
-    `${wanted.length} shown; of ${of} prompts in ${form.set.value}, ${here}.`;
+    `${wanted.length} of ${rows.length} distinct completions shown. The run has ${of} ${form.set.value} prompts.${sample}`;
   const head = element("tr", "", "");
   for (const name of ["prompt|completion", "times", ...opened.verdicts.map((verdict) => NAMES[verdict])]) {
     const cell = element("th", "", name);
@@ -96,14 +96,14 @@ function show() {
   document.getElementById("rows").replaceChildren(top, body);
 }
 
-// #run=3 opens that run, so that a view can be linked to.
+// #run=3 selects that run, so that a view can be linked to.
 function followLink() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   if (!wanted.has("run")) return;
   for (const key of ["run", "set", "verdict", "kept", "text"]) {
     if (!wanted.has(key)) continue;
     const value = wanted.get(key);
-    if (["set", "verdict"].includes(key)) fill(form[key], [[value, value]], value); // open() makes the others
+    if (["set", "verdict"].includes(key)) fill(form[key], [[value, value]], value); // open() adds the other options
     else form[key].value = value;
   }
   open();
@@ -119,9 +119,9 @@ for (const [i, run] of data.runs.entries()) {
 }
 form.run.append(...Object.values(groups));
 if (form.run.options.length === 0) {
-  document.getElementById("shown").textContent = "No run has completions.";
+  document.getElementById("shown").textContent = "There are no completions.";
 } else if (typeof DecompressionStream === "undefined") {
-  document.getElementById("shown").textContent = "To show completions, this page needs a browser of 2023 or later.";
+  document.getElementById("shown").textContent = "Browsing completions requires a browser of 2023 or later.";
 } else {
   form.run.addEventListener("change", open);
   for (const name of ["set", "verdict", "kept"]) form[name].addEventListener("change", show);

@@ -8,14 +8,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint whose best file comes along when a run goes on in another folder.
+    """A ModelCheckpoint that finds its best file again when a run is resumed in another folder.
 
-    Whoever resumes a run copies the file; the paths in a checkpoint are those of the folder it was written in.
+    The best file is copied when a run is resumed, but the paths in a checkpoint are those of the folder that it was
+    written in.
     """
 
     @cached_property
     def state_key(self) -> str:
-        return super().state_key  # Lightning asks for it at each hook, and would write it anew
+        return super().state_key  # Lightning asks for it at each hook, and would format it each time
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         path = Path(self.dirpath, f"{self.filename}.ckpt")

@@ -9,10 +9,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class BestMetrics(Callback):
-    """The figures of a run under both protocols, kept through interruptions.
+    """Collect a run's figures under both protocols, across interruptions.
 
-    ``over_training`` holds each loss's minimum and each accuracy's maximum over all validations, as the paper reports
-    them; ``at_best`` holds every figure of the one validation with the least Val/objective, with its step and epoch.
+    ``over_training`` holds the minimum of each loss and the maximum of each accuracy over all validations, as the paper
+    reports them. ``at_best`` holds all figures of the validation with the lowest Val/objective, its step and its epoch.
     """
 
     def __init__(self) -> None:
@@ -26,8 +26,9 @@ class BestMetrics(Callback):
             self.record(trainer, pl_module)
 
     def record(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the figures of the validation that has just ended."""
-        # Lightning keeps what was once logged: an accuracy over finished completions, though now none has finished.
+        """Take in the figures of the validation that has just ended."""
+        # Lightning keeps the figures of earlier validations too, such as an accuracy over finished completions when no
+        # completion has finished this time. Accuracies are therefore read from the module.
         logged = {name: value for name, value in trainer.callback_metrics.items() if not name.endswith("_accuracy")}
         figures = {name: value.item() for name, value in logged.items() if name.startswith("Val/")}
         figures |= pl_module.prompt_accuracies

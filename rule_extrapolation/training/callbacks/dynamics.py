@@ -1,4 +1,4 @@
-"""The probability mass that a model gives to all short strings, while it trains (Mészáros et al. 2024, figure 1)."""
+"""The probability mass that a model assigns to all short strings during training (Mészáros et al. 2024, figure 1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rule_extrapolation.models.language_model import LanguageModel
 
 MAX_STRINGS = 20_000
 ROWS = 4096
-"""Strings that a model reads at once, for the sake of memory."""
+"""The number of strings that a model reads at once, which bounds the memory."""
 
 CATEGORIES = {
     "rules_1_and_2": (True, True),
@@ -25,30 +25,32 @@ CATEGORIES = {
 
 
 class Dynamics(Callback):
-    """Logs the probability mass of all strings of up to ``max_length`` symbols, by the rules that they keep.
+    """Log the probability mass of all strings of up to ``max_length`` symbols, by the rules that they keep.
 
-    ``Dynamics/rules_1_and_2``, ``rule_1_only``, ``rule_2_only`` and ``neither`` (a language with one rule has no
-    category that the other is kept in), and ``Dynamics/longer``: the rest, which goes to longer strings and to what is
-    no string, with SOS or PAD before EOS. They sum to 1.
+    The categories are ``Dynamics/rules_1_and_2``, ``rule_1_only``, ``rule_2_only`` and ``neither``, without those that
+    keep a rule that the language does not have. ``Dynamics/longer`` is the rest: longer strings, and sequences with SOS
+    or PAD before EOS, which are no strings. All of them sum to 1.
 
-    A figure at step t is of the weights after t steps: before training (0), every ``every_n_steps`` and at the end.
-    A resumed run does not repeat the step that it goes on from; a model with nothing to train is logged once.
+    A figure at step t is for the weights after t steps: before training (0), every ``every_n_steps`` steps, and at the
+    end. A resumed run does not log its first step again, and a model with nothing to train is logged once.
 
     Args:
-        grammar, model: those of the run; the program gives them.
+        grammar, model: those of the run; the program passes them.
+        every_n_steps: training steps between two figures.
+        max_length: the greatest length of strings, in symbols.
 
     Raises:
-        ConfigError: a number below 1, too many strings, strings too long for the model.
-        ValueError: the model is not causal.
+        ConfigError: a number is below 1, there are too many strings, or they are too long for the model.
+        ValueError: the grammar has no rules, or the model is not causal.
     """
 
     def __init__(self, grammar: Grammar, model: LanguageModel, every_n_steps: int = 10, max_length: int = 8):
         check_positive(every_n_steps=every_n_steps, max_length=max_length)
         if not grammar.rules:
-            raise ValueError(f"needs a language: {grammar.name} has no rules to tell strings by")
+            raise ValueError(f"needs a language: {grammar.name} has no rules to sort strings by")
         check_strings(grammar.alphabet, max_length, model.max_context)
         if not model.causal:
-            raise ValueError("needs a causal model: one that sees the future gives strings no probabilities")
+            raise ValueError("needs a causal model: one that sees the future does not assign probabilities to strings")
         self.alphabet, self.every_n_steps, self.max_length = grammar.alphabet, every_n_steps, max_length
         self.masks = categories(grammar, max_length)
         self.logged_step = -1
@@ -70,7 +72,7 @@ class Dynamics(Callback):
             self.log_masses(trainer, pl_module)
 
     def log_masses(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step == self.logged_step:  # a batch of several to a step, or the last one
+        if trainer.global_step == self.logged_step:  # one of several batches in a step, or the end of training
             return
         self.logged_step = trainer.global_step
         masses = probability_masses(pl_module.model, self.alphabet, self.max_length, self.masks)
@@ -79,7 +81,7 @@ class Dynamics(Callback):
 
 
 def check_strings(alphabet: str, max_length: int, max_context: int | None) -> None:
-    """Raise a ConfigError if there are too many strings, or if they do not fit the model's context behind SOS."""
+    """Raise a ConfigError if there are too many strings, or if they exceed the model's context, SOS included."""
     most, strings = 0, 1
     while most < max_length and strings + len(alphabet) ** (most + 1) <= MAX_STRINGS:
         most += 1
@@ -91,11 +93,11 @@ def check_strings(alphabet: str, max_length: int, max_context: int | None) -> No
 
 
 def categories(grammar: Grammar, max_length: int) -> dict[str, Tensor]:
-    """(N,) bool for each category: which of all strings, in the order of ``log_probabilities``, fall into it."""
+    """For each category, a mask (N,) of the strings in it, in the order of ``log_probabilities``."""
     strings = [all_strings(grammar.alphabet, length) for length in range(max_length + 1)]
     verdicts = grammar.judge(torch.cat([F.pad(s, (0, max_length - s.shape[1]), value=EOS) for s in strings]))
-    no = torch.zeros_like(verdicts["grammatical"])
-    rule_1, rule_2 = verdicts.get("rule_1", no), verdicts.get("rule_2", no)
+    none = torch.zeros_like(verdicts["grammatical"])
+    rule_1, rule_2 = verdicts.get("rule_1", none), verdicts.get("rule_2", none)
     return {
         name: (rule_1 == kept_1) & (rule_2 == kept_2)
         for name, (kept_1, kept_2) in CATEGORIES.items()
@@ -106,7 +108,7 @@ def categories(grammar: Grammar, max_length: int) -> dict[str, Tensor]:
 def probability_masses(
     model: LanguageModel, alphabet: str, max_length: int, masks: dict[str, Tensor]
 ) -> dict[str, float]:
-    """Each category's probability mass, and the rest as ``longer``; mode and random state are left as they were."""
+    """Each category's probability mass, and the rest as ``longer``. Restores the model's mode and random state."""
     modes = [(module, module.training) for module in model.modules()]
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         probabilities = log_probabilities(model.eval(), alphabet, max_length).exp().cpu()
@@ -118,15 +120,15 @@ def probability_masses(
 
 @torch.no_grad()
 def log_probabilities(model: LanguageModel, alphabet: str, max_length: int) -> Tensor:
-    """(N,) float64: ln P(string, EOS | SOS) of all strings up to that length; short ones first, in alphabet's order.
+    """ln P(string, EOS | SOS) of all strings up to that length, (N,) float64, by length and then alphabetically.
 
-    The model reads the longest ones alone: all others begin one of them, so their outputs are among its outputs.
+    The model reads only the longest strings: every other string is a prefix of one of them.
     """
     device = next((weight.device for weight in (*model.parameters(), *model.buffers())), None)
     longest = all_strings(alphabet, max_length).to(device)
     logits = torch.cat([model(rows) for rows in prepend_sos(longest).split(ROWS)])
     each = logits.double().log_softmax(1)  # (B, num_tokens, 1 + max_length)
     symbols = each[:, :, :-1].gather(1, longest[:, None]).squeeze(1)
-    ended = F.pad(symbols.cumsum(1), (1, 0)) + each[:, EOS]  # (B, 1 + max_length): behind so many symbols
-    # The strings that share a beginning stand together.
+    ended = F.pad(symbols.cumsum(1), (1, 0)) + each[:, EOS]  # (B, 1 + max_length): EOS after t symbols
+    # Strings with the same prefix of t symbols are adjacent, so this takes each prefix once.
     return torch.cat([ended[:: len(alphabet) ** (max_length - t), t] for t in range(max_length + 1)])

@@ -8,13 +8,13 @@ from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's, which also stops a run that goes on from where it has been stopped before."""
+    """Lightning's EarlyStopping, which also stops a resumed run that it had stopped before."""
 
     stopped = False
 
     @cached_property
     def state_key(self) -> str:
-        return super().state_key  # Lightning asks for it at each hook, and would write it anew
+        return super().state_key  # Lightning asks for it at each hook, and would format it each time
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
@@ -29,6 +29,6 @@ class EarlyStopping(LightningEarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         patience = self.patience
         super().load_state_dict(state_dict)
-        # With another patience the run is to go on.
+        # A run that is resumed with another patience is to continue.
         self.stopped = state_dict.get("stopped", False) and patience == self.patience
         self.patience = patience

@@ -15,12 +15,12 @@ from rule_extrapolation.training.loggers.metrics_file import MetricsFile
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``: written at each validation, at the end, and on Ctrl-C once the batch under way is complete.
+    """Write ``last.ckpt`` at each validation, at the end of training, and on Ctrl-C after the current batch.
 
-    With it goes how many rows metrics.csv had: what comes behind them is logged again by a run that goes on from it.
-    Lightning logs and validates behind the hooks that stop it: the log of that one step, and a validation under way or
-    due, are left out. A second Ctrl-C stops at once and leaves the file as it was. Of several processes, all stop where
-    the first one that it reaches does, and so they do on SIGTERM.
+    The checkpoint holds the number of rows that metrics.csv had, since a run that is resumed from it logs the later
+    rows again. On Ctrl-C, Lightning does not log the current step, and a validation that is running or due is left out.
+    A second Ctrl-C stops at once and leaves the file as it was. With several processes, all of them stop after the same
+    batch, also on SIGTERM.
     """
 
     def __init__(self, dirpath: str):
@@ -61,7 +61,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.estimated_stepping_batches
         if trainer.world_size > 1:
-            # Lightning's handler would wait for the other processes there and then, and they for this one.
+            # Lightning's handler would wait for the other processes at once, while they wait for this one.
             signal.signal(signal.SIGTERM, self.on_sigterm)
 
     def on_sigterm(self, signum: int, frame: Any) -> None:
@@ -75,8 +75,9 @@ class LastCheckpoint(Checkpoint):
         if self.stops(trainer):
             self.save(trainer)
             raise KeyboardInterrupt
-        # Not on_train_end: by then Lightning has counted an epoch that max_steps cut short as complete. But under a
-        # name of its own: a run that is killed in the validation that may be due has to go on from the one before.
+        # Not in on_train_end, where Lightning has already counted an epoch that max_steps truncates as complete. The
+        # file has a name of its own because a validation may follow: a run that is killed during it must resume from
+        # the checkpoint before.
         if trainer.global_step == self.last_step:
             self.save(trainer, self.end)
 
@@ -97,7 +98,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.end.is_file():
             os.replace(self.end, self.path)
-        trainer.strategy.barrier()  # the others read it too
+        trainer.strategy.barrier()  # the other processes read the file too
 
     def teardown(self, *_: Any, **__: Any) -> None:
         if self.previous_handler is not None:

@@ -10,12 +10,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class TrainingBar(TQDMProgressBar):
-    """Lightning's progress bar, one for the whole training: an epoch may be a single step.
+    """Lightning's progress bar, but a single one for the whole training, since an epoch may be a single step.
 
-    Where the output is no terminal, a line at each validation, with the run's name where others run beside it.
+    If the output is not a terminal, it prints a line at each validation instead.
 
     Args:
-        run_name: the run's name, if others print beside it; the program gives it.
+        refresh_rate: steps between two updates of the bar.
+        run_name: printed in front of each line if other runs print too; the program passes it.
     """
 
     def __init__(self, refresh_rate: int = 1, run_name: str | None = None):
@@ -38,10 +39,10 @@ class TrainingBar(TQDMProgressBar):
         bar.set_description("Training")
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """The bar goes on."""
+        """Keep the same bar."""
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        """The bar goes on."""
+        """Keep the same bar."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         bar = self.train_progress_bar
@@ -52,8 +53,8 @@ class TrainingBar(TQDMProgressBar):
         super().on_validation_end(trainer, pl_module)
         if self.is_enabled and trainer.state.fn == TrainerFn.FITTING and not sys.stdout.isatty():
             figures = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
-            whose = f"{self.run_name}  " if self.run_name else ""
-            print(f"{whose}step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)
+            prefix = f"{self.run_name}  " if self.run_name else ""
+            print(f"{prefix}step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
         shown = {"Val/loss": "Val/loss", "Val/perplexity": "perplexity"}

@@ -1,4 +1,4 @@
-"""metrics.csv: every logged value, through whatever stops a run."""
+"""metrics.csv: every logged value, kept through interruptions of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rule_extrapolation.runs.run_folder import replace_text
 
 
 class Writer(ExperimentWriter):
-    """Lightning's, which goes on behind the rows that are there, and is never without them on the disk."""
+    """Lightning's writer, but it appends to the rows of an existing file, and they are on the disk at any time."""
 
     def __init__(self, log_dir: str):
         super().__init__(log_dir)
@@ -28,7 +28,7 @@ class Writer(ExperimentWriter):
         super().save()
 
     def _check_log_dir_exists(self) -> None:
-        """Lightning would delete the rows."""
+        """Do nothing; Lightning would delete the existing file."""
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
@@ -36,7 +36,7 @@ class Writer(ExperimentWriter):
 
 
 class MetricsFile(CSVLogger):
-    """Lightning's CSVLogger with the ``Writer`` above; metrics.csv lies in ``folder`` itself."""
+    """Lightning's CSVLogger with the ``Writer`` above, and with metrics.csv directly in ``folder``."""
 
     def __init__(self, folder: str):
         super().__init__(folder, name="", version="")
@@ -49,8 +49,8 @@ class MetricsFile(CSVLogger):
         return self._experiment
 
 
-def cut(path: Path, rows: int | None) -> None:
-    """Leave the first rows of a metrics.csv; None: all that are not of the test."""
+def truncate(path: Path, rows: int | None) -> None:
+    """Keep the first ``rows`` rows of a metrics.csv, or, if None, all rows that are not of the test."""
     if not path.is_file():
         return
     header, all_rows = read(path)
@@ -62,7 +62,7 @@ def cut(path: Path, rows: int | None) -> None:
 
 
 def read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """The header and the rows, but for one that was being written when the process was killed."""
+    """The header and the rows, without a last row that is incomplete because the process was killed."""
     lines = path.read_text().splitlines(keepends=True)
     reader = csv.DictReader(line for line in lines if line.endswith("\n"))
     return list(reader.fieldnames or ()), list(reader)

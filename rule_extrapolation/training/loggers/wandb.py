@@ -1,4 +1,4 @@
-"""Weights & Biases runs that no missing key, network or server can stop or hold up: they go offline and say so."""
+"""Weights & Biases runs that log offline, and say so, if a key, a network or a server is missing."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import WandbLogger
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.runs.identity import flatten
 
 if TYPE_CHECKING:
     import wandb
 
-# Where wandb.init does not end at its timeout it gives up 10 s later: with the probe, 30 s in all.
+# wandb.init may exceed its timeout by 10 s. With the probe, that makes 30 s at most.
 PROBE_SECONDS = 8.0
 INIT_SECONDS = 12.0
 FINISH_SECONDS = 120.0
 
 
 class WandbRun(WandbLogger):
-    """A WandbLogger for one run, which stays open from one Trainer call to the next until it is closed."""
+    """A WandbLogger for one run, which stays open over several calls of the Trainer until it is closed."""
 
     def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
-        """Log a table; one that the server or the disk does not take is left out, and named on one line."""
+        """Log a table. If the server or the disk fails, the table is left out and a line says so."""
         import wandb
 
         try:
@@ -36,12 +37,12 @@ class WandbRun(WandbLogger):
             print(f"W&B: table {key} is left out: {_first_line(error)}", flush=True)
 
     def close(self, exit_code: int = 0) -> None:
-        """End the run, as failed unless `exit_code` is 0; an upload that takes over FINISH_SECONDS is cut off."""
+        """End the run, as failed unless ``exit_code`` is 0. An upload is given up after FINISH_SECONDS."""
         folder = Path(self.experiment.dir).parent
         try:
             self.experiment.finish(exit_code=exit_code)
         except TimeoutError:
-            print(f"W&B: the upload is not complete (go on with: wandb sync {folder})", flush=True)
+            print(f"W&B: the upload is not complete (complete it with: wandb sync {folder})", flush=True)
 
 
 def wandb_logger(
@@ -55,22 +56,29 @@ def wandb_logger(
     offline: bool = False,
     run_tags: Mapping[str, str] | None = None,
 ) -> WandbRun:
-    """Start a W&B run with the nested `config`, its files in `save_dir`/wandb, and print one line on where it logs.
+    """Start a W&B run, and print one line on where it logs.
 
-    It goes on with the run that was there before, if there is one: a run folder has one W&B run.
+    A run folder has one W&B run: if ``save_dir`` has one already, it is continued.
 
-    What `run_tags` names, such as {"language": "aNbN"}, is a tag, before `tags`, and an entry of the config, for runs
-    to be found and grouped by. Unlike model.name and grammar.name, no sweep over model= and grammar= takes such a key.
+    The run is logged offline if ``offline`` or WANDB_MODE says so, if there is no API key, or if the server is
+    unreachable or rejects the run (because the key was revoked, for example). `wandb sync` uploads it later.
+    WANDB_MODE=disabled logs nothing.
 
-    Under `wandb agent` it is the agent's run, whose project, id and settings of the sweep are the agent's to say; the
-    rest of `config` has dotted keys then, as the sweep's settings have, and the default group is the sweep.
+    Under `wandb agent`, the agent determines the run's project, its id and the settings of the sweep. The rest of
+    ``config`` then gets dotted keys, like the sweep's settings, and the default group is the sweep.
 
-    It logs offline if `offline` or WANDB_MODE says so, if there is no API key, and if the server is unreachable or
-    turns the run down (a revoked key, say); `wandb sync` uploads it later. WANDB_MODE=disabled logs nothing.
-    Raises ConfigError if wandb is not installed or a setting is not valid.
+    Args:
+        save_dir: the folder that gets the run's files, in wandb/.
+        config: the nested configuration.
+        run_tags: items such as {"language": "aNbN"} to find and group runs by. Each value becomes a tag, before
+            ``tags``, and each item an entry of the config. Its keys must not be those that a sweep sets, as model and
+            grammar are.
+
+    Raises:
+        ConfigError: wandb is not installed, or a setting is not valid.
     """
-    # Read on import. Error reports are off because, just where the server is the problem, they write to stderr and
-    # hold up the end of the process for 20 s.
+    # wandb reads these on import. Error reports are off because, when the server is the problem, they write to stderr
+    # and delay the end of the process by 20 s.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
@@ -85,14 +93,14 @@ def wandb_logger(
     except (wandb.errors.UsageError, ValueError) as error:
         raise ConfigError("logger", "wandb", " ".join(str(error).split()).partition(" [type=")[0]) from error
     print(f"W&B: {where}", flush=True)
-    # Lightning sets this x axis only for runs that it starts itself.
+    # Lightning sets this x axis only for runs that it starts.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbRun(save_dir=save_dir, project=project, name=name, experiment=run)
 
 
 def _start(offline: bool, save_dir: str, about: dict[str, Any]) -> tuple[wandb.Run, str]:
-    """A new run, and what to tell the user about it."""
+    """Start a run. Returns it, and what to tell the user about it."""
     import wandb
 
     settings = wandb.setup().settings
@@ -115,35 +123,27 @@ def _init(mode: str, save_dir: str, about: dict[str, Any]) -> wandb.Run:
     settings = wandb.Settings(
         console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True
     )
-    # A run of its own even where another one is open, or WANDB_RUN_ID is set; unless an agent has set it.
+    # The run gets an id of its own even if another run is open or WANDB_RUN_ID is set, unless an agent has set it.
     agent = wandb.setup().settings
     before = sorted(Path(save_dir, "wandb").glob("*run-*-*"))
     ids = [folder.name.rpartition("-")[2] for folder in before]
     run_id = (agent.sweep_id and agent.run_id) or (ids[-1] if ids else uuid.uuid4().hex[:8])
     if agent.sweep_id:
-        about = {**about, "config": _dotted(about["config"]), "group": about["group"] or agent.sweep_id}
+        # A sweep's `model: lstm` would otherwise replace the nested settings of the group.
+        about = {**about, "config": flatten(about["config"]), "group": about["group"] or agent.sweep_id}
     options = {"id": run_id, "resume": "allow" if run_id in ids else None, "mode": mode, "reinit": "create_new"}
     try:
         return wandb.init(**about, **options, dir=save_dir, settings=settings)
     except Exception:
-        # `wandb sync --sync-all` would upload what is left of it as an empty run.
+        # `wandb sync --sync-all` would upload the remains as an empty run.
         for folder in Path(save_dir, "wandb").glob(f"*run-*-{run_id}"):
             if folder not in before:
                 shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _dotted(config: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings with keys such as optimizer.lr. A sweep's `model: lstm` would otherwise replace all of ours."""
-    flat = {}
-    for key, value in config.items():
-        inner = _dotted(value) if isinstance(value, dict) else {}
-        flat |= {f"{key}.{name}": item for name, item in inner.items()} if inner else {key: value}
-    return flat
-
-
 def why_offline(settings: wandb.Settings) -> str | None:
-    """Why a run cannot log online, or None if it may."""
+    """Why a run cannot log online, or None if it can."""
     import wandb
 
     if settings.mode in ("offline", "dryrun"):
@@ -158,7 +158,7 @@ def why_offline(settings: wandb.Settings) -> str | None:
 
 
 def _answers(url: str, proxies: dict[str, str]) -> bool:
-    """Whether anything answers an HTTP request, with whatever status, within PROBE_SECONDS."""
+    """Whether the server answers an HTTP request within PROBE_SECONDS, with any status."""
     import requests  # comes with wandb
 
     answered = threading.Event()
@@ -167,12 +167,12 @@ def _answers(url: str, proxies: dict[str, str]) -> bool:
         try:
             requests.head(url, timeout=PROBE_SECONDS, proxies=proxies, allow_redirects=False)
         except requests.exceptions.SSLError:
-            pass  # a server, and wandb has settings of its own for certificates
+            pass  # the server has answered, and wandb has its own settings for certificates
         except requests.RequestException:
             return
         answered.set()
 
-    # A thread, since no timeout bounds a DNS query.
+    # In a thread, since no timeout bounds a DNS query.
     probe = threading.Thread(target=ask, daemon=True)
     probe.start()
     probe.join(PROBE_SECONDS)
@@ -186,7 +186,7 @@ def _first_line(error: Exception) -> str:
 def close_run(logger: WandbRun, results: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Give the run its summary and a table of completions for each prompt set, and end it."""
     for name in dict.fromkeys(row["prompt_set"] for row in rows):
-        of_set = [list(row.values()) for row in rows if row["prompt_set"] == name]
-        logger.log_table(f"completions/{name}", columns=list(rows[0]), data=of_set)
+        data = [list(row.values()) for row in rows if row["prompt_set"] == name]
+        logger.log_table(f"completions/{name}", columns=list(rows[0]), data=data)
     logger.experiment.summary.update({**results.get("test", {}), **{k: v for k, v in results.items() if k != "test"}})
     logger.close(exit_code=0 if results["status"] == "finished" else 1)
