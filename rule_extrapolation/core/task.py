@@ -25,13 +25,25 @@ class Task(Protocol):
         """Size of the vocabulary, SOS, EOS and PAD included."""
 
     unit: str
-    """What it counts prompts in: symbols, characters or words."""
+    """What the length of a prompt counts: symbols, characters or words."""
 
     def encode_prompt(self, prompt: str) -> Any:
-        """A prompt as (1, P) tokens. Raises a ConfigError that names a symbol which is not in the alphabet."""
+        """A prompt as (1, P) tokens.
+
+        Raises:
+            ConfigError: a symbol outside the alphabet or vocabulary.
+        """
 
     def judge_completion(self, tokens: Any, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
-        """(1, P + new) tokens -> what was added as text, whether it has ended, and which rules the whole keeps."""
+        """Judge a completion.
+
+        Args:
+            tokens: (1, P + new) prompt and completion.
+            prompt_length: P in tokens.
+
+        Returns:
+            The completion as text, whether it contains EOS, and which rules prompt and completion together keep.
+        """
 
     def about(self) -> dict[str, Any]:
         """The entries that describe the task in results.json."""

@@ -46,10 +46,10 @@ class TextTask:
         return self.vocabulary.level.unit
 
     def encode_prompt(self, prompt: str) -> Tensor:
-        """(1, P) tokens; an empty prompt is the beginning of a line.
+        """A prompt as (1, P) tokens. An empty prompt becomes the end of a line, after which a new one begins.
 
         Raises:
-            ConfigError: a symbol outside the vocabulary, where it has no <UNK>.
+            ConfigError: a token outside a vocabulary that has no <UNK>.
         """
         try:
             tokens = self.vocabulary.encode(prompt) or [self.vocabulary.beginning]
@@ -60,10 +60,11 @@ class TextTask:
         return torch.tensor([tokens])
 
     def judge_completion(self, tokens: Tensor, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
-        """(1, P + new) tokens -> what was added as text, whether it has ended, and no rules."""
-        added = tokens[0, prompt_length:].tolist()
-        finished = EOS in added
-        return self.vocabulary.decode(added[: added.index(EOS)] if finished else added), finished, {}
+        """(1, P + new) tokens -> the completion as text, whether it contains EOS, and no rules."""
+        completion = tokens[0, prompt_length:].tolist()
+        finished = EOS in completion
+        text = self.vocabulary.decode(completion[: completion.index(EOS)] if finished else completion)
+        return text, finished, {}
 
     def about(self) -> dict[str, Any]:
         """The entries that describe the text in results.json."""

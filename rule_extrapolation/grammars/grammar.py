@@ -183,6 +183,11 @@ class Grammar(ABC):
 
     # Text
 
+    def unknown_symbols(self, string: str) -> str | None:
+        """A message that names the characters outside the alphabet, or None if there are none."""
+        unknown = "".join(dict.fromkeys(symbol for symbol in string if symbol not in self.alphabet))
+        return f"{unknown!r} is not in the alphabet of {self.name}: {' '.join(self.alphabet)}" if unknown else None
+
     def encode(self, strings: list[str]) -> Tensor:
         """Tokens of strings over the alphabet.
 
@@ -195,26 +200,24 @@ class Grammar(ABC):
         width = max(map(len, strings), default=0) + 1
         ids = {symbol: FIRST_SYMBOL + i for i, symbol in enumerate(self.alphabet)}
         for string in strings:
-            if unknown := "".join(dict.fromkeys(symbol for symbol in string if symbol not in ids)):
-                alphabet = " ".join(self.alphabet)
-                raise ValueError(f"{string!r}: {unknown!r} is not in the alphabet of {self.name}: {alphabet}")
+            if problem := self.unknown_symbols(string):
+                raise ValueError(f"{string!r}: {problem}")
         rows = [[ids[symbol] for symbol in s] + [EOS] + [PAD] * (width - len(s) - 1) for s in strings]
         return torch.tensor(rows, dtype=torch.long).reshape(len(strings), width)
 
     def encode_prompt(self, prompt: str) -> Tensor:
-        """(1, 1 + symbols) tokens, SOS first.
+        """A prompt as (1, P) tokens, SOS first.
 
         Raises:
             ConfigError: a symbol outside the alphabet.
         """
-        unknown = "".join(dict.fromkeys(symbol for symbol in prompt if symbol not in self.alphabet))
-        if unknown:
-            fix = f"{unknown!r} is not in the alphabet of {self.name}: {' '.join(self.alphabet)}"
-            raise ConfigError("prompt", prompt, fix)
+        if problem := self.unknown_symbols(prompt):
+            raise ConfigError("prompt", prompt, problem)
         return prepend_sos(self.encode([prompt])[:, :-1])
 
     def judge_completion(self, tokens: Tensor, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
-        """(1, P + new) tokens -> what was added as text, whether it has ended, and which rules the whole keeps."""
+        """(1, P + new) tokens -> the completion as text, whether it contains EOS, and which rules the whole string
+        keeps."""
         [text] = self.to_text(tokens[:, prompt_length:])
         verdicts = {rule: kept.item() for rule, kept in self.judge(tokens[:, 1:]).items() if rule in self.rules}
         return text, (tokens[:, prompt_length:] == EOS).any().item(), verdicts
