@@ -22,7 +22,7 @@ def peak() -> float:
 
 
 def measure(name: str, ours: bool, batch_size: int = 128) -> None:
-    """Print the peak before the first step and behind the third."""
+    """Print the peak memory before the first step and after the third."""
     keep_freed_memory()
     model = make(name) if ours else PEERS[name][0](make(name))
     step = training_step(model, words(batch_size))

@@ -86,7 +86,7 @@ class TestBudget:
 class TestMini:
     @pytest.mark.parametrize("model", MINI)
     def test_sizes_are_those_that_the_budget_gives(self, call, model):
-        [command] = re.findall(r"^# +python -m rule_extrapolation\.budget (.*)$", MINI[model], re.M)
+        [command] = re.findall(r"^# +rule-extrapolation budget (.*)$", MINI[model], re.M)
         assert {f"model={model}", "sizes=mini", "grammar=L5", f"parameters={WEIGHTS}"} <= set(command.split())
         sizes, nearest = shown(call(budget.main, *command.split())[1])
         values, number = sizes[nearest]
@@ -112,7 +112,7 @@ class TestMini:
 
     def test_one_command_runs_it_and_the_command_line_restricts_it(self, cli, tmp_path):
         header = (CONF_DIR / "experiment" / "mini.yaml").read_text()
-        command = re.findall(r"^# +python -m rule_extrapolation\.runner (.*)$", header, re.M)[0]
+        command = re.findall(r"^# +rule-extrapolation train (.*)$", header, re.M)[0]
         short = ["logger=csv", "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_train=8"]
         short += ["data.num_val=8", "data.num_test=8"]
         assert cli(*command.split(), "model=lstm,linear", "grammar=L3", *short)[0] == 0

@@ -1,4 +1,4 @@
-"""depth= and width= at the top level, whatever a model calls its own."""
+"""depth= and width= at the top level, for models that name their own keys differently."""
 
 import pytest
 from conftest import SHORT

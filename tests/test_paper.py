@@ -59,7 +59,7 @@ def header(language):
 
 
 def commands(language):
-    return [c.split() for c in re.findall(r"^# +python -m rule_extrapolation\.runner (.*)$", header(language), re.M)]
+    return [c.split() for c in re.findall(r"^# +rule-extrapolation train (.*)$", header(language), re.M)]
 
 
 def composed(*overrides):

@@ -110,7 +110,7 @@ class TestConfigurations:
     @pytest.mark.parametrize("option", [option for option in yaml_options("experiment") if option != "mini"])
     def test_every_experiments_own_command_runs(self, cli, tmp_path, option):
         header = (CONF_DIR / "experiment" / f"{option}.yaml").read_text()
-        [command] = re.findall(r"^# +python -m rule_extrapolation\.runner (.*)$", header, re.MULTILINE)
+        [command] = re.findall(r"^# +rule-extrapolation train (.*)$", header, re.MULTILINE)
         short = ["logger=csv", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "data.num_train=128"]
         short += ["data.num_val=32", "data.num_test=32", "decoding.max_new_tokens=32"]
         assert cli(*command.split(), *short)[0] == 0
@@ -265,7 +265,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     step = checkpoint["global_step"]
     assert step >= 5
     logged = [row["step"] for row in read_metrics(run) if "Train/loss" in row]
-    # Lightning logs a step behind the hook that stops it.
+    # Lightning logs a step after the hook that stops it.
     assert logged in (list(range(step - 1)), list(range(step)))
 
     more = [f"trainer.max_steps={step + 3}", f"resume={run}", "hydra.run.dir=rest"]

@@ -1,4 +1,4 @@
-"""Sweeps: that the command which began one goes on with it, whatever stopped it, and what each launcher makes of it."""
+"""Sweeps: the same command continues them after any interruption, with each launcher."""
 
 import os
 import re
@@ -82,7 +82,7 @@ def test_a_killed_sweep_is_continued_by_the_same_command(cli, tmp_path):
     lines = []
     for line in process.stdout:
         lines += [line] if line.startswith("step 12/") else []
-        if len(lines) == 2:  # in the second run, behind its first checkpoint
+        if len(lines) == 2:  # in the second run, after its first checkpoint
             process.send_signal(signal.SIGKILL)
             break
     process.communicate()

@@ -1,7 +1,7 @@
 """From a configuration's groups to objects.
 
 Each group names a class or a function by its ``_target_``. Its other keys are checked against the signature before any
-work: an unknown key or a value of the wrong type is a ConfigError, and so is whatever the constructor refuses.
+work: an unknown key or a value of the wrong type is a ConfigError, and so is a value that the constructor refuses.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A run's folder is named by its identity, so that the same command finds the same folders: it skips finished runs,
 resumes interrupted ones from their last checkpoint and retries failed ones. A failure does not stop the other runs.
-This works with every Hydra launcher and sweeper, since ``ResumingLauncher`` wraps whichever launcher is chosen.
+This works with every Hydra launcher and sweeper, since ``ResumingLauncher`` wraps the launcher that is chosen.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def merged(weight: Tensor) -> Tensor:
 
 
 def grouped_product(x: Tensor, groups: Tensor) -> Tensor:
-    """(N, G * I) and (G, I, O) -> (N, G * O), without a copy of either."""
+    """(N, G * I) and (G, I, O) -> (N, G * O)"""
     y = x.new_empty(len(x), len(groups) * groups.shape[2])
     for piece, group, result in zip(pieces(x, len(groups)), groups, pieces(y, len(groups))):
         torch.mm(piece, group, out=result)

@@ -97,7 +97,7 @@ class ParallelMLSTM(torch.autograd.Function):
 class Gates(torch.autograd.Function):
     """(B, T, H) queries, keys and values -> the same three, and (B, T, G) gates: a linear map of their concatenation.
 
-    Returning the inputs lets the backward pass add up their gradients in place.
+    The inputs are returned so that the backward pass adds their other gradients in the same matrix products.
     """
 
     @staticmethod

@@ -101,13 +101,13 @@ KINDS = {
         "Loss in nats per symbol and EOS, and accuracies of completions of the words' first halves plus one symbol, by "
         "the length of the words. Means over the evaluated runs.",
         lengths,
-        "no finished run has an evaluation by length; run python -m rule_extrapolation.evaluate run=<folder>",
+        "no finished run has an evaluation by length; run rule-extrapolation evaluate run=<folder>",
     ),
     "prompt_lengths": Kind(
         "Longer prompts",
         "Accuracies by the length of the prompts, over all completions. Means over the evaluated runs.",
         prompt_lengths,
-        "no finished run has an evaluation of prompts of several lengths; run python -m rule_extrapolation.evaluate "
+        "no finished run has an evaluation of prompts of several lengths; run rule-extrapolation evaluate "
         "run=<folder> prompt_length=4,6,8,10",
     ),
 }

@@ -289,7 +289,7 @@ def frame(runs: list[RunRecord]) -> pd.DataFrame:
 
 
 def read_runs(*places: str | Path, most_completions: int = 64) -> list[RunRecord]:
-    """Read all runs in and below some folders, whatever became of them, without their models.
+    """Read all runs in and below some folders, failed ones too, without their models.
 
     >>> runs = read_runs("runs/sweeps/mini")  # doctest: +SKIP
     >>> frame(runs)  # doctest: +SKIP

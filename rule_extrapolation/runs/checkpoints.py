@@ -27,7 +27,7 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:
-    """The steps and complete epochs that a checkpoint is behind."""
+    """The steps and the complete epochs that a checkpoint was written after."""
     epochs = checkpoint["epoch"] + checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
     return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
 

@@ -1,7 +1,7 @@
 """Compiled CPU kernels of the selective scan.
 
 A task is WIDTH channels of a batch row, so that their states stay in the first-level cache. The innermost loops run
-over channels, so that they are vectorised whatever the number of states.
+over channels, so that they are vectorised for any number of states.
 """
 
 from __future__ import annotations
