@@ -26,14 +26,14 @@ class TestOutput:
     def test_an_id_prompt_and_the_only_word_that_begins_so(self, trained, call):
         status, out, err = call(main, f"run={trained('model=oracle')}", "prompt=aab", "samples=2")
         assert (status, err) == (0, "")
-        assert "prompt aab, ID: a word could begin so" in out
+        assert "prompt aab, ID: a prefix of a word" in out
         assert "EOS included, at temperature 1" in out
         marks = "R1 ✓ #a = #b  R2 ✓ a's before b's  R3 ✓ even length  in the language"
         assert lines(out) == [(name, "aab", "b", "1", marks) for name in ("greedy", "sample", "sample")]
 
     def test_an_ood_prompt_and_the_rules_that_it_breaks(self, trained, call):
         _, out, _ = call(main, f"run={trained('model=oracle')}", "prompt=bbaaa", "samples=0")
-        assert "prompt bbaaa, OOD: no word begins so" in out
+        assert "prompt bbaaa, OOD: not a prefix of any word" in out
         [(decoding, _, completion, _, marks)] = lines(out)
         assert decoding == "greedy"
         same = "✓" if completion.count("b") - completion.count("a") == 1 else "✗"

@@ -79,7 +79,7 @@ def print_run(
         console.print("Test words are the training words: each of the language's words once.")
     ood = [row for row in rows if row["prompt_set"] == "OOD"]
     if ood:
-        console.print("OOD prompts | completions, and the rules that the whole keeps:")
+        console.print("OOD prompts | completions, and the rules that both keep together:")
         # At equal distances in the set, since neighbouring prompts are similar.
         for row in ood[:: max(1, len(ood) // OOD_EXAMPLES)][:OOD_EXAMPLES]:
             completion = shortened(row["completion"])
@@ -173,7 +173,7 @@ def print_evaluation(console: Console, grammars: list[Grammar], results: dict[st
 
 def print_completions(console: Console, grammar: Grammar, prompt: str, is_id: bool, rows: list[dict[str, Any]]) -> None:
     """Print whether a prompt is ID or OOD, and its completions with their probabilities and the rules they keep."""
-    kind = "ID: a word could begin so" if is_id else "OOD: no word begins so"
+    kind = "ID: a prefix of a word" if is_id else "OOD: not a prefix of any word"
     console.print(Text.assemble("prompt ", (prompt or "(empty)", "bold"), f", {kind}"), soft_wrap=True)
     console.print(
         "p: probability of the completion given the prompt, EOS included, at temperature 1", style="dim", soft_wrap=True
