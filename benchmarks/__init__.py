@@ -1,6 +1,6 @@
-"""How quick the project's code is, beside peers that do the same work: python -m benchmarks."""
+"""Speed of the project's code compared with peers that do the same work: python -m benchmarks."""
 
 import os
 
-# Before torch is imported, as the runner sets it.
+# OpenMP reads this when torch is imported. The runner sets it too.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")

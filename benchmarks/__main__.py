@@ -1,4 +1,4 @@
-"""All comparisons, or some, in one table: python -m benchmarks [--markdown FILE] [decoding steps ...]"""
+"""Run all benchmarks or some of them and print a table: python -m benchmarks [--markdown FILE] [decoding steps ...]"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCRIPTS = (
     "seeds",
     "startup",
 )
-"""Each a module of this package with a function comparisons()."""
+"""Modules of this package, each with a function comparisons()."""
 
 
 def machine() -> str:
@@ -45,10 +45,10 @@ def comparisons(script: str) -> Iterator[Comparison]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("scripts", nargs="*", choices=[*SCRIPTS, "memory", []], help="only these")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
+    parser.add_argument("scripts", nargs="*", choices=[*SCRIPTS, "memory", []], help="run only these")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
     chosen = parser.parse_args(arguments)
-    keep_freed_memory()  # as runs do; for the peers too
+    keep_freed_memory()  # as in a run, and for the peers as well
     with chosen.markdown.open("w") if chosen.markdown else nullcontext() as file:
         table = Table(file, above=machine())
         scripts = [script for script in SCRIPTS if script in (chosen.scripts or SCRIPTS)]

@@ -1,4 +1,4 @@
-"""Ours beside a peer that does the same work, in turn, in one process."""
+"""Comparisons of our code with a peer that does the same work, measured alternately in one process."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from dataclasses import dataclass
 
 REPEATS = 7
 SHORTEST = 0.05
-"""Seconds that a measurement takes at least; what is quicker is called several times."""
+"""The minimum duration of a measurement in seconds. Functions that take less are called several times."""
 LONGEST = 20.0
-"""Seconds that a function may take to be measured more than once."""
+"""Functions that take more seconds than this are measured only once."""
 
 
 @dataclass
 class Comparison:
-    """Two functions with the same work to do.
+    """Two functions that do the same work.
 
     Args:
-        ours, peer: called with nothing; what they return is not used.
-        peer_name: what the peer is, with its version.
-        at_least: how many times as quick as the peer ours should be.
-        repeats: measurements of each.
-        note: what else is to be said of the two, such as their errors.
+        name: the row's name in the table.
+        ours, peer: called without arguments; their results are ignored.
+        peer_name: a description of the peer, with its version.
+        at_least: the goal for the speedup, the peer's time divided by ours.
+        repeats: the number of measurements of each function.
+        note: a remark for the table, such as the two functions' numerical errors.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Comparison:
 
 @dataclass
 class Timing:
-    """Medians, in seconds, and how many measurements of each there were."""
+    """Median times in seconds, and the number of measurements of each function."""
 
     ours: float
     peer: float
@@ -50,9 +51,9 @@ class Timing:
 
 
 def measure(comparison: Comparison) -> Timing:
-    """Medians over repeated, interleaved measurements, after one call of each to warm up.
+    """The medians of alternating measurements, after one call of each function to warm up.
 
-    What takes longer than LONGEST is measured once, without a warm-up.
+    A function that takes longer than LONGEST is measured once, without a warm-up.
     """
     functions = (comparison.ours, comparison.peer)
     firsts = [seconds_per_call(function, 1) for function in functions]
@@ -67,8 +68,8 @@ def measure(comparison: Comparison) -> Timing:
 
 
 def calls_to_time(function: Callable[[], object], first: float) -> int:
-    """How many calls make a measurement. The first one may have been slower than others, and tells only if it took
-    long."""
+    """How many calls make a measurement. The first call may be slower than later ones: the function is timed again
+    unless that call took long."""
     return 1 if first > 20 * SHORTEST else max(1, round(SHORTEST / seconds_per_call(function, 1)))
 
 

@@ -1,4 +1,4 @@
-"""Greedy decoding token by token, beside reading the whole prefix again for each new token."""
+"""Greedy decoding from a state, compared with reading the whole prefix again for each new token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_LEAST_OF = {"linear": {32: 1.0, 256: 2.0}}
 
 
 class NeverEnding(Greedy):
-    """The most probable token that ends nothing, so that every row goes on to the full length."""
+    """Greedy decoding without EOS, so that all completions have the full length."""
 
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         return PAD + logits[:, PAD:].argmax(1)

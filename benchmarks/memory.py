@@ -1,4 +1,4 @@
-"""Peak memory of a training step at the L5 defaults, each in a process of its own: python -m benchmarks.memory"""
+"""Peak memory of a training step at the L5 defaults, each model in a new process: python -m benchmarks.memory"""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from benchmarks.table import Table
 from rule_extrapolation.ops.allocator import keep_freed_memory
 
 AT_MOST = {"mamba": 0.25}
-"""Of the peer's."""
+"""The goal: a share of the peer's peak memory."""
 
 
 def peak() -> float:
-    """MiB that this process has held at most; getrusage would count what the process that started it has held."""
+    """The peak memory of this process in MiB. That of getrusage would include the process that started this one."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
@@ -33,10 +33,10 @@ def measure(name: str, ours: bool, batch_size: int = 128) -> None:
 
 
 def in_process(name: str, ours: bool) -> tuple[float, float]:
-    """The peak of a process of its own, and that before its first step.
+    """The peak memory of a new process after its steps and before the first one, in MiB.
 
     Raises:
-        RuntimeError: it failed; with the last line that it wrote.
+        RuntimeError: the process failed. The message is the last line of its stderr.
     """
     code = f"from benchmarks.memory import measure; measure({name!r}, {ours})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -47,7 +47,9 @@ def in_process(name: str, ours: bool) -> tuple[float, float]:
 
 
 def add_to(table: Table) -> None:
-    table.begin(("peak memory of a training step", "ours", "before the first", "peer", "peer's", "ours by peer's", ""))
+    table.begin(
+        ("peak memory of a training step", "ours", "ours before the first step", "peer", "peer's", "ratio", "goal")
+    )
     for name in MODELS:
         try:
             ours, before = in_process(name, ours=True)

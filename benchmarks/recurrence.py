@@ -1,4 +1,4 @@
-"""The linear recurrence, minGRU and minLSTM against minGRU-pytorch, and against what copying the same memory takes."""
+"""The linear recurrence, minGRU and minLSTM, compared with minGRU-pytorch and with copying as many bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def comparisons(sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[Comparison
 
 def recurrence_alone(batch: int, time: int) -> Iterator[Comparison]:
     log_a, log_b = F.logsigmoid(torch.randn(2, batch, time, CHANNELS))
-    # Each takes what it wants, logarithms or not.
+    # The peer takes logarithms, ours does not.
     log_a, log_b, a, b = (x.requires_grad_() for x in (log_a, log_b, log_a.exp(), log_b.exp()))
     h0, d = torch.zeros(batch, CHANNELS), torch.randn(batch, time, CHANNELS)
     size = f"recurrence {batch} x {time} x {CHANNELS}"
@@ -51,14 +51,14 @@ def recurrence_alone(batch: int, time: int) -> Iterator[Comparison]:
         return torch.autograd.grad(heinsen_associative_scan_log(log_a, log_b), (log_a, log_b), d)
 
     yield Comparison(f"{size}, forward and backward", ours, theirs, f"{PEER}'s log-space scan", 20)
-    # Reads a and b, writes h. The backward pass reads a, h and its gradient, and writes two.
+    # The forward pass reads a and b and writes h. The backward pass reads a, h and dh and writes da and db.
     copy = "torch copy of the same bytes"
     yield Comparison(f"{size}, forward", forward, copy_of(3 * a.numel()), copy, 0.4)
     yield Comparison(f"{size}, forward and backward", ours, copy_of(8 * a.numel()), copy, 0.3)
 
 
 def copy_of(numbers: int) -> Callable[[], Tensor]:
-    """Copies so many that as many are read and written in all."""
+    """A copy that reads and writes that many numbers in total."""
     source, target = torch.rand(2, numbers // 2)
     return lambda: target.copy_(source)
 
@@ -77,7 +77,7 @@ def layer_comparison(
     def work(
         function: Callable[[Tensor], Tensor], module: nn.Module, dtype: torch.dtype = torch.float32
     ) -> list[Tensor]:
-        """The output and the gradients of input and weights."""
+        """The output, and the gradients with respect to the input and the weights."""
         inputs = x.to(dtype).requires_grad_()
         weight = next(parameter for parameter in module.parameters() if parameter.ndim == 2)
         output = function(inputs)
@@ -100,7 +100,7 @@ def layer_comparison(
 
 
 def relative_error(values: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """The largest of any tensor's: the norm of its error over its norm."""
+    """The maximum over the tensors of the norm of the error divided by the norm of the exact values."""
     return max(float((value - right).norm() / right.norm()) for value, right in zip(values, exact))
 
 

@@ -1,4 +1,4 @@
-"""Judging strings by a language's rules: all at once, beside one after the other as tests/naive_grammars.py does."""
+"""Judging strings by a language's rules, compared with tests/naive_grammars.py, which judges one string at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from naive_grammars import NAIVE, NaiveLanguage
 LETTERS, BRACKETS = ("L1", "L2", "L3", "L4"), ("L5", "L6")
 DRAWN = {"L3": {"all_sequences": False}, "L4": {"all_sequences": False}}
 LENGTH = 256
-"""The most symbols of a word: SOS and EOS make it 258 tokens."""
+"""The maximum number of symbols in a word, which has 258 tokens with SOS and EOS."""
 
 
 def naive(grammar: Grammar) -> NaiveLanguage:
@@ -29,7 +29,7 @@ def naive(grammar: Grammar) -> NaiveLanguage:
 
 
 def perturbed_words(grammar: Grammar, num: int) -> list[str]:
-    """Words of the language; in every second one a symbol has been replaced by another, anywhere."""
+    """Words of the language. In every second one, the symbol at a random position is replaced by a random one."""
     words = grammar.to_text(grammar.sample(num, torch.Generator().manual_seed(0))[:, 1:])
     rng = Random(0)
     for i in range(0, num, 2):

@@ -1,4 +1,4 @@
-"""Drawing training words: all at once, beside one after the other as tests/naive_grammars.py does."""
+"""Drawing training words, compared with tests/naive_grammars.py, which draws one word at a time."""
 
 from __future__ import annotations
 

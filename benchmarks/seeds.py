@@ -1,4 +1,4 @@
-"""Many seeds of a run at once, seeds=8, beside one run after the other: whole commands, tables and all."""
+"""Eight seeds in one command, seeds=8, compared with one command after the other. Times are of whole commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from benchmarks.comparison import Comparison
 from benchmarks.table import run
 
-APART = "side by side: it gains nothing from one pass"
+APART = "each seed has a process of its own, since one pass over all seeds would not be faster"
 
 
 def command(*overrides: str) -> None:

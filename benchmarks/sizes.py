@@ -1,4 +1,4 @@
-"""Every architecture at its L5 defaults, for 7 tokens."""
+"""Every architecture with its defaults, which are the settings for L5, and 7 tokens."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ MODELS = {
 
 
 def make(name: str, length: int = 33) -> LanguageModel:
-    """A new model that reads at least that many tokens, where its weights or its setting bound them."""
+    """A new model that can read at least ``length`` tokens."""
     bounds = {"linear": {"max_data_length": length - 1}, "xlstm": {"context_length": length}}
     return MODELS[name](NUM_TOKENS, **bounds.get(name, {}))

@@ -1,4 +1,4 @@
-"""What a person waits for a command that trains nothing, beside importing Hydra."""
+"""The time of commands that train nothing, compared with importing Hydra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training step, forward, backward and AdamW, on a batch of 128 words of L5 at the L5 defaults."""
+"""A training step (forward, backward and AdamW) on a batch of 128 words of L5, with the defaults of each model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def words(batch_size: int) -> Tensor:
 
 
 def training_step(model: nn.Module, rows: Tensor) -> Callable[[], None]:
-    """What a step of training does, for a model from (B, T) tokens to (B, num_tokens, T) logits."""
+    """A function that does one step of training, for a model from (B, T) tokens to (B, num_tokens, T) logits."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
@@ -43,7 +43,7 @@ def training_step(model: nn.Module, rows: Tensor) -> Callable[[], None]:
 
 
 def at_first_call(make_step: Callable[[], Callable[[], None]]) -> Callable[[], None]:
-    """Made when it is first called, so that a peer that is not installed costs its own row alone."""
+    """Makes the step when it is first called, so that only one row fails if a peer is not installed."""
     made: list[Callable[[], None]] = []
 
     def step() -> None:
@@ -114,7 +114,7 @@ def mambapy_peer(ours: MambaLM) -> nn.Module:
 
 
 def xlstm_peer(ours: xLSTMLMModel) -> nn.Module:
-    """The package's own model, with nothing of ours in it but the weights."""
+    """The xlstm package's own model with the same weights."""
     theirs = xlstm.xLSTMLMModel(copy.deepcopy(ours.model.config))
     theirs.load_state_dict(ours.model.state_dict())
     return nn.Sequential(theirs, Rearranged(NUM_TOKENS))

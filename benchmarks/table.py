@@ -1,4 +1,4 @@
-"""The table that comparisons make, as Markdown: a row is printed when it has been measured."""
+"""The table of comparisons, in Markdown. Each row is printed as soon as it has been measured."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import TextIO
 
 from benchmarks.comparison import Comparison, measure
 
-COLUMNS = ("", "ours", "peer", "peer's", "times as quick", "at least", "")
+COLUMNS = ("", "ours", "peer", "peer's", "speedup", "goal", "")
 INSTALL = 'pip install -c constraints.txt ".[bench]"'
 
 
 def run(comparisons: Iterator[Comparison]) -> None:
-    """A script's own table."""
+    """Print the table of one script."""
     table = Table()
     table.begin()
     table.add("this script", lambda: comparisons)
 
 
 class Table:
-    """Prints rows as they come, and into a file besides if there is one."""
+    """Prints rows, and writes them to a file if one is given.
+
+    Args:
+        above: a line above the table.
+    """
 
     def __init__(self, file: TextIO | None = None, above: str = ""):
         self.file, self.failed = file, 0
@@ -36,7 +40,7 @@ class Table:
             print(line, file=self.file, flush=True)
 
     def add(self, name: str, comparisons: Callable[[], Iterator[Comparison]]) -> None:
-        """A row for each comparison. One that fails is a row that says why; so is a script that cannot go on."""
+        """Add a row for each comparison. If one fails, or the script itself does, its row is the error message."""
         try:
             for comparison in comparisons():
                 try:

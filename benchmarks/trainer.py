@@ -1,4 +1,4 @@
-"""trainer.fit on the default run, logging and checkpoint included, beside a bare loop with the same data."""
+"""trainer.fit on the default run, with logging and checkpoints, compared with a bare loop over the same data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bare_loop(experiment: Experiment, steps: int) -> None:
 def with_trainer(cfg: DictConfig) -> tuple[Trainer, Experiment]:
     experiment = assemble(cfg)
     loggers = start_loggers(cfg, Path(cfg.run_dir), experiment.module.grammar)
-    # Validations are left out: they are the same work either way.
+    # No validation: both sides would do the same work.
     trainer = build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks, limit_val_batches=0)
     return trainer, experiment
 
@@ -49,7 +49,7 @@ def comparisons(steps: int = 500, repeats: int = REPEATS) -> Iterator[Comparison
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", [f"trainer.max_steps={steps}", f"run_dir={folder}", "logger=csv"])
-        # Callbacks and counters are for one fit each; some calls warm up.
+        # Callbacks and counters serve one fit each. The extra ones are for warming up.
         number = repeats + 3
         fits, bare = iter([with_trainer(cfg) for _ in range(number)]), iter([assemble(cfg) for _ in range(number)])
 
