@@ -19,7 +19,7 @@ from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.grammars.exact.acceptor import Acceptor
 from rule_extrapolation.grammars.exact.process import NO_SYMBOL, Process
-from rule_extrapolation.ops.strings import cut_at_eos, frame
+from rule_extrapolation.ops.strings import frame, truncate_at_eos
 
 MAX_PROMPTS = 2**17
 """The maximum size of a prompt set. Every validation completes all prompts, so a larger set is probably a mistake."""
@@ -101,14 +101,14 @@ class Grammar(ABC):
         Returns:
             (B,) bool for each of the language's rules and for ``grammatical``: all rules and ``extra_constraint``.
         """
-        symbols, is_string = cut_at_eos(strings)
+        symbols, is_string = truncate_at_eos(strings)
         verdicts = {rule: getattr(self, rule)(symbols) for rule in self.rules}
         verdicts["grammatical"] = reduce(torch.logical_and, verdicts.values(), self.extra_constraint(symbols))
         return {name: verdict & is_string for name, verdict in verdicts.items()}
 
     def is_prefix(self, strings: Tensor) -> Tensor:
         """(B, T) tokens without SOS -> (B,) bool: whether what precedes a row's first EOS is a prefix of some word."""
-        symbols, is_string = cut_at_eos(strings)
+        symbols, is_string = truncate_at_eos(strings)
         return self.is_prefix_of_word(symbols) & is_string
 
     # Words

@@ -85,13 +85,13 @@ def test_questions_by_hand(both):
 
 @pytest.mark.parametrize("batch, width", SIZES)
 @pytest.mark.parametrize("special", [1, 4, 40])
-def test_cut_at_eos(both, batch, width, special):
+def test_truncate_at_eos(both, batch, width, special):
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randint(0, 3 + 3 * special, (batch, 2 * width), generator=generator)
     before = tokens.clone()
     variants = [tokens[:, :width], tokens[:, ::2], tokens[:, width:].int(), tokens[:, :width].to(torch.uint8)]
     for rows in [*variants, tokens[:, :width].T.contiguous().T, tokens[:1, :width].expand(batch and 9, -1)]:
-        (symbols, is_string), compiled = both(lambda rows=rows: strings.cut_at_eos(rows))
+        (symbols, is_string), compiled = both(lambda rows=rows: strings.truncate_at_eos(rows))
         assert_equal((symbols, is_string), compiled)
         for row, cut, sound in zip(rows.tolist(), symbols.tolist(), is_string.tolist()):
             word = row[: row.index(1)] if 1 in row else row

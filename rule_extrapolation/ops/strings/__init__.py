@@ -14,7 +14,7 @@ from torch import Tensor
 from rule_extrapolation.ops._kernels.launcher import is_worth_compiling
 from rule_extrapolation.ops.strings import reference
 
-__all__ = ["count", "cut_at_eos", "first", "frame", "last", "matched", "nested"]
+__all__ = ["count", "first", "frame", "last", "matched", "nested", "truncate_at_eos"]
 
 
 def implementation(strings: Tensor) -> ModuleType:
@@ -26,7 +26,7 @@ def implementation(strings: Tensor) -> ModuleType:
     return reference
 
 
-def cut_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
+def truncate_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
     """Truncate strings before their first EOS.
 
     Args:
@@ -36,7 +36,7 @@ def cut_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
         (B, T) int8 symbols followed by PAD. They take an eighth of the memory of int64, and rules read them repeatedly.
         And (B,) bool: whether all tokens before the first EOS are symbols; if not, the row is all PAD.
     """
-    return implementation(strings).cut_at_eos(strings)
+    return implementation(strings).truncate_at_eos(strings)
 
 
 def frame(symbols: Tensor) -> Tensor:

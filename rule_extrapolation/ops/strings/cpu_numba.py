@@ -24,14 +24,14 @@ BLOCK = 64
 """Tokens of a block. At most 127, so that a position fits an int8."""
 
 
-def cut_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
+def truncate_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
     batch, length = strings.shape
     strings = strings.long()
     if strings.stride(1) != 1:
         strings = strings.contiguous()
     symbols = strings.new_empty(batch, length, dtype=torch.int8)
     is_string = strings.new_empty(batch, dtype=torch.bool)
-    run(cut_at_eos_kernel(), symbols, (strings.stride(0),), (strings, symbols, is_string))
+    run(truncate_at_eos_kernel(), symbols, (strings.stride(0),), (strings, symbols, is_string))
     return symbols, is_string
 
 
@@ -138,11 +138,11 @@ def count_block(symbols, symbol):
 
 
 @cache
-def cut_at_eos_kernel() -> Any:
+def truncate_at_eos_kernel() -> Any:
     """Takes jobs [..., stride of the rows of strings, strings (int64), symbols, is_string]."""
 
     @kernel
-    def cut_at_eos(job):
+    def truncate_at_eos(job):
         tasks, rows, rows_of_task, length, stride, strings, symbols, is_string = fields(job, 9)
         task = claim(job)
         while task < tasks:
@@ -160,7 +160,7 @@ def cut_at_eos_kernel() -> Any:
                 row(is_string, i, 1, np.bool_)[0] = keeps
             task = claim(job)
 
-    return cut_at_eos
+    return truncate_at_eos
 
 
 @njit(**OPTIONS)

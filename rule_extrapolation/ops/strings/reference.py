@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 
 
-def cut_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
+def truncate_at_eos(strings: Tensor) -> tuple[Tensor, Tensor]:
     strings = strings.to(torch.int8)
     end = first_true(strings < FIRST_SYMBOL)[:, None]
     # One more EOS follows the last column.
