@@ -1,4 +1,4 @@
-"""The registry of languages. A new language is a file in this folder and a line in LANGUAGES.
+"""The registry of languages. A new language is a file in this folder and a line in BUILT_IN.
 
 This module does not import torch, so that listing names and checking a command line stay fast.
 """

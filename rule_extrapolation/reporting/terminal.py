@@ -76,10 +76,10 @@ def print_run(
             f"On its training words, a model that memorised them would come to {memorised:.4f}", highlight=False
         )
     if grammar.all_words() is not None:
-        console.print("Test words are the training words: each of the language's words once.")
+        console.print(f"Test words are the {len(grammar.all_words())} training words, each once.", highlight=False)
     ood = [row for row in rows if row["prompt_set"] == "OOD"]
     if ood:
-        console.print("OOD prompts | completions, and the rules that both keep together:")
+        console.print("OOD prompts | completions, and the rules that prompt and completion together keep:")
         # At equal distances in the set, since neighbouring prompts are similar.
         for row in ood[:: max(1, len(ood) // OOD_EXAMPLES)][:OOD_EXAMPLES]:
             completion = shortened(row["completion"])
