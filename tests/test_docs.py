@@ -1,6 +1,7 @@
 """What README, CONTRIBUTING and docs/ show is so: commands run, output is a run's, links and files exist."""
 
 import ast
+import configparser
 import csv
 import importlib
 import io
@@ -174,6 +175,24 @@ def test_make_targets_exist():
     targets |= {target for text in PAGES.values() for target in re.findall(r"`make ([\w-]+)", text)}
     assert {"run", "test", "lint", "test-slow", "bench", "docs"} <= targets
     assert all(f"\n{target}:" in makefile for target in targets)
+
+
+OTHER_COMMAND = re.compile(r"(?:^|`)((?:OMP_NUM_THREADS=1 )?(?:pip|pytest|python|wandb|jupyter) [^`\n]+)", re.MULTILINE)
+
+
+def test_other_commands_name_files_and_extras_that_exist():
+    found = []
+    for text in PAGES.values():
+        lines = [line for _, block in blocks(text) for line in block]
+        found += OTHER_COMMAND.findall("\n".join([*lines, text]))
+    found = [command for command in found if "rule_extrapolation." not in command]
+    paths = {path for command in found for path in re.findall(r"(?<![\w.])(?:\w+/)*\w+\.(?:py|yaml|txt)\b", command)}
+    assert {"constraints.txt", "notebooks/run.py", "tests/test_models.py", "sweeps/grid.yaml"} <= paths
+    assert all((ROOT / path).exists() for path in paths)
+    extras = {extra for command in found for extra in re.findall(r"(?<=\.\[)\w+(?=\])", command)}
+    declared = configparser.ConfigParser()
+    declared.read(ROOT / "setup.cfg")
+    assert {"test", "notebooks", "sweep"} <= extras <= set(declared["options.extras_require"])
 
 
 def test_the_line_to_add_a_language_is_the_real_one():

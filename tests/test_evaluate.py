@@ -130,7 +130,7 @@ class TestLengths:
 
     def test_the_output_names_what_exceeds_the_context(self, trained, evaluated):
         evaluation, _, out = evaluated(trained("model=linear"), "max_new_tokens=99")
-        assert "linear reads at most 13 tokens: lengths above 12 are left out" in out
+        assert "linear reads at most 13 tokens: lengths above 12 are omitted" in out
         assert "linear reads at most 13 tokens: prompts of 9 get at most 5 new ones" in out
         assert list(evaluation["lengths"]) == ["2", "6", "8", "12"]
 
@@ -138,7 +138,7 @@ class TestLengths:
         evaluation, _, out = evaluated(trained(), "lengths=1,13,17")
         assert list(evaluation["lengths"]) == ["12", "16"]
         assert "aNbN has no words of length 13: 12 instead" in out
-        assert "aNbN has no words of length 1: left out" in out
+        assert "aNbN has no words of length 1: omitted" in out
 
     @pytest.mark.parametrize("name", LANGUAGES)
     @pytest.mark.parametrize("length", [6, 12, 24])

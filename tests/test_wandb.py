@@ -19,6 +19,7 @@ from conftest import SHORT, read_metrics, read_results
 from offline_wandb import OfflineRun, read_run
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.training.loggers import wandb as ours
 
 CONFIG = {"model": {"name": "lstm", "sizes": [8, 16]}, "seed": 3, "note": None}
@@ -36,7 +37,8 @@ def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.chdir(tmp_path)
-    yield
+    with messages_printed():
+        yield
     end_session()
 
 

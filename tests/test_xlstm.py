@@ -21,6 +21,7 @@ from rule_extrapolation.models.xlstm import (
     xlstm,
     xLSTMLMModel,
 )
+from rule_extrapolation.reporting.messages import messages_printed
 
 SLSTM_RECURRENT = "model.xlstm_block_stack.blocks.1.xlstm.slstm_cell._recurrent_kernel_"
 SIZES = [name for name, (model, _) in MODELS.items() if model is xLSTMLMModel]
@@ -166,7 +167,8 @@ class TestBackend:
         for home, reason in {None: "CUDA toolkit was not found: set CUDA_HOME", "/usr/local/cuda": "Error: "}.items():
             gpu.setattr("rule_extrapolation.models.xlstm.CUDA_HOME", home)
             try_kernel.cache_clear()
-            model = xLSTMLMModel(NUM_TOKENS)
+            with messages_printed():
+                model = xLSTMLMModel(NUM_TOKENS)
             assert model.backend == "vanilla"
             assert reason in model.backend_reason
             with pytest.raises(ConfigError, match="backend=cuda: needs a CUDA GPU") as error:

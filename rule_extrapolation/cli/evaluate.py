@@ -7,14 +7,13 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rule_extrapolation.cli.arguments import command
 from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
 from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
+from rule_extrapolation.runs.evaluations import write_evaluation
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -106,7 +105,7 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
     lengths = arguments.lengths or evaluation_lengths(grammar.max_length, arguments.max_length_factor)
     if model.max_context is not None and max(lengths, default=0) >= model.max_context:
         most = model.max_context - 1
-        notes.append(f"{context(run)}: lengths above {most} are left out")
+        notes.append(f"{context(run)}: lengths above {most} are omitted")
         lengths = [length for length in lengths if length <= most]
 
     def longer(max_length: int) -> Grammar:
@@ -125,8 +124,8 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
         if words is not None:
             found[instead] = words
         if arguments.lengths and instead != length:
-            fate = "left out" if instead is None else f"{instead} instead"
-            notes.append(f"{grammar.name} has no words of length {length}: {fate}")
+            remedy = "omitted" if instead is None else f"{instead} instead"
+            notes.append(f"{grammar.name} has no words of length {length}: {remedy}")
     return list(found.values()), notes
 
 
@@ -149,7 +148,7 @@ def evaluate(arguments: Arguments) -> None:
     grammars = list(prompt_grammars(run, arguments.prompt_length))
     words, notes = words_by_length(run, arguments, run.cfg.seed if arguments.seed is None else arguments.seed)
     if arguments.max_new_tokens is not None:
-        notes += cut_budgets(run, grammars, decoder)
+        notes += limited_budgets(run, grammars, decoder)
     figures, completions = evaluate_all(run, grammars, words, decoder, arguments.samples)
     results = {
         **run.header(),
@@ -162,7 +161,8 @@ def evaluate(arguments: Arguments) -> None:
         "notes": notes,
         "seconds": time.perf_counter() - started,
     }
-    print_evaluation(Console(), grammars, results, write(run.folder, results, completions))
+    folder = write_evaluation(run.folder, results, completions)
+    print_evaluation(Console(), grammars, results, folder)
 
 
 def evaluate_all(
@@ -185,20 +185,7 @@ def evaluate_all(
     return {"prompt_length": prompts, "lengths": lengths}, completions
 
 
-def write(run: Path, results: dict[str, Any], completions: list[dict[str, Any]]) -> Path:
-    """Write everything to a new folder within the run's, and return it."""
-    from rule_extrapolation.runs import run_folder
-
-    folder = run / "evaluations" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder.mkdir(parents=True)
-    run_folder.write_results(folder, results | {"commit": run_folder.commit()}, "evaluation.json")
-    run_folder.write_rows(folder / "completions.csv", completions)
-    if results["lengths"]:
-        run_folder.write_rows(folder / "lengths.csv", list(results["lengths"].values()))
-    return folder
-
-
-def cut_budgets(run: TrainedRun, grammars: list[Grammar], decoder: Decoder) -> list[str]:
+def limited_budgets(run: TrainedRun, grammars: list[Grammar], decoder: Decoder) -> list[str]:
     """A line for each prompt length at which the model's context allows fewer new tokens than asked for."""
     widths = [max(prompts.shape[1] for prompts in grammar.prompts.values()) for grammar in grammars]
     budgets = {tokens: decoder.budget(run.model, tokens) for tokens in widths}

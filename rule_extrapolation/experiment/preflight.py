@@ -23,6 +23,7 @@ from rule_extrapolation.core.errors import ConfigError, check_free
 from rule_extrapolation.experiment.hydra_internals import compose_job, jobs_of, sweep_overrides
 from rule_extrapolation.experiment.processes import is_follower
 from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run
+from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.runs.identity import set_depth_and_width
 
 # Hydra instantiates the callback in the processes of launchers too, where the resolvers are needed as well.
@@ -102,7 +103,8 @@ def without_hydra(config: DictConfig) -> DictConfig:
 def failing_in_one_line() -> Iterator[None]:
     # Hydra turns an exception of a callback into a warning and starts the run.
     try:
-        yield
+        with messages_printed():
+            yield
     except Exception as error:
         fail(one_line(error))
 

@@ -125,7 +125,7 @@ def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> 
                 raise ConfigError(
                     f"{group}.{key}", now.get(key), f"the run to resume has {as_written(then.get(key))}; set that"
                 )
-    if (folder / "results.json").is_file():
-        backend = read_results(folder).get("backend")
+    if results := read_results(folder):
+        backend = results.get("backend")
         if backend != model.backend:
             raise ConfigError("model.backend", model.backend, f"the run to resume has taken {backend}; set that")

@@ -29,6 +29,7 @@ from rule_extrapolation.experiment.resuming import has_ended
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.allocator import keep_freed_memory
+from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.reporting.text import print_text_run
 from rule_extrapolation.runs import run_folder
@@ -110,9 +111,9 @@ def run(
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
     cfg = set_depth_and_width(cfg)
-    with started(cfg, grammar, model) as run:
-        talks = run.is_rank_zero and not quiet
-        if talks:
+    with messages_printed(quiet), started(cfg, grammar, model) as run:
+        verbose = run.is_rank_zero and not quiet
+        if verbose:
             print(describe_run(run.results, run.task), flush=True)
         with processes(run.experiment.world, run.folder / "config.yaml"):
             run.prepare()
@@ -122,7 +123,7 @@ def run(
             elif run.experiment.module.model.num_parameters:
                 fit(run, trainer)
             test(run, trainer)
-    if talks:
+    if verbose:
         print_results(run)
 
 
@@ -233,5 +234,5 @@ def test(run: Run, trainer: Trainer) -> None:
     run.results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
     run.rows += module.completion_rows()
     run_folder.write_rows(run.folder / "completions.csv", run.rows)
-    lost = diverged or not math.isfinite(run.results["test"]["Test/objective"])
-    run.results["status"] = "diverged" if lost else "finished"
+    has_diverged = diverged or not math.isfinite(run.results["test"]["Test/objective"])
+    run.results["status"] = "diverged" if has_diverged else "finished"

@@ -28,6 +28,7 @@ from rule_extrapolation.experiment.assembling import Experiment, assemble
 from rule_extrapolation.experiment.run import Run, started, test, training_threads
 from rule_extrapolation.experiment.sweep import DONE, status
 from rule_extrapolation.ops.allocator import keep_freed_memory
+from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.runs.checkpoints import last_checkpoint
 from rule_extrapolation.runs.identity import set_depth_and_width
@@ -88,7 +89,7 @@ def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
 
 def run_stacked(configs: list[DictConfig]) -> None:
     """Train all of them in one Trainer, and test each alone."""
-    with ExitStack() as stack:
+    with messages_printed(), ExitStack() as stack:
         runs: list[Run] = []
         members = []
         for config in configs:

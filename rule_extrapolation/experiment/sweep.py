@@ -26,6 +26,7 @@ from rule_extrapolation.experiment.hydra_internals import compose_job, wrap_laun
 from rule_extrapolation.experiment.processes import InUse, end_with_parent, lock
 from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.runs.identity import identity
+from rule_extrapolation.runs.run_folder import read_config, read_results, replace_text, write_results
 
 DONE = ("finished", "diverged")
 ERROR_FILE = "error.txt"
@@ -55,12 +56,10 @@ class Job:
     @property
     def objective(self) -> float:
         """What a search minimizes: the minimum of Val/objective, averaged over ``seeds``; inf if there is none."""
-        from rule_extrapolation.runs.run_folder import read_results
-
         if not self.done:
             return math.inf
-        least = [read_results(run).get("at_best_validation", {}).get("Val/objective") for run in self.runs]
-        return math.inf if None in least else sum(least) / len(least)
+        minima = [read_results(run).get("at_best_validation", {}).get("Val/objective") for run in self.runs]
+        return math.inf if None in minima else sum(minima) / len(minima)
 
     def begun(self, since: float) -> bool:
         """Whether Hydra has written the job's configuration since that time."""
@@ -124,24 +123,18 @@ class Sweep:
 
 def check_same_run(folder: Path, cfg: DictConfig, key: str) -> None:
     """Raise a ConfigError if the folder holds a run with other settings, which would be overwritten."""
-    kept = folder / "config.yaml"
-    if kept.is_file() and identity(OmegaConf.load(kept)) != identity(cfg):
+    if (folder / "config.yaml").is_file() and identity(read_config(folder)) != identity(cfg):
         raise ConfigError(key, folder, "holds a run with other settings; name another folder")
 
 
 def status(run: Path) -> str | None:
     """The status in a run folder's results.json, or None if there is no such file."""
-    if not (run / "results.json").is_file():
-        return None
-    from rule_extrapolation.runs.run_folder import read_results
-
-    return read_results(run)["status"]
+    results = read_results(run)
+    return results and results["status"]
 
 
 def outcome(job: Job, run: Path) -> tuple[str, str | None]:
     """How a run ended, and if it failed a line that says why."""
-    from rule_extrapolation.runs.run_folder import read_results
-
     ended = status(run)
     if ended in DONE:
         return ended, None
@@ -192,10 +185,8 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
 
 def record_failure(cfg: DictConfig, reason: str) -> None:
     """Write a results.json for a run that failed before it could write one, so that the report lists it."""
-    from rule_extrapolation.runs.run_folder import replace_text, write_results
-
     folder = Path(cfg.run_dir)
-    if not (folder / "results.json").is_file() and not cfg.seeds:
+    if read_results(folder) is None and not cfg.seeds:
         replace_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         about = {"grammar": cfg.grammar.name, "model": cfg.model.name, "seed": cfg.seed}
         write_results(folder, {"status": "failed", **about, "error": reason})

@@ -40,7 +40,7 @@ def train(
         overrides: as on the command line.
         grammar: a language, in place of ``grammar=``; its max_length takes the place of ``data.max_length``.
         model: a model, in place of ``model=``; it is trained in place. ``load_run`` takes it as well.
-        quiet: print neither progress nor results.
+        quiet: print only warnings, neither progress nor results.
 
     Raises:
         ValueError: overrides that make no configuration, in one line.

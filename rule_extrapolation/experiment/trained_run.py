@@ -55,8 +55,8 @@ class TrainedRun:
 
     @property
     def results(self) -> dict[str, Any]:
-        """The content of results.json."""
-        return read_results(self.folder)
+        """The content of results.json; empty if the run has not written it."""
+        return read_results(self.folder) or {}
 
     def read_metrics(self) -> pd.DataFrame:
         """Every logged value, one a row: ``step``, ``epoch``, ``metric`` (its logged name) and ``value``."""
@@ -189,9 +189,9 @@ def saved_data(cfg: DictConfig, folder: Path) -> Any:
 
 def caveat_of(folder: Path, module: LanguageModeling) -> str | None:
     """The run's caveat: as it was written, or the module's where the run wrote none."""
-    if not (folder / "results.json").is_file():
-        return module.caveat
     results = read_results(folder)
+    if results is None:
+        return module.caveat
     diverged = "diverged in training" if results.get("status") == "diverged" else None
     return "; ".join(filter(None, [results.get("caveat", module.caveat), diverged])) or None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import sys
@@ -25,6 +26,8 @@ from xlstm.blocks.slstm.cell import sLSTMCell_cuda, sLSTMCell_vanilla  # noqa: E
 from rule_extrapolation.models.xlstm_backends import use_cpu_backends  # noqa: E402
 
 cpp_extension.CUDA_HOME = CUDA_HOME
+
+log = logging.getLogger(__name__)
 
 BlockStates = dict[str, dict[str, Any]]
 """The package's state: for each block, the states of its cell and of its convolution. Empty before the first token."""
@@ -206,7 +209,7 @@ def try_kernel(embedding_dim: int, num_heads: int) -> str | None:
     """Compile sLSTM's kernel if necessary and run it. Returns the error, or None if it works."""
     if CUDA_HOME is None:
         return "the CUDA toolkit was not found: set CUDA_HOME"
-    print("Compiling xLSTM's CUDA kernel, which takes a while the first time", flush=True)
+    log.info("Compiling xLSTM's CUDA kernel, which takes a while the first time")
     config = xlstm.sLSTMLayerConfig(embedding_dim=embedding_dim, num_heads=num_heads, backend="cuda", dtype="float32")
     device = torch.device("cuda", torch.cuda.current_device())
     try:

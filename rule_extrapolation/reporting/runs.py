@@ -19,10 +19,9 @@ import yaml
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.reporting.measures import MEASURES, PROTOCOLS
+from rule_extrapolation.runs.evaluations import read_lengths, read_prompt_lengths
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT, flatten, without
-from rule_extrapolation.runs.run_folder import read_results
-
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from rule_extrapolation.runs.run_folder import read_plain_config, read_results
 
 CURVES = ("Val/loss", "Val/OOD/rule_1_accuracy")
 """The columns of metrics.csv that are read, in addition to those of DYNAMICS."""
@@ -150,9 +149,9 @@ def read_run(folder: Path, most_completions: int) -> RunRecord:
     run = RunRecord(source, {}, {}, time=folder.stat().st_mtime)
     try:
         if (folder / "config.yaml").is_file():
-            run.config = yaml.load((folder / "config.yaml").read_bytes(), Loader) or {}
-        if (folder / "results.json").is_file():
-            run.results = read_results(folder)
+            run.config = read_plain_config(folder)
+        if results := read_results(folder):
+            run.results = results
             run.time = (folder / "results.json").stat().st_mtime
         run.curves = read_curves(folder / "metrics.csv")
         run.lengths = read_lengths(folder)
@@ -209,28 +208,6 @@ def thinned(values: list[Any]) -> list[Any]:
     """About CURVE_POINTS of the values at equal distances, with the last one."""
     stride = -(-len(values) // CURVE_POINTS)
     return values if stride <= 1 else [*values[:-1:stride], values[-1]]
-
-
-def read_lengths(folder: Path) -> list[dict[str, float]]:
-    """The rows of the latest evaluation with lengths. Evaluations are named by their time."""
-    evaluations = folder / "evaluations"
-    paths = sorted(evaluations.glob("*/lengths.csv")) if evaluations.is_dir() else []
-    if not paths:
-        return []
-    with open(paths[-1], newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def read_prompt_lengths(folder: Path) -> list[dict[str, float]]:
-    for path in sorted(folder.glob("evaluations/*/evaluation.json"), reverse=True):
-        lengths = json.loads(path.read_text()).get("prompt_length", {})
-        if len(lengths) > 1:
-            figures = sorted((int(length), part["test"]) for length, part in lengths.items())
-            return [
-                {"length": length, **{name.removeprefix("Test/"): value for name, value in test.items()}}
-                for length, test in figures
-            ]
-    return []
 
 
 def read_completions(path: Path, most: int) -> str | None:

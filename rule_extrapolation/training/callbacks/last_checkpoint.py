@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -13,14 +14,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rule_extrapolation.training.loggers.metrics_file import MetricsFile
 
+log = logging.getLogger(__name__)
+
 
 class LastCheckpoint(Checkpoint):
     """Write ``last.ckpt`` at each validation, at the end of training, and on Ctrl-C after the current batch.
 
     The checkpoint holds the number of rows that metrics.csv had, since a run that is resumed from it logs the later
-    rows again. On Ctrl-C, Lightning does not log the current step, and a validation that is running or due is left out.
-    A second Ctrl-C stops at once and leaves the file as it was. With several processes, all of them stop after the same
-    batch, also on SIGTERM.
+    rows again. On Ctrl-C, Lightning does not log the current step, and a validation that is running or due is omitted.
+    A second Ctrl-C stops immediately and leaves the file as it was. With several processes, all of them stop after the
+    same batch, also on SIGTERM.
     """
 
     def __init__(self, dirpath: str):
@@ -51,7 +54,7 @@ class LastCheckpoint(Checkpoint):
     def on_sigint(self, signum: int, frame: Any) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        rank_zero_only(print)("\nStopping after this batch; Ctrl-C again stops at once.", flush=True)
+        rank_zero_only(log.warning)("\nStopping after this batch; press Ctrl-C again to stop immediately.")
 
     def stops(self, trainer: Trainer) -> bool:
         if trainer.world_size > 1:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -8,15 +9,17 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import TrainerFn
 
+log = logging.getLogger(__name__)
+
 
 class TrainingBar(TQDMProgressBar):
     """Lightning's progress bar, but a single one for the whole training, since an epoch may be a single step.
 
-    If the output is not a terminal, it prints a line at each validation instead.
+    If the output is not a terminal, it reports a line at each validation instead.
 
     Args:
         refresh_rate: steps between two updates of the bar.
-        run_name: printed in front of each line if other runs print too; the program passes it.
+        run_name: stands in front of each line if other runs print too; the program passes it.
     """
 
     def __init__(self, refresh_rate: int = 1, run_name: str | None = None):
@@ -54,7 +57,7 @@ class TrainingBar(TQDMProgressBar):
         if self.is_enabled and trainer.state.fn == TrainerFn.FITTING and not sys.stdout.isatty():
             figures = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
             prefix = f"{self.run_name}  " if self.run_name else ""
-            print(f"{prefix}step {trainer.global_step}/{self.train_progress_bar.total}  {figures}", flush=True)
+            log.info("%sstep %d/%d  %s", prefix, trainer.global_step, self.train_progress_bar.total, figures)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
         shown = {"Val/loss": "Val/loss", "Val/perplexity": "perplexity"}

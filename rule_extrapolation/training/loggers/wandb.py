@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -18,6 +19,8 @@ from rule_extrapolation.runs.identity import flatten
 if TYPE_CHECKING:
     import wandb
 
+log = logging.getLogger(__name__)
+
 # wandb.init may exceed its timeout by 10 s. With the probe, that makes 30 s at most.
 PROBE_SECONDS = 8.0
 INIT_SECONDS = 12.0
@@ -28,13 +31,13 @@ class WandbRun(WandbLogger):
     """A WandbLogger for one run, which stays open over several calls of the Trainer until it is closed."""
 
     def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
-        """Log a table. If the server or the disk fails, the table is left out and a line says so."""
+        """Log a table. If the server or the disk fails, the table is omitted and a line says so."""
         import wandb
 
         try:
             super().log_table(key, *args, **kwargs)
         except (wandb.errors.Error, OSError) as error:
-            print(f"W&B: table {key} is left out: {_first_line(error)}", flush=True)
+            log.warning("W&B: table %s is omitted: %s", key, _first_line(error))
 
     def close(self, exit_code: int = 0) -> None:
         """End the run, as failed unless ``exit_code`` is 0. An upload is given up after FINISH_SECONDS."""
@@ -42,7 +45,7 @@ class WandbRun(WandbLogger):
         try:
             self.experiment.finish(exit_code=exit_code)
         except TimeoutError:
-            print(f"W&B: the upload is not complete (complete it with: wandb sync {folder})", flush=True)
+            log.warning("W&B: the upload is not complete (complete it with: wandb sync %s)", folder)
 
 
 def wandb_logger(
@@ -56,7 +59,7 @@ def wandb_logger(
     offline: bool = False,
     run_tags: Mapping[str, str] | None = None,
 ) -> WandbRun:
-    """Start a W&B run, and print one line on where it logs.
+    """Start a W&B run, and report in one line where it logs.
 
     A run folder has one W&B run: if ``save_dir`` has one already, it is continued.
 
@@ -92,7 +95,7 @@ def wandb_logger(
         run, where = _start(offline, os.path.abspath(save_dir), about)
     except (wandb.errors.UsageError, ValueError) as error:
         raise ConfigError("logger", "wandb", " ".join(str(error).split()).partition(" [type=")[0]) from error
-    print(f"W&B: {where}", flush=True)
+    log.info("W&B: %s", where)
     # Lightning sets this x axis only for runs that it starts.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
