@@ -5,7 +5,11 @@ The names of ``__all__`` are imported when they are first used, so that importin
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,23 @@ _HOMES = {
 
 __all__ = ["ConfigError", "Grammar", "LanguageModel", "__version__", "get_grammar", "load_run", "read_runs", "train"]
 
-# python -m rule_extrapolation.evaluate and the like: the commands by their former names.
-__path__.append(str(Path(__file__).parent / "cli"))
+_FORMER_COMMANDS = ("evaluate", "complete", "report", "budget", "dashboard")
+
+
+class _FormerCommands(MetaPathFinder):
+    """Finds the commands by their former names: python -m rule_extrapolation.evaluate and the like.
+
+    ``runner`` is a module of its own.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        if package != __name__ or name not in _FORMER_COMMANDS:
+            return None
+        return spec_from_file_location(fullname, Path(__file__).parent / "cli" / f"{name}.py")
+
+
+sys.meta_path.append(_FormerCommands())
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,9 @@ from conftest import SHORT
 from omegaconf import OmegaConf
 
 from rule_extrapolation.config.composing import compose, groups
+from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.runs.identity import identity, set_depth_and_width
+from rule_extrapolation.runs.identity import identity
 
 KEYS = {
     "transformer": ("num_decoder_layers", "dim_model"),

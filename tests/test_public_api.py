@@ -33,6 +33,22 @@ def test_a_misspelt_name_is_an_attribute_error():
         rule_extrapolation.trian  # noqa: B018
 
 
+def test_former_module_names_of_commands_work_and_shadow_nothing():
+    code = (
+        "import runpy, sys, rule_extrapolation\n"
+        "for name in ('evaluate', 'complete', 'report', 'budget', 'dashboard'):\n"
+        "    sys.argv = [name, '--help']\n"
+        "    runpy.run_module(f'rule_extrapolation.{name}', run_name='__main__', alter_sys=True)\n"
+        "try:\n"
+        "    import rule_extrapolation.train\n"
+        "except ModuleNotFoundError:\n"
+        "    print('train is', rule_extrapolation.train.__module__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("train is rule_extrapolation.experiment.train\n")
+
+
 def test_help_names_every_command(call):
     status, out, _ = call(main, "--help")
     assert status == 0

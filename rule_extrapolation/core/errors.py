@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 
@@ -45,31 +44,6 @@ def check_fraction(**fields: float) -> None:
     for field, value in fields.items():
         if not 0 <= value < 1:
             raise ConfigError(field, value, "must be at least 0 and less than 1")
-
-
-def check_free(folder: str, key: str, pattern: str = "results.json") -> None:
-    """Raise a ConfigError if the folder already holds a run, which would be overwritten."""
-    if any(Path(folder).glob(pattern)):
-        raise ConfigError(key, folder, "already holds a run; name another folder")
-
-
-def check_text(path: str | None) -> None:
-    """Raise a ConfigError if the path is given and is not a text file, judged by its first 64 KiB."""
-    if path is None:
-        return
-    file = Path(path)
-    if not file.is_file():
-        fix = "is a folder; name a text file" if file.is_dir() else "there is no such file; name a text file"
-        raise ConfigError("path", path, fix)
-    try:
-        with file.open("rb") as stream:
-            beginning = stream.read(2**16)
-    except OSError as error:
-        raise ConfigError("path", path, f"cannot be read: {error.strerror}") from error
-    if not beginning.strip():
-        raise ConfigError("path", path, "is empty; name a file that contains text")
-    if b"\0" in beginning:
-        raise ConfigError("path", path, "is not a text file: it contains NUL bytes; name a UTF-8 file")
 
 
 def check_choice(choices: Iterable[str], **fields: str) -> None:

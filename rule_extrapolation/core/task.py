@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 
@@ -13,6 +14,8 @@ class Task(Protocol):
     name: str
     label: str | None
     """A short second name such as L3, if there is one."""
+    rules: Mapping[str, str]
+    """The language's rules in words, by name; empty for a text."""
     process: Any
     """The exact distribution of the language's words (``grammars.exact.process.Process``), or None if it is unknown."""
 

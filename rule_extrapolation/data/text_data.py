@@ -10,12 +10,31 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed, check_text
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
 from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.data import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
 from rule_extrapolation.data.text import PARTS, Text, TextSettings, read_text, unigram_loss
 from rule_extrapolation.data.vocabulary import Vocabulary
+
+
+def check_text(path: str | None) -> None:
+    """Raise a ConfigError if the path is given and is not a text file, judged by its first 64 KiB."""
+    if path is None:
+        return
+    file = Path(path)
+    if not file.is_file():
+        fix = "is a folder; name a text file" if file.is_dir() else "there is no such file; name a text file"
+        raise ConfigError("path", path, fix)
+    try:
+        with file.open("rb") as stream:
+            beginning = stream.read(2**16)
+    except OSError as error:
+        raise ConfigError("path", path, f"cannot be read: {error.strerror}") from error
+    if not beginning.strip():
+        raise ConfigError("path", path, "is empty; name a file that contains text")
+    if b"\0" in beginning:
+        raise ConfigError("path", path, "is not a text file: it contains NUL bytes; name a UTF-8 file")
 
 
 class TextTask:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -70,9 +68,6 @@ def assemble(
     Raises:
         ConfigError: naming the key, its value and what would work.
     """
-    quiet_lightning()
-    # Where trainer.deterministic is set, torch would fill all new memory with nan: a tenth of a small model's step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
     check_settings(cfg)
     data = build_data(cfg, grammar)
     model = build_model_for(cfg, data, device, model)
@@ -86,19 +81,6 @@ def assemble(
     world = world_of(trainer, cfg)
     callbacks = build_callbacks(cfg, module)
     return Experiment(data, module, callbacks, checkpoint_to_resume(cfg, module), world)
-
-
-def quiet_lightning() -> None:
-    """Silence what Lightning says of things that are as they should be."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*isinstance\\(treespec, LeafSpec\\).* is deprecated",  # Lightning's own use of torch
-        "The number of training batches .* is smaller than the logging interval",  # metrics are logged by steps
-        "Checkpoint directory .* exists and is not empty",  # the best checkpoint of the run that is resumed
-        "Experiment logs directory .* exists and is not empty",  # Hydra's files; an earlier run is refused elsewhere
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def build_model_for(

@@ -18,13 +18,14 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_writ
 
 from rule_extrapolation.config.building import check_before_lightning
 from rule_extrapolation.config.composing import register
+from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.config.messages import one_line
-from rule_extrapolation.core.errors import ConfigError, check_free
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.hydra_internals import compose_job, jobs_of, sweep_overrides
 from rule_extrapolation.experiment.processes import is_follower
 from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run
 from rule_extrapolation.reporting.messages import messages_printed
-from rule_extrapolation.runs.identity import set_depth_and_width
+from rule_extrapolation.runs.run_folder import check_free
 
 # Hydra instantiates the callback in the processes of launchers too, where the resolvers are needed as well.
 register()
@@ -87,7 +88,9 @@ def check(configs: list[DictConfig]) -> list[Experiment]:
     for cfg in configs:
         check_before_lightning(cfg)
     from rule_extrapolation.experiment.assembling import assemble
+    from rule_extrapolation.experiment.libraries import set_up_libraries
 
+    set_up_libraries()
     return [assemble(cfg, device="meta") for cfg in configs]
 
 

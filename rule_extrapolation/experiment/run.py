@@ -20,10 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from rule_extrapolation.config.building import build, build_optional
-from rule_extrapolation.core.errors import ConfigError, check_free
+from rule_extrapolation.config.depth_and_width import set_depth_and_width
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.task import Task
 from rule_extrapolation.core.threads import limited, multiply_adds, threads_for
 from rule_extrapolation.experiment.assembling import Experiment, assemble
+from rule_extrapolation.experiment.libraries import set_up_libraries
 from rule_extrapolation.experiment.processes import is_follower, processes
 from rule_extrapolation.experiment.resuming import has_ended
 from rule_extrapolation.grammars.grammar import Grammar
@@ -34,7 +36,6 @@ from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.reporting.text import print_text_run
 from rule_extrapolation.runs import run_folder
 from rule_extrapolation.runs.checkpoints import last_checkpoint, load, logged_rows
-from rule_extrapolation.runs.identity import set_depth_and_width
 from rule_extrapolation.training.language_modeling import end_of_training
 from rule_extrapolation.training.loggers import metrics_file
 from rule_extrapolation.training.loggers.wandb import close_run
@@ -134,7 +135,8 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
     Only the first of several processes writes the folder.
     """
     if cfg.sweep is None and not is_follower():
-        check_free(cfg.run_dir, "run_dir")
+        run_folder.check_free(cfg.run_dir, "run_dir")
+    set_up_libraries()
     seed_everything(cfg.seed, verbose=False)
     experiment = assemble(cfg, grammar=grammar, model=model)
     module = experiment.module

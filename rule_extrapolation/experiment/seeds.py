@@ -21,17 +21,18 @@ from rich.console import Console
 from torch import nn
 
 from rule_extrapolation.config.building import build
+from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.core.errors import RunsFailed
 from rule_extrapolation.core.launching import cores, threads_of
 from rule_extrapolation.core.threads import limited
 from rule_extrapolation.experiment.assembling import Experiment, assemble
+from rule_extrapolation.experiment.libraries import set_up_libraries
 from rule_extrapolation.experiment.run import Run, started, test, training_threads
 from rule_extrapolation.experiment.sweep import DONE, status
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.runs.checkpoints import last_checkpoint
-from rule_extrapolation.runs.identity import set_depth_and_width
 from rule_extrapolation.runs.run_folder import read_results
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
@@ -54,6 +55,7 @@ def run_seeds(cfg: DictConfig) -> None:
     cfg = set_depth_and_width(cfg)
     folder, seeds = Path(cfg.run_dir), range(cfg.seed, cfg.seed + cfg.seeds)
     configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
+    set_up_libraries()
     experiment = assemble(configs[0], device="meta")
     task, reason = experiment.module.task, why_apart(cfg, experiment)
     left = [config for config in configs if cfg.sweep is None or status(Path(config.run_dir)) not in DONE]

@@ -50,7 +50,9 @@ class TrainedRun:
 
     @property
     def grammar(self) -> Grammar:
-        """The language of a run on a language."""
+        """The language of a run on a language. A run on a text has only ``task``."""
+        if self.task.kind != "language":
+            raise AttributeError(f"{self.task.name} is not a language; use task")
         return self.task
 
     @property
@@ -150,9 +152,10 @@ def load_run(
         ConfigError: there is no such run, its configuration cannot work, or its weights are missing or do not fit.
     """
     config = find_config(folder)
-    from rule_extrapolation.experiment.assembling import build_model_for, build_module, quiet_lightning
+    from rule_extrapolation.experiment.assembling import build_model_for, build_module
+    from rule_extrapolation.experiment.libraries import set_up_libraries
 
-    quiet_lightning()
+    set_up_libraries()
     path = config.parent
     try:
         cfg = read_config(path)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rule_extrapolation.core.random import generator
+from rule_extrapolation.core.task import Task
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.grammar import Grammar
 
@@ -46,18 +47,18 @@ def print_languages(console: Console) -> None:
         console.print(Text("    " + "   ".join(f"{kind} {text}" for kind, text in examples.items())), soft_wrap=True)
 
 
-def rules_in_words(grammar: Grammar) -> str:
-    return "   ".join(f"R{rule[-1]}: {text}" for rule, text in grammar.rules.items())
+def rules_in_words(task: Task) -> str:
+    return "   ".join(f"R{rule[-1]}: {text}" for rule, text in task.rules.items())
 
 
-def describe_run(results: dict[str, Any], grammar: Grammar) -> str:
+def describe_run(results: dict[str, Any], task: Task) -> str:
     """A line on what is about to be trained, and a second one if a faster backend is not used."""
-    label = f"{grammar.label}, " if grammar.label else ""
+    label = f"{task.label}, " if task.label else ""
     backend = f", backend {results['backend']}" if results["backend"] else ""
     model = f"{results['model']} ({results['num_parameters']:,} parameters{backend})"
     start = f", from {results['started_from']}" if results["started_from"] else ""
     reason = f"\nWithout the faster backend: {results['backend_reason']}" if results["backend_reason"] else ""
-    return f"{model} on {grammar.name} ({label}{grammar.level}){start}{reason}"
+    return f"{model} on {task.name} ({label}{task.level}){start}{reason}"
 
 
 def print_run(
@@ -95,7 +96,7 @@ def print_end_of_run(console: Console, results: dict[str, Any], folder: Path) ->
     console.print(f"Run folder: {seen_from_here(folder)}", soft_wrap=True, highlight=False)
 
 
-def print_seeds(console: Console, grammar: Grammar, results: list[dict[str, Any]], folder: Path) -> None:
+def print_seeds(console: Console, task: Task, results: list[dict[str, Any]], folder: Path) -> None:
     """Print a row for each seed, and the mean and standard deviation over seeds."""
     columns = {
         "test loss": "Test/loss",
@@ -104,7 +105,7 @@ def print_seeds(console: Console, grammar: Grammar, results: list[dict[str, Any]
     }
     columns |= {f"{name} {COLUMNS[key]}": f"Test/{name}/{key}_accuracy" for name, key in SEEDS_COLUMNS}
     columns = {title: key for title, key in columns.items() if key in results[0]["test"]}
-    table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(grammar)))
+    table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(task)))
     show_status = any(result["status"] != "finished" for result in results)
     for column in ("seed", *columns, *(["status"] if show_status else [])):
         table.add_column(column, justify="right")

@@ -9,8 +9,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from rule_extrapolation.core.errors import ConfigError
-
 WITHOUT_EFFECT = (
     *("hydra", "run_dir", "sweep", "logger", "threads"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes"),
@@ -19,22 +17,6 @@ WITHOUT_EFFECT = (
 )
 """Keys without effect on the results, each with all keys below it: where a run is stored and logged, what it shows on
 the terminal, the devices that it runs on, and the ranges that a search would draw from."""
-
-
-def set_depth_and_width(cfg: DictConfig) -> DictConfig:
-    """The configuration with ``depth`` and ``width`` in the keys that its model has for them.
-
-    Raises:
-        ConfigError: the model has no such key.
-    """
-    cfg = cfg.copy()
-    for key in ("depth", "width"):
-        if cfg[key] is not None:
-            name = cfg.model.get(f"{key}_key")
-            if name is None:
-                raise ConfigError(key, cfg[key], f"{cfg.model.get('name')} has no {key} to set; leave it out")
-            cfg.model[name] = cfg[key]
-    return cfg
 
 
 def identity(cfg: DictConfig) -> str:

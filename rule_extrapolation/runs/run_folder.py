@@ -16,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 import rule_extrapolation
+from rule_extrapolation.core.errors import ConfigError
 
 if TYPE_CHECKING:  # the report reads run folders without torch
     import pandas as pd
@@ -52,6 +53,12 @@ def header(cfg: DictConfig, task: Task, model: LanguageModel, caveat: str | None
         },
         "commit": commit(),
     }
+
+
+def check_free(folder: str, key: str, pattern: str = "results.json") -> None:
+    """Raise a ConfigError if the folder already contains a run, which would be overwritten."""
+    if any(Path(folder).glob(pattern)):
+        raise ConfigError(key, folder, "already holds a run; name another folder")
 
 
 def installed(package: str) -> str | None:

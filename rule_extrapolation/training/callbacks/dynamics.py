@@ -41,12 +41,12 @@ class Dynamics(Callback):
 
     Raises:
         ConfigError: a number is below 1, there are too many strings, or they are too long for the model.
-        ValueError: the grammar has no rules, or the model is not causal.
+        ValueError: the task is not a language, or the model is not causal.
     """
 
     def __init__(self, grammar: Grammar, model: LanguageModel, every_n_steps: int = 10, max_length: int = 8):
         check_positive(every_n_steps=every_n_steps, max_length=max_length)
-        if not grammar.rules:
+        if grammar.kind != "language":
             raise ValueError(f"needs a language: {grammar.name} has no rules to sort strings by")
         check_strings(grammar.alphabet, max_length, model.max_context)
         if not model.causal:
