@@ -8,14 +8,14 @@ BIN = $(VENV)/bin
 run: $(VENV)/.installed
 	$(BIN)/python -m rule_extrapolation.runner $(ARGS)
 
-# A process for each core, and in each one thread.
+# One single-threaded process per core.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-# How quick it is, beside other packages and naive code. Only some of it: make bench ARGS="decoding steps"
+# Speed compared with other packages and naive code. Only some of it: make bench ARGS="decoding steps"
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -28,7 +28,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-# torch comes first, so that whatever needs it to build finds it.
+# torch comes first, for packages that need torch to build.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch

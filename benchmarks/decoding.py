@@ -10,7 +10,8 @@ from torch import Tensor
 from benchmarks.comparison import Comparison
 from benchmarks.sizes import MODELS, NUM_TOKENS, make
 from benchmarks.table import run
-from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, PAD, prepend_sos
+from rule_extrapolation.core.tokens import FIRST_SYMBOL, PAD
+from rule_extrapolation.grammars.grammar import prepend_sos
 from rule_extrapolation.inference.decoding import Greedy
 from rule_extrapolation.models.language_model import LanguageModel
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from benchmarks.comparison import Comparison
 from benchmarks.sizes import NUM_TOKENS, make
 from benchmarks.table import run
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.grammars import get_grammar
-from rule_extrapolation.grammars.grammar import PAD
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mamba import MambaLM

@@ -64,9 +64,9 @@ class TestBudget:
         ("arguments", "message"),
         {
             "model=lstm parameters=9 vary=hiden_dim": "vary=hiden_dim: did you mean hidden_dim?",
-            "model=linear parameters=9 vary=bias": "vary=bias: model.bias=True is no width",
+            "model=linear parameters=9 vary=bias": "vary=bias: model.bias=True is not a width",
             "model=transformer parameters=9 vary=max_len": "vary=max_len: does not change the number of weights",
-            "model=lstm vary=hidden_dim": "parameters=null: is needed",
+            "model=lstm vary=hidden_dim": "parameters=null: must be set",
             "model=lstm parameters=0 vary=hidden_dim": "parameters=0: must be greater than 0",
             "model=lsmt parameters=9 vary=hidden_dim": "model=lsmt: did you mean lstm?",
             "model=transformer model.num_heads=3 parameters=9 vary=dim_feedforward": "model.num_heads=3: must divide",

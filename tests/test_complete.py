@@ -12,8 +12,8 @@ import torch
 from conftest import environment
 
 from rule_extrapolation.cli.complete import main
+from rule_extrapolation.core.tokens import EOS, PAD, SOS
 from rule_extrapolation.experiment.trained_run import load_run
-from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
 from rule_extrapolation.inference.evaluation import probabilities
 
 

@@ -90,7 +90,7 @@ def test_a_view_of_one_language(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "entity=null: is needed"),
+        ([], "entity=null: must be set"),
         (["entity=us"], "entity=us: no API key, so nothing can be saved; use out=<file> instead"),
         (["entity=us", "grammar=L9"], "grammar=L9: did you mean"),
         (["entity=us", "out=no/where.json"], "out=no/where.json: there is no such folder"),

@@ -14,8 +14,8 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from lightning.pytorch import Callback
 from torch.testing import assert_close
 
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.experiment.processes import VARIABLES
-from rule_extrapolation.grammars.grammar import PAD
 from rule_extrapolation.inference.decoding import Greedy, Sample
 from rule_extrapolation.training.shard import Shard
 

@@ -53,7 +53,7 @@ def test_one_sweep_varies_them_across_architectures(cli, tmp_path):
     assert made == {("lstm", 1, 8), ("lstm", 2, 8), ("mamba", 1, 8), ("mamba", 2, 8)}
     # The same command meets the same runs.
     status, out, _ = cli(*sweep)
-    assert status == 0 and out.count("Skipped, it has finished") == 4
+    assert status == 0 and out.count("Skipped (already finished)") == 4
 
 
 def test_they_must_be_positive(cli):

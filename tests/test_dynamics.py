@@ -10,9 +10,9 @@ from lightning.pytorch import seed_everything
 from offline_wandb import read_run
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, SOS
 from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import get_grammar
-from rule_extrapolation.grammars.grammar import EOS, SOS
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mamba import MambaLM

@@ -174,7 +174,7 @@ def test_a_seed_determines_the_draws_and_nothing_is_overwritten(trained, evaluat
 
 
 ERRORS = {
-    "": "run=null: is needed: the run's folder",
+    "": "run=null: must be set: the run's folder",
     "rn=x": "rn=x: no such key; did you mean run?",
     "run": "run=: needs a value",
     "run=nowhere": "run=nowhere: there is no such folder",
@@ -243,7 +243,7 @@ class TestLoading:
 
     def test_a_checkpoint_of_another_model(self, run, trained):
         shutil.copy(trained("model=linear") / "checkpoints" / "best.ckpt", run / "checkpoints" / "best.ckpt")
-        with pytest.raises(ConfigError, match=r"run=.*: checkpoints/best.ckpt is no checkpoint of the model"):
+        with pytest.raises(ConfigError, match=r"run=.*: checkpoints/best.ckpt is not a checkpoint of the model"):
             load_run(str(run))
 
     def test_an_invalid_configuration(self, run):

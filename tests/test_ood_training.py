@@ -10,12 +10,12 @@ from lightning.pytorch import seed_everything
 from sizes import MODELS, NUM_TOKENS, make
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, PAD, SOS
 from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.exact.acceptor import Acceptor, matching
 from rule_extrapolation.grammars.exact.completion import shortest_completion
-from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
 from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.training.ood import OODTraining, completed_prompts
 
@@ -238,7 +238,7 @@ class TestRuns:
                 assemble(config(tmp_path, *TINY, f"resume={run}", *overrides))
             return str(error.value)
 
-        assert "training.name=standard: the run to resume has oracle; set that" in refusal()
+        assert "training.name=standard: the run to resume has oracle; use the same value" in refusal()
         assert "training.weight=2: the run to resume has 1.0" in refusal("training=oracle", "training.weight=2")
         (run / "config.yaml").unlink()
         assert "training.name=standard: the run to resume has another" in refusal()
@@ -317,15 +317,15 @@ class TestFinetune:
         assert re.search(r"its model\.layers\.2\.\S+ is missing, not \(", refusal("model.num_layers=3"))
         assert "there is no" in refusal(f"ckpt={tmp_path}")
         (first / "checkpoints" / "best.ckpt").write_text("no weights")
-        assert "best.ckpt is no checkpoint of a run" in refusal()
+        assert "best.ckpt is not a checkpoint of a run" in refusal()
 
 
 ERRORS = {
     "training=advers": "training=advers: did you mean adversarial? (one of adversarial, finetune, oracle, standard)",
-    "training=finetune": "ckpt=null: is needed; name a run folder or a .ckpt file to start from",
+    "training=finetune": "ckpt=null: must be set; name a run folder or a .ckpt file to start from",
     "training=finetune ckpt=nowhere": "ckpt=nowhere: there is no nowhere; name a run folder or a .ckpt file",
     "ckpt=nowhere": "ckpt=nowhere: there is no nowhere",
-    f"training=finetune ckpt={__file__}": "test_ood_training.py is no checkpoint of a run",
+    f"training=finetune ckpt={__file__}": "test_ood_training.py is not a checkpoint of a run",
     "training=oracle training.wieght=2": "training.wieght=2: no such key; did you mean weight?",
     "training=oracle +training.wieght=2": "training.wieght=2: no such key; did you mean weight?",
     "training.weight=2": "training.weight=2: no such key",
@@ -340,7 +340,7 @@ ERRORS = {
     "training=oracle grammar=brackets": "training.rule_1=kept: no completion of an OOD prompt of brackets keeps R1",
     "training=oracle model=oracle": "training.rule_1=kept: the model has nothing to train; use training=standard",
     "training=oracle model=linear": "data.max_length=12: completed OOD prompts take 17 tokens, and the model reads 13",
-    "~training": "training=null: is needed",
+    "~training": "training=null: must be set",
 }
 
 

@@ -63,7 +63,7 @@ def assert_same_run(one, other):
 def test_every_seed_leaves_what_it_leaves_alone(cli, tmp_path, overrides):
     status, out, err = cli("seeds=3", "seed=4", "hydra.run.dir=many", *SHORT, *overrides)
     assert (status, err) == (0, "")
-    assert "seeds 4 to 6 at once" in out
+    assert "seeds 4 to 6 together" in out
     for seed in (4, 5, 6):
         assert cli(f"seed={seed}", f"hydra.run.dir=alone{seed}", *SHORT, *overrides)[0] == 0
         assert_same_run(tmp_path / "many" / f"seed{seed}", tmp_path / f"alone{seed}")
@@ -118,7 +118,7 @@ def test_seeds_that_cannot_share_a_step_run_side_by_side(cli, tmp_path, monkeypa
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     status, out, err = cli("seeds=2", "hydra.run.dir=many", f"run_dir={tmp_path / 'many'}", *overrides)
     assert (status, err) == (0, "")
-    assert "side by side, in processes of their own: each draws its own dropout" in out
+    assert "in parallel, each in its own process: each draws its own dropout" in out
     assert "seed 1  step 2/6" in out and "│ mean" in out
     assert cli("seed=1", "hydra.run.dir=alone", *overrides)[0] == 0
     assert_same_run(tmp_path / "many" / "seed1", tmp_path / "alone")

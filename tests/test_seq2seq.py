@@ -10,11 +10,11 @@ from torch import nn
 
 from rule_extrapolation.cli import complete, evaluate, report
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, PAD, SOS
 from rule_extrapolation.data.completions import CompletionDataModule, split_words
 from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN
-from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
 from rule_extrapolation.models.seq2seq import Seq2Seq
 
 NUM_TOKENS, HIDDEN = 5, 6

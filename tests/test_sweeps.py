@@ -93,7 +93,7 @@ def test_a_killed_sweep_is_continued_by_the_same_command(cli, tmp_path):
     process = start(killed, *SWEEP)
     out, _ = process.communicate()
     assert process.returncode == 0, out
-    assert out.count("Skipped, it has finished: ") == 1
+    assert out.count("Skipped (already finished): ") == 1
     assert "Sweep default: 3 finished, 1 skipped, 0 failed. Run folders: runs/sweeps/default" in out
     assert "step 6/" in out.split("on L1")[-1]  # the runs that had not begun start at the beginning
 
@@ -265,7 +265,7 @@ def test_an_experiment_can_be_a_sweep(cli, tmp_path):
         (["hydra.sweep.subdir=here", "seed=0,1"], "hydra.sweep.subdir=here: several jobs would share a folder"),
         (["threads=0"], "threads=0: must be greater than 0"),
         (["hydra/launcher=jobbib"], "hydra/launcher=jobbib: did you mean joblib?"),
-        (["hparams_search=optuna", "model=oracle", "trainer.max_steps=1"], "model.search=null: is what to search over"),
+        (["hparams_search=optuna", "model=oracle", "trainer.max_steps=1"], "model.search=null: nothing to search over"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(cli, tmp_path, overrides, message):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import read_results
 
+from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.chance import chance_levels, exact_levels, sampled_levels
 from rule_extrapolation.grammars.exact.acceptor import both
 from rule_extrapolation.grammars.exact.likelihood import memorised_loss
-from rule_extrapolation.grammars.grammar import EOS, FIRST_SYMBOL, PAD
 from rule_extrapolation.grammars.judging import accuracies, judge_completions
 from rule_extrapolation.inference.decoding import Greedy
 from rule_extrapolation.models.oracle import OracleLM

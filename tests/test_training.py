@@ -15,12 +15,12 @@ from sizes import MODELS, make
 from torch import nn
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, PAD, SOS
 from rule_extrapolation.data.grammar_data import GrammarDataModule, TensorBatches
 from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN
-from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
 from rule_extrapolation.grammars.judging import accuracies, judge_completions
 from rule_extrapolation.inference.decoding import Greedy, Sample
 from rule_extrapolation.models.linear import LinearLLM
@@ -362,7 +362,7 @@ class TestRuns:
         assemble(config(tmp_path, *resume))
         assert "model.hidden_dim=9: the run to resume has 8" in refusal(*resume, "model.hidden_dim=9")
         assert "seed=1: the run to resume has 0" in refusal(*resume, "seed=1")
-        assert "trainer.max_steps=4: the run to resume has had 4; set more" in refusal(*resume, "trainer.max_steps=4")
+        assert "trainer.max_steps=4: already trained for 4; increase it" in refusal(*resume, "trainer.max_steps=4")
         assert "optimizer.betas=[0.1, 0.2]: the run to resume has null" in refusal(
             *resume, "+optimizer.betas=[0.1,0.2]"
         )
@@ -378,13 +378,13 @@ class TestRuns:
         assert assemble(config(tmp_path, *more, "decoding.max_new_tokens=5")).module.model.max_context == 12 + 2 + 5
         results = read_results(run)
         (run / "results.json").write_text(json.dumps({**results, "backend": "cuda"}))
-        with pytest.raises(ConfigError, match=r"model.backend=vanilla: the run to resume has taken cuda; set that"):
+        with pytest.raises(ConfigError, match=r"model.backend=vanilla: the run to resume used cuda; use the same"):
             assemble(config(tmp_path, *more))
 
     def test_a_run_that_has_had_its_epochs_does_not_resume(self, train, tmp_path):
         epochs = ["trainer.max_steps=-1", "trainer.val_check_interval=1.0", "trainer.check_val_every_n_epoch=1", *TINY]
         run = train(*epochs, "trainer.max_epochs=2")
-        with pytest.raises(ConfigError, match=r"trainer.max_epochs=2: the run to resume has had 2; set more"):
+        with pytest.raises(ConfigError, match=r"trainer.max_epochs=2: already trained for 2; increase it"):
             assemble(config(tmp_path, *epochs, "trainer.max_epochs=2", f"resume={run}"))
         rest = train(*epochs, "trainer.max_epochs=3", f"resume={run}", folder="rest")
         whole = train(*epochs, "trainer.max_epochs=3", folder="whole")
@@ -396,7 +396,7 @@ class TestRuns:
     def test_a_training_that_diverges_says_so(self, train, capsys, decoding):
         overrides = ["optimizer=sgd", "optimizer.lr=1e30", "scheduler=constant", f"decoding={decoding}", *TINY]
         results = read_results(train(*overrides))
-        assert "the training has diverged" in capsys.readouterr().out
+        assert "training has diverged" in capsys.readouterr().out
         assert results["status"] == "diverged"
         assert results["test"]["Test/loss"] is None
 

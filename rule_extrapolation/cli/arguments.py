@@ -40,7 +40,7 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
         values[key] = convert(key, text, hints[key])
     for field in fields(cls):
         if field.name not in values and field.default is MISSING:
-            raise ConfigError(field.name, None, f"is needed: {known[field.name]}")
+            raise ConfigError(field.name, None, f"must be set: {known[field.name]}")
     return cls(**values)
 
 

@@ -78,7 +78,7 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
     """The width whose number of weights is nearest to ``parameters`` between its neighbours, and its place among them.
 
     Raises:
-        ConfigError: a key that is no width of the model, or a model that cannot be built as it is configured.
+        ConfigError: a key that is not a width of the model, or a model that cannot be built as it is configured.
     """
     check_positive(parameters=parameters)
     check_before_lightning(cfg)
@@ -86,7 +86,7 @@ def nearest(cfg: DictConfig, keys: list[str], parameters: int) -> tuple[list[Siz
         if key not in cfg.model:
             raise ConfigError("vary", key, one_of(key, [k for k in cfg.model if type(cfg.model[k]) is int]))
         if type(cfg.model[key]) is not int or cfg.model[key] < 1:
-            raise ConfigError("vary", key, f"model.{key}={cfg.model[key]} is no width; name whole numbers")
+            raise ConfigError("vary", key, f"model.{key}={cfg.model[key]} is not a width; name whole numbers")
     own = cfg.model[keys[0]]
     if sized(cfg, keys, 2 * own).parameters == sized(cfg, keys, own).parameters:
         raise ConfigError("vary", ",".join(keys), "does not change the number of weights; name a width")

@@ -103,17 +103,14 @@ def complete_prompt(run: TrainedRun, prompt: str, new_tokens: int, samples: int,
 
     from rule_extrapolation.grammars.judging import judged
     from rule_extrapolation.inference import evaluation
-    from rule_extrapolation.inference.decoding import Greedy, Sample
+    from rule_extrapolation.inference.decoding import greedy_and_sampled
     from rule_extrapolation.reporting.terminal import print_completions
 
     grammar, model = run.grammar, run.model
     tokens = encode_prompt(grammar, model, prompt)
-    decoders = {"greedy": (Greedy(new_tokens), 1)}
-    if samples:
-        decoders["sample"] = (Sample(new_tokens, temperature, seed), samples)
     rows = []
-    for name, (decoder, samples) in decoders.items():
-        completions = evaluation.complete(model, tokens, decoder, samples)
+    for name, (decoder, number) in greedy_and_sampled(new_tokens, samples, temperature, seed).items():
+        completions = evaluation.complete(model, tokens, decoder, number)
         probable = evaluation.probabilities(model, completions, tokens.shape[1]).tolist()
         verdicts = judged(grammar, completions, tokens.shape[1])
         rows += [{"decoding": name, "probability": p, **row} for p, row in zip(probable, verdicts)]
@@ -123,7 +120,7 @@ def complete_prompt(run: TrainedRun, prompt: str, new_tokens: int, samples: int,
 
 def draw_attention(run: TrainedRun, arguments: Arguments) -> None:
     """Draw what the greedy completion attends to in the prompt, to a file."""
-    from rule_extrapolation.grammars.grammar import EOS, SOS
+    from rule_extrapolation.core.tokens import EOS, SOS
     from rule_extrapolation.inference.decoding import Greedy
     from rule_extrapolation.reporting.attention_figure import attention
     from rule_extrapolation.reporting.figures import save_as, styled
@@ -166,7 +163,7 @@ def session(run: TrainedRun, arguments: Arguments) -> None:
 
 def complete(arguments: Arguments) -> None:
     check(arguments)
-    run = load_run(arguments.run, lambda cfg: 1 + len(arguments.prompt or "") + budget(cfg, arguments))
+    run = load_run(arguments.run, min_context=lambda cfg: 1 + len(arguments.prompt or "") + budget(cfg, arguments))
 
     from rule_extrapolation.reporting.terminal import model_title
 

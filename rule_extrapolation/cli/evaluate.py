@@ -131,14 +131,14 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
 
 def evaluate(arguments: Arguments) -> None:
     check(arguments)
-    run = load_run(arguments.run, lambda cfg: tokens_needed(cfg, arguments))
+    run = load_run(arguments.run, min_context=lambda cfg: tokens_needed(cfg, arguments))
     if run.task.kind == "text":
         fix = f"{run.task.name} is a text, which has no rules; its perplexity is in results.json"
         raise ConfigError("run", arguments.run, fix)
 
     from rich.console import Console
 
-    from rule_extrapolation.inference.evaluation import make_decoder
+    from rule_extrapolation.inference.decoding import make_decoder
     from rule_extrapolation.reporting.terminal import print_evaluation
 
     started = time.perf_counter()
@@ -169,7 +169,8 @@ def evaluate_all(
     run: TrainedRun, grammars: list[Grammar], words: list[Tensor], decoder: Decoder, samples: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The figures by length of prompt and by length of word, and the judged completions."""
-    from rule_extrapolation.inference.evaluation import evaluate_length, evaluate_prompts, make_decoder
+    from rule_extrapolation.inference.decoding import make_decoder
+    from rule_extrapolation.inference.evaluation import evaluate_length, evaluate_prompts
 
     prompts: dict[str, Any] = {}
     completions: list[dict[str, Any]] = []

@@ -52,7 +52,7 @@ def check(arguments: Arguments) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError("out", arguments.out, "is a file; name a folder")
     if out.is_dir() and {path.name for path in out.iterdir()} - {"report.html", "tables", "figures"}:
-        raise ConfigError("out", arguments.out, "holds other files than a report; name another folder")
+        raise ConfigError("out", arguments.out, "contains files that are not part of a report; name another folder")
 
 
 def report(arguments: Arguments) -> None:
@@ -70,7 +70,8 @@ def report(arguments: Arguments) -> None:
     runs, by = read(arguments, Console(stderr=True)), arguments.by or []
     groups = group_runs(runs, by, arguments.mix)
     if not groups:
-        raise ConfigError("runs", ",".join(arguments.runs or [str(arguments.wandb)]), "no run there says what it is of")
+        given = ",".join(arguments.runs or [str(arguments.wandb)])
+        raise ConfigError("runs", given, "none of these runs names its language and model")
     of_texts = [group for group in groups if any(run.text for run in group.runs + group.excluded)]
     groups = [group for group in groups if group not in of_texts]
     tables, texts = language_tables(groups, by), text_tables(of_texts, by)

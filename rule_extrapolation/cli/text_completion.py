@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.core.tokens import EOS
 from rule_extrapolation.experiment.prompts import encode_prompt
 from rule_extrapolation.inference import evaluation
-from rule_extrapolation.inference.decoding import Greedy, Sample
+from rule_extrapolation.inference.decoding import greedy_and_sampled
 from rule_extrapolation.reporting.text import print_continuations
 
 if TYPE_CHECKING:
@@ -41,16 +40,12 @@ class TextPrompts:
     ) -> None:
         """Print the most probable next tokens, the greedy completion and the drawn ones."""
         vocabulary, tokens = run.task.vocabulary, encode_prompt(run.task, run.model, prompt)
-        samples = SAMPLES if samples is None else samples
-        decoders = {"greedy": (Greedy(new_tokens), 1)}
-        if samples:
-            decoders["sample"] = (Sample(new_tokens, temperature, seed), samples)
+        decoders = greedy_and_sampled(new_tokens, SAMPLES if samples is None else samples, temperature, seed)
         probabilities, next_ = run.model.prefill(tokens)[0][0].softmax(0).topk(min(SHOWN, run.task.num_tokens))
         likely = {vocabulary.name(token): p for token, p in zip(next_.tolist(), probabilities.tolist())}
         rows = []
         for name, (decoder, number) in decoders.items():
             for completion in evaluation.complete(run.model, tokens, decoder, number)[:, tokens.shape[1] :].tolist():
-                completion = completion[: completion.index(EOS)] if EOS in completion else completion
-                rows.append((name, vocabulary.decode(completion)))
+                rows.append((name, vocabulary.decode_completion(completion)[0]))
         unknown = [token for token in vocabulary.level.split(prompt) if token not in vocabulary.ids]
         print_continuations(Console(), prompt, unknown, likely, rows)

@@ -87,7 +87,7 @@ def check_arguments(make: Callable[..., Any], arguments: dict[str, Any], group: 
 
     Raises:
         ConfigError: a key that ``make`` does not take or that the program passes, a value of the wrong type, or no
-            value where one is needed.
+            value where one must be set.
     """
     prefix = f"{group}." if group else ""
     parameters = inspect.signature(make).parameters
@@ -102,7 +102,7 @@ def check_arguments(make: Callable[..., Any], arguments: dict[str, Any], group: 
     for key, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
         if required and key not in arguments and key not in given:
-            raise ConfigError(f"{prefix}{key}", None, "is needed")
+            raise ConfigError(f"{prefix}{key}", None, "must be set")
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -35,7 +35,7 @@ def one_line(error: Exception) -> str:
     if unresolved := re.match(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", str(error)):
         # A choice of the defaults list that goes by another group's.
         needed, given = re.findall(r"\$\{(\w+)\}", unresolved[1]), unresolved[2].split(", ")
-        return f"{' and '.join(group for group in needed if group not in given)}=null: is needed"
+        return f"{' and '.join(group for group in needed if group not in given)}=null: must be set"
     cause = error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
         override = str(error).rpartition("+")[2] or cause.full_key

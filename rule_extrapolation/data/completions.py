@@ -9,8 +9,9 @@ from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.random import generator
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.data.grammar_data import TEST, TRAIN, VAL, GrammarDataModule, TensorBatches
-from rule_extrapolation.grammars.grammar import PAD, Grammar, uniform_integers
+from rule_extrapolation.grammars.grammar import Grammar, uniform_integers
 
 SPLITS = 4
 """The random stream of the positions at which words are split. ``grammar_data`` uses streams 0 to 3."""

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
-from rule_extrapolation.core.tokens import EOS, PAD
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.data import text_name
 from rule_extrapolation.data.grammar_data import TensorBatches
 from rule_extrapolation.data.text import PARTS, Text, TextSettings, read_text, unigram_loss
@@ -80,10 +80,7 @@ class TextTask:
 
     def judge_completion(self, tokens: Tensor, prompt_length: int) -> tuple[str, bool, dict[str, bool]]:
         """(1, P + new) tokens -> the completion as text, whether it contains EOS, and no rules."""
-        completion = tokens[0, prompt_length:].tolist()
-        finished = EOS in completion
-        text = self.vocabulary.decode(completion[: completion.index(EOS)] if finished else completion)
-        return text, finished, {}
+        return *self.vocabulary.decode_completion(tokens[0, prompt_length:].tolist()), {}
 
     def about(self) -> dict[str, Any]:
         """The entries that describe the text in results.json."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rule_extrapolation.core.tokens import FIRST_SYMBOL
+from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL
 
 UNK = "<UNK>"
 SPECIAL = ("<SOS>", "<EOS>", "<PAD>")
@@ -170,6 +170,11 @@ class Vocabulary:
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of token ids."""
         return self.level.join(map(self.name, tokens))
+
+    def decode_completion(self, tokens: list[int]) -> tuple[str, bool]:
+        """The text of token ids before the first EOS, and whether there is an EOS."""
+        finished = EOS in tokens
+        return self.decode(tokens[: tokens.index(EOS)] if finished else tokens), finished
 
     def save(self, folder: Path) -> None:
         about = {"level": self.level.name, "symbols": self.symbols}

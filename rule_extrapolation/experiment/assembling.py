@@ -172,7 +172,7 @@ def build_callbacks(cfg: DictConfig, module: LanguageModeling) -> list[Callback]
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     for name, needed in {"history": BestMetrics, "last": LastCheckpoint}.items():
         if not any(isinstance(callback, needed) for callback in callbacks):
-            raise ConfigError(f"callbacks.{name}", None, f"is needed: results.json and resume= read what {name} keeps")
+            raise ConfigError(f"callbacks.{name}", None, "must be set: results.json and resume= need what it keeps")
     for name, node in nodes.items():
         if "monitor" in node:
             check_choice(module.validation_names(), **{f"callbacks.{name}.monitor": node.monitor})

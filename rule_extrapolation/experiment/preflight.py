@@ -68,16 +68,17 @@ def check_jobs(sweep: Sweep) -> None:
     if jobs is None:
         check_search(sweep.config)
         return
-    composed = [sweep.job(job, number) for number, job in enumerate(jobs)]
+    composed = [sweep.compose_job(job, number) for number, job in enumerate(jobs)]
     check([job.cfg for job in composed if not job.done])
     sweep.print_skipped()
 
 
 def check_search(config: DictConfig) -> None:
-    """Check what a sweeper that chooses values as it goes leaves alone."""
+    """Check the settings that a search does not change."""
     overrides = sweep_overrides(config)
     if not any(override.is_sweep_override() for override in overrides):
-        raise ConfigError("model.search", None, "is what to search over; or give ranges: optimizer.lr=1e-3,1e-2")
+        fix = "nothing to search over: set model.search or give ranges, such as optimizer.lr=1e-3,1e-2"
+        raise ConfigError("model.search", None, fix)
     fixed = [override.input_line for override in overrides if not override.is_sweep_override()]
     check([compose_job(config, fixed, 0)[0]])
 

@@ -61,8 +61,8 @@ def lock(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder. The system releases it however this process ends.
 
     Raises:
-        InUse: another process holds it, and has not released it within SOON seconds, in which one ends that has lost
-            its parent.
+        InUse: another process holds it and has not released it within SOON seconds. A process that has lost its parent
+            ends within that time.
     """
     from filelock import FileLock, Timeout
 

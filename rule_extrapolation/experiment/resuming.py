@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core.errors import ConfigError, as_written
 from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.runs.checkpoints import completed_progress, last_checkpoint, load, shapes
+from rule_extrapolation.runs.checkpoints import best_checkpoint, completed_progress, last_checkpoint, load, shapes
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT
 from rule_extrapolation.runs.run_folder import read_config, read_results
 from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
 def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | None:
-    """The checkpoint that training continues from, or None to begin anew.
+    """The checkpoint that training continues from, or None to start again.
 
     In a sweep it is the last checkpoint in the run's own folder. Otherwise ``resume`` names it: a .ckpt file, or a run
     folder, whose last checkpoint is taken.
@@ -31,16 +32,17 @@ def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | No
     if cfg.resume is None:
         return None
     check_has_steps(cfg, "resume", module.model)
-    path, checkpoint = read_checkpoint(cfg, "resume", "last.ckpt", "meta")
+    path, checkpoint = read_checkpoint(cfg, "resume", last_checkpoint, "meta")
     check_same_settings(cfg, module.model, path.parent.parent)
     if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
-        raise ConfigError("resume", cfg.resume, "its weights are of another model; set that model's name and sizes")
+        raise ConfigError("resume", cfg.resume, "its weights are of another model; use that model's name and sizes")
     module.check_checkpoint("resume", checkpoint)
     if ("ood" in checkpoint) != (module.ood is not None):
-        raise ConfigError("training.name", cfg.training.get("name"), "the run to resume has another; set that")
+        fix = "the run to resume has another; use the same value"
+        raise ConfigError("training.name", cfg.training.get("name"), fix)
     for key, done in completed_progress(checkpoint).items():
         if 0 < (cfg.trainer.get(key) or -1) <= done:
-            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"the run to resume has had {done}; set more")
+            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"already trained for {done}; increase it")
     return path
 
 
@@ -51,7 +53,7 @@ def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
         checkpoint = load(path, "meta")
         fits = shapes(checkpoint["state_dict"]) == shapes(module.state_dict())
         module.check_checkpoint("resume", checkpoint)
-    except Exception:  # without a usable checkpoint the run begins anew
+    except Exception:  # without a usable checkpoint the run starts again
         return None
     return path if fits else None
 
@@ -73,9 +75,9 @@ def load_initial_weights(cfg: DictConfig, module: LanguageModeling, device: str 
     if cfg.ckpt is None or cfg.resume is not None:
         return
     if not cfg.ckpt:
-        raise ConfigError("ckpt", None, "is needed; name a run folder or a .ckpt file to start from")
+        raise ConfigError("ckpt", None, "must be set; name a run folder or a .ckpt file to start from")
     check_has_steps(cfg, "ckpt", module.model)
-    _, checkpoint = read_checkpoint(cfg, "ckpt", "best.ckpt", device or "cpu")
+    _, checkpoint = read_checkpoint(cfg, "ckpt", best_checkpoint, device or "cpu")
     weights, own = shapes(checkpoint["state_dict"]), shapes(module.state_dict())
     if weights != own:
         name = next(name for name in [*own, *weights] if weights.get(name) != own.get(name))
@@ -88,23 +90,28 @@ def load_initial_weights(cfg: DictConfig, module: LanguageModeling, device: str 
 def check_has_steps(cfg: DictConfig, key: str, model: LanguageModel) -> None:
     """Raise a ConfigError for a model that is fitted by counting, which has no checkpoint to continue from."""
     if model.fitted_by_counting:
-        raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted anew in seconds; leave {key} out")
+        raise ConfigError(key, cfg[key], f"{cfg.model.name} is counted again in seconds; leave {key} out")
 
 
-def read_checkpoint(cfg: DictConfig, key: str, name: str, device: str) -> tuple[Path, dict[str, Any]]:
-    """The .ckpt file that ``cfg[key]`` names, or the file ``name`` of the run folder that it names, and its content.
+def read_checkpoint(
+    cfg: DictConfig, key: str, of_folder: Callable[[Path], Path], device: str
+) -> tuple[Path, dict[str, Any]]:
+    """The .ckpt file that ``cfg[key]`` names, or that of the run folder that it names, and its content.
+
+    Args:
+        of_folder: the path of the checkpoint in a run folder.
 
     Raises:
         ConfigError: there is no such file, or it is not a checkpoint.
     """
     path = Path(cfg[key])
-    path = path / "checkpoints" / name if path.is_dir() else path
+    path = of_folder(path) if path.is_dir() else path
     if not path.is_file():
         raise ConfigError(key, cfg[key], f"there is no {path}; name a run folder or a .ckpt file")
     try:
         return path, load(path, device)
     except Exception as error:
-        raise ConfigError(key, cfg[key], f"{path} is no checkpoint of a run") from error
+        raise ConfigError(key, cfg[key], f"{path} is not a checkpoint of a run") from error
 
 
 def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> None:
@@ -114,7 +121,7 @@ def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> 
     before = read_config(folder)
     for key in ("seed", "ckpt"):
         if cfg[key] != before.get(key):
-            raise ConfigError(key, cfg[key], f"the run to resume has {before.get(key)}; set that")
+            raise ConfigError(key, cfg[key], f"the run to resume has {as_written(before.get(key))}; use the same value")
     trainer = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "precision")
     for group in ("grammar", "data", "model", "optimizer", "scheduler", "training", "trainer"):
         now, then = OmegaConf.to_container(cfg[group], resolve=True), before.get(group, {})
@@ -122,10 +129,9 @@ def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> 
             if (group == "model" and key == model.context_setting) or f"{group}.{key}" in WITHOUT_EFFECT:
                 continue
             if now.get(key) != then.get(key):
-                raise ConfigError(
-                    f"{group}.{key}", now.get(key), f"the run to resume has {as_written(then.get(key))}; set that"
-                )
+                fix = f"the run to resume has {as_written(then.get(key))}; use the same value"
+                raise ConfigError(f"{group}.{key}", now.get(key), fix)
     if results := read_results(folder):
         backend = results.get("backend")
         if backend != model.backend:
-            raise ConfigError("model.backend", model.backend, f"the run to resume has taken {backend}; set that")
+            raise ConfigError("model.backend", model.backend, f"the run to resume used {backend}; use the same value")

@@ -35,7 +35,7 @@ from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.reporting.text import print_text_run
 from rule_extrapolation.runs import run_folder
-from rule_extrapolation.runs.checkpoints import last_checkpoint, load, logged_rows
+from rule_extrapolation.runs.checkpoints import best_checkpoint, last_checkpoint, load, logged_rows, tested_checkpoint
 from rule_extrapolation.training.language_modeling import end_of_training
 from rule_extrapolation.training.loggers import metrics_file
 from rule_extrapolation.training.loggers.wandb import close_run
@@ -182,17 +182,17 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
         metrics_file.truncate(folder / "metrics.csv", None if has_ended(cfg, checkpoint) else logged_rows(checkpoint))
     else:
         (folder / "metrics.csv").unlink(missing_ok=True)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(last_checkpoint(folder).parent, ignore_errors=True)
 
 
 def fit(run: Run, trainer: Trainer) -> None:
     """Train, from the checkpoint if there is one."""
-    experiment, checkpoints = run.experiment, run.folder / "checkpoints"
+    experiment = run.experiment
     if run.is_rank_zero and experiment.checkpoint not in (None, last_checkpoint(run.folder)):
-        best = experiment.checkpoint.with_name("best.ckpt")
+        best = experiment.checkpoint.with_name(best_checkpoint(run.folder).name)
         if best.is_file():
-            checkpoints.mkdir()
-            shutil.copy(best, checkpoints)
+            best_checkpoint(run.folder).parent.mkdir()
+            shutil.copy(best, best_checkpoint(run.folder))
     keep_freed_memory()
     beginning = time.perf_counter()
     with limited(training_threads(experiment)):
@@ -211,7 +211,7 @@ def estimate(run: Run, trainer: Trainer) -> None:
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
     trainer.validate(module, data, verbose=False)
     run.experiment.best_metrics.record(trainer, module)
-    trainer.save_checkpoint(run.folder / "checkpoints" / "best.ckpt")
+    trainer.save_checkpoint(best_checkpoint(run.folder))
 
 
 def training_threads(experiment: Experiment, seeds: int = 1) -> int:
@@ -223,9 +223,7 @@ def training_threads(experiment: Experiment, seeds: int = 1) -> int:
 def test(run: Run, trainer: Trainer) -> None:
     """Test the best checkpoint, if the run has trained, and fill in the results."""
     module, data, history = run.experiment.module, run.experiment.data, run.experiment.best_metrics
-    # Training that ends before its first validation has no best checkpoint.
-    candidates = [run.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    checkpoint = trainer.strategy.broadcast(next(filter(Path.is_file, candidates), None))
+    checkpoint = trainer.strategy.broadcast(tested_checkpoint(run.folder))
     run.results |= history.results()
     run.results["tested"] = checkpoint and checkpoint.stem
     diverged = history.diverged  # testing loads the state of the best checkpoint

@@ -46,7 +46,7 @@ ELEMENTWISE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
 def run_seeds(cfg: DictConfig) -> None:
     """Train ``seeds`` runs, from ``seed`` on, each in a folder within the run folder, and print their results.
 
-    If the configuration allows it, one forward and backward pass serves all of them. Otherwise they run side by side,
+    If the configuration allows it, one forward and backward pass serves all of them. Otherwise they run in parallel,
     each in its own process.
 
     Raises:
@@ -64,7 +64,7 @@ def run_seeds(cfg: DictConfig) -> None:
     if reason is None:
         run_stacked(left)
     else:
-        print(f"Seeds {seeds[0]} to {seeds[-1]} side by side, in processes of their own: {reason}", flush=True)
+        print(f"Seeds {seeds[0]} to {seeds[-1]} in parallel, each in its own process: {reason}", flush=True)
         run_apart(left)
     results = [read_results(Path(config.run_dir)) for config in configs]
     print_seeds(Console(), task, results, folder)
@@ -82,7 +82,7 @@ def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
     if module.ood is not None:
         return f"training={cfg.training.name}"
     if cfg.optimizer._target_ not in ELEMENTWISE:
-        return f"{cfg.optimizer._target_} may look at several weights at once"
+        return f"{cfg.optimizer._target_} may look at several weights together"
     for key, single in {"devices": 1, "gradient_clip_val": None, "min_steps": None, "min_epochs": None}.items():
         if trainer.get(key, single) != single:
             return f"trainer.{key}={trainer[key]}"
@@ -102,7 +102,7 @@ def run_stacked(configs: list[DictConfig]) -> None:
             runs[-1].prepare()
             members.append(Member(str(config.seed), experiment.module, callbacks, runs[-1].loggers))
         first, last = configs[0].seed, configs[-1].seed
-        print(f"{describe_run(runs[0].results, runs[0].task)}, seeds {first} to {last} at once", flush=True)
+        print(f"{describe_run(runs[0].results, runs[0].task)}, seeds {first} to {last} together", flush=True)
         bars = [callback for callback in runs[0].experiment.callbacks if isinstance(callback, ProgressBar)]
         trainer = build(
             configs[0], "trainer", logger=MemberLoggers(members), callbacks=[MemberCallbacks(members), *bars]
@@ -155,7 +155,7 @@ def run_apart(configs: list[DictConfig]) -> None:
 
     def interrupt(*_: Any) -> None:
         interrupted.set()
-        print("\nStopping each run after its batch; once more stops at once.", flush=True)
+        print("\nStopping each run after its batch; press Ctrl-C again to stop immediately.", flush=True)
         for process in processes:
             process.send_signal(signal.SIGINT)
 

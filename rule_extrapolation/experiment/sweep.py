@@ -84,7 +84,7 @@ class Sweep:
     def name(self) -> str:
         return Path(self.config.hydra.sweep.dir).name
 
-    def job(self, overrides: Sequence[str], number: int = 0) -> Job:
+    def compose_job(self, overrides: Sequence[str], number: int = 0) -> Job:
         """The job for a combination of overrides.
 
         Raises:
@@ -208,7 +208,7 @@ class ResumingLauncher:
         self.launcher, self.sweep = launcher, sweep
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        jobs = [self.sweep.job(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        jobs = [self.sweep.compose_job(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
         self.sweep.print_skipped()
         left = {job.folder: job for job in jobs if not job.done}  # two jobs may be the same run
         if len(left) > 1:

@@ -137,16 +137,17 @@ def find_config(folder: str | Path) -> Path:
 
 def load_run(
     folder: str | Path,
-    context: Callable[[DictConfig], int] = lambda cfg: 0,
+    *,
     grammar: Grammar | None = None,
     model: LanguageModel | None = None,
+    min_context: Callable[[DictConfig], int] = lambda cfg: 0,
 ) -> TrainedRun:
     """Load a run's model with the weights of its best checkpoint, or of the last where there is no best.
 
     Args:
-        context: from the run's configuration, the number of tokens that the model is to read, for models whose weights
-            allow any number.
         grammar, model: the objects that the run was trained with, if its configuration cannot build them again.
+        min_context: from the run's configuration, the number of tokens that the model must be able to read, for models
+            whose weights allow any number.
 
     Raises:
         ConfigError: there is no such run, its configuration cannot work, or its weights are missing or do not fit.
@@ -154,33 +155,36 @@ def load_run(
     config = find_config(folder)
     from rule_extrapolation.experiment.assembling import build_model_for, build_module
     from rule_extrapolation.experiment.libraries import set_up_libraries
+    from rule_extrapolation.runs.checkpoints import tested_checkpoint
 
     set_up_libraries()
     path = config.parent
     try:
         cfg = read_config(path)
         check_settings(cfg)
-        settings = for_evaluation(cfg, context)
+        settings = for_evaluation(cfg, min_context)
         data = saved_data(settings, path) or build_data(settings, grammar)
         module = build_module(settings, data, build_model_for(settings, data, model=model))
     except Exception as error:
         raise ConfigError("run", folder, f"its config.yaml cannot be used: {error}") from error
     checkpoint = None
     if module.model.num_parameters or module.model.fitted_by_counting:
-        checkpoint = best_checkpoint(path)
+        checkpoint = tested_checkpoint(path)
+        if checkpoint is None:
+            raise ConfigError("run", path, "holds no checkpoints/best.ckpt or last.ckpt; name a run that was trained")
         load_trained_weights(module, checkpoint, folder)
     module.eval().requires_grad_(False)
     return TrainedRun(path, cfg, checkpoint, module.task, module.model, module.decoder, caveat_of(path, module))
 
 
-def for_evaluation(cfg: DictConfig, context: Callable[[DictConfig], int]) -> DictConfig:
+def for_evaluation(cfg: DictConfig, min_context: Callable[[DictConfig], int]) -> DictConfig:
     """The configuration for the CPU, with the context that is asked for."""
     cfg = cfg.copy()
     cfg.trainer.accelerator = "cpu"
     if "backend" in cfg.model:
         cfg.model.backend = "auto"
     if setting := getattr(pydoc.locate(cfg.model._target_), "context_setting", None):
-        cfg.model[setting] = max(context(cfg), cfg.model[setting])
+        cfg.model[setting] = max(min_context(cfg), cfg.model[setting])
     return cfg
 
 
@@ -199,18 +203,6 @@ def caveat_of(folder: Path, module: LanguageModeling) -> str | None:
     return "; ".join(filter(None, [results.get("caveat", module.caveat), diverged])) or None
 
 
-def best_checkpoint(folder: Path) -> Path:
-    """The best checkpoint of a run, or its last.
-
-    Raises:
-        ConfigError: there is neither.
-    """
-    for path in (folder / "checkpoints" / "best.ckpt", folder / "checkpoints" / "last.ckpt"):
-        if path.is_file():
-            return path
-    raise ConfigError("run", folder, "holds no checkpoints/best.ckpt or last.ckpt; name a run that was trained")
-
-
 def load_trained_weights(module: LanguageModeling, checkpoint: Path, folder: str | Path) -> None:
     """Load a checkpoint's weights into the module.
 
@@ -222,5 +214,5 @@ def load_trained_weights(module: LanguageModeling, checkpoint: Path, folder: str
     try:
         module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
     except Exception as error:
-        fix = f"checkpoints/{checkpoint.name} is no checkpoint of the model in its config.yaml"
+        fix = f"checkpoints/{checkpoint.name} is not a checkpoint of the model in its config.yaml"
         raise ConfigError("run", folder, fix) from error

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.core.random import generator
+from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL
 from rule_extrapolation.grammars.exact.acceptor import Acceptor, State, both
-from rule_extrapolation.grammars.grammar import EOS, FIRST_SYMBOL, Grammar
+from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.judging import accuracies, judge_completions
 
 NEGLIGIBLE = 1e-18

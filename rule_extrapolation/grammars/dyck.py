@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import FIRST_SYMBOL, PAD
 from rule_extrapolation.grammars.exact import acceptor
 from rule_extrapolation.grammars.exact.bracket_process import BracketProcess
-from rule_extrapolation.grammars.grammar import FIRST_SYMBOL, MAX_PROMPTS, PAD, Grammar
+from rule_extrapolation.grammars.grammar import MAX_PROMPTS, Grammar
 from rule_extrapolation.ops import strings
 from rule_extrapolation.ops.words import brackets, draw_keys
 

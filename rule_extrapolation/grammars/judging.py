@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import EOS, Grammar
+from rule_extrapolation.core.tokens import EOS
+from rule_extrapolation.grammars.grammar import Grammar
 
 
 def judge_completions(grammar: Grammar, completions: Tensor, prompt_length: int) -> dict[str, Tensor]:

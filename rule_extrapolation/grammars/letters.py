@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.grammars.exact.process import Automaton
-from rule_extrapolation.grammars.grammar import PAD, uniform_integers, zero_based
+from rule_extrapolation.grammars.grammar import uniform_integers, zero_based
 from rule_extrapolation.ops import words
 from rule_extrapolation.ops.strings import first, last
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rule_extrapolation.core.tokens import FIRST_SYMBOL
 from rule_extrapolation.grammars.dyck import (
     PROMPT_SEED,
     BracketGrammar,
@@ -15,7 +16,6 @@ from rule_extrapolation.grammars.dyck import (
 )
 from rule_extrapolation.grammars.exact import acceptor
 from rule_extrapolation.grammars.exact.bracket_process import BracketProcess
-from rule_extrapolation.grammars.grammar import FIRST_SYMBOL
 
 
 def only_one_kind(kind: str, symbol: str) -> str | None:

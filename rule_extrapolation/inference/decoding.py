@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.threads import limited, multiply_adds, threads_for
-from rule_extrapolation.grammars.grammar import EOS, PAD
+from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.allocator import keep_freed_memory
 
@@ -135,3 +136,36 @@ class Sample(Decoder):
         # distribution, so that the run can end and report that it diverged.
         probabilities = (logits.float() / self.temperature).softmax(1).nan_to_num(1.0).cpu()
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
+
+
+DECODERS = {"greedy": Greedy, "sample": Sample}
+
+
+def make_decoder(own: Decoder, name: str | None, **given: float | None) -> Decoder:
+    """A decoder with a run's settings, some of them replaced.
+
+    Args:
+        own: the run's decoder.
+        name: greedy or sample. None: as the run's.
+        given: settings that replace the run's. None keeps the run's value.
+
+    Raises:
+        ConfigError: a value that the decoder rejects, or a temperature for greedy decoding.
+    """
+    decoder_class = type(own) if name is None else DECODERS[name]
+    parameters = inspect.signature(decoder_class).parameters
+    if given["temperature"] is not None and "temperature" not in parameters:
+        raise ConfigError("temperature", given["temperature"], "greedy decoding has none; set decoding=sample")
+    settings = {key: getattr(own, key) for key in parameters if hasattr(own, key)}
+    settings |= {key: value for key, value in given.items() if value is not None and key in parameters}
+    return decoder_class(**settings)
+
+
+def greedy_and_sampled(
+    max_new_tokens: int, samples: int, temperature: float, seed: int
+) -> dict[str, tuple[Decoder, int]]:
+    """By name, the decoders that a prompt is completed with, and how many completions each makes."""
+    decoders: dict[str, tuple[Decoder, int]] = {"greedy": (Greedy(max_new_tokens), 1)}
+    if samples:
+        decoders["sample"] = (Sample(max_new_tokens, temperature, seed), samples)
+    return decoders

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,40 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.grammars.chance import chance_levels
-from rule_extrapolation.grammars.grammar import EOS, PAD, Grammar
+from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows
-from rule_extrapolation.inference.decoding import Decoder, Greedy, Sample
+from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel
 
-DECODERS = {"greedy": Greedy, "sample": Sample}
 ROWS = 4096
 """The maximum number of prompts that are completed at once, which bounds the memory of their states."""
 TOKENS = 2**15
 """The maximum number of tokens that are read at once."""
 DRAWS, MAX_DRAWS = 4096, 8 * 4096
 """How many words are drawn at once, and at most, in search of words of one length."""
-
-
-def make_decoder(own: Decoder, name: str | None, **given: float | None) -> Decoder:
-    """A decoder with a run's settings, some of them replaced.
-
-    Args:
-        own: the run's decoder.
-        name: greedy or sample. None: as the run's.
-        given: settings that replace the run's. None keeps the run's value.
-
-    Raises:
-        ConfigError: a value that the decoder rejects, or a temperature for greedy decoding.
-    """
-    decoder_class = type(own) if name is None else DECODERS[name]
-    parameters = inspect.signature(decoder_class).parameters
-    if given["temperature"] is not None and "temperature" not in parameters:
-        raise ConfigError("temperature", given["temperature"], "greedy decoding has none; set decoding=sample")
-    settings = {key: getattr(own, key) for key in parameters if hasattr(own, key)}
-    settings |= {key: value for key, value in given.items() if value is not None and key in parameters}
-    return decoder_class(**settings)
 
 
 def complete(model: LanguageModel, prompts: Tensor, decoder: Decoder, samples: int = 1) -> Tensor:

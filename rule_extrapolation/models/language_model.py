@@ -46,7 +46,7 @@ class LanguageModel(nn.Module, ABC):
     evaluation."""
 
     conditional: ClassVar[bool] = False
-    """Whether other weights read the prompt than read its continuation, as in an encoder-decoder. Training then uses
+    """Whether prompt and continuation are read by different weights, as in an encoder-decoder. Training then uses
     ``continuation`` on prompts and completions, and ``prefill`` of several tokens differs from ``forward``."""
 
     supports_vmap: ClassVar[bool] = False

@@ -16,9 +16,9 @@ def print_skipped(runs: Collection[Path]) -> None:
     """Print that runs are skipped since they have finished."""
     if len(runs) <= NAMED:
         for run in sorted(runs):
-            print(f"Skipped, it has finished: {run}", flush=True)
+            print(f"Skipped (already finished): {run}", flush=True)
     else:
-        print(f"Skipped, they have finished: {len(runs)} runs", flush=True)
+        print(f"Skipped (already finished): {len(runs)} runs", flush=True)
 
 
 def print_failure(run: Path, reason: str, file: str) -> None:
@@ -60,4 +60,4 @@ def print_problems(outcomes: Mapping[Path, tuple[str, str | None]], skipped: Col
         elif reason:
             print(f"error: {run}: {reason}", file=sys.stderr)
     if missing:
-        print("The same command continues these.", file=sys.stderr, flush=True)
+        print("Run the same command again to continue these.", file=sys.stderr, flush=True)

@@ -74,13 +74,13 @@ def print_run(
     memorised = results["memorised_loss"]
     if grammar.all_words() is None and memorised is not None:
         console.print(
-            f"On its training words, a model that memorised them would come to {memorised:.4f}", highlight=False
+            f"On its training words, a model that memorised them would have a loss of {memorised:.4f}", highlight=False
         )
     if grammar.all_words() is not None:
         console.print(f"Test words are the {len(grammar.all_words())} training words, each once.", highlight=False)
     ood = [row for row in rows if row["prompt_set"] == "OOD"]
     if ood:
-        console.print("OOD prompts | completions, and the rules that prompt and completion together keep:")
+        console.print("OOD prompts | completions, and the rules that prompt and completion together satisfy:")
         # At equal distances in the set, since neighbouring prompts are similar.
         for row in ood[:: max(1, len(ood) // OOD_EXAMPLES)][:OOD_EXAMPLES]:
             completion = shortened(row["completion"])
@@ -92,7 +92,7 @@ def print_run(
 def print_end_of_run(console: Console, results: dict[str, Any], folder: Path) -> None:
     """Print the run's folder, after a warning if the run has diverged."""
     if results["status"] == "diverged":
-        console.print("The loss is not finite, the training has diverged: a lower optimizer.lr may help.", style="red")
+        console.print("The loss is not finite: training has diverged. Try a lower optimizer.lr.", style="red")
     console.print(f"Run folder: {seen_from_here(folder)}", soft_wrap=True, highlight=False)
 
 

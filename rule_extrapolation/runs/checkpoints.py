@@ -11,9 +11,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's, for a file that is never there in part.
+    """Lightning's checkpoint writer, made atomic.
 
-    Lightning writes to the system's folder for temporary files, and moves it; from one disk to another that is a copy.
+    Lightning writes to the system's folder for temporary files and moves the file, which is a copy between disks.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -22,8 +22,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(temporary, path)
 
 
+def best_checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "best.ckpt"
+
+
 def last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
+
+
+def tested_checkpoint(folder: Path) -> Path | None:
+    """A run's best checkpoint. Training that ends before its first validation has only a last one; None for neither."""
+    return next(filter(Path.is_file, (best_checkpoint(folder), last_checkpoint(folder))), None)
 
 
 def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:

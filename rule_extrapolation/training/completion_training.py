@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rule_extrapolation.grammars.grammar import PAD
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.runs.run_folder import COMPLETIONS_ALONE
 from rule_extrapolation.training.module import RuleExtrapolation
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.grammars.chance import chance_levels
-from rule_extrapolation.grammars.grammar import PAD, Grammar
+from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows, metric_names
 from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.data.grammar_data import TensorBatches
 from rule_extrapolation.grammars.exact.completion import shortest_completion
-from rule_extrapolation.grammars.grammar import PAD, Grammar, prepend_sos
+from rule_extrapolation.grammars.grammar import Grammar, prepend_sos
 from rule_extrapolation.models.language_model import LanguageModel
 
 

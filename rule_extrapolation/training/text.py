@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.core.tokens import EOS, PAD
+from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.data.text import Text
 from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel, State
@@ -162,10 +162,8 @@ class TextModeling(LanguageModeling):
         rows = []
         for name, completions in self.completions.items():
             for tokens in completions.tolist():
-                prompt, completion = tokens[:length], tokens[length:]
-                finished = EOS in completion
-                completion = completion[: completion.index(EOS)] if finished else completion
-                decoded = {"prompt": vocabulary.decode(prompt), "completion": vocabulary.decode(completion)}
+                completion, finished = vocabulary.decode_completion(tokens[length:])
+                decoded = {"prompt": vocabulary.decode(tokens[:length]), "completion": completion}
                 rows.append({"prompt_set": name, **decoded, "finished": finished})
         return rows
 

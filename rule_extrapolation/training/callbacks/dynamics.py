@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError, check_positive
-from rule_extrapolation.grammars.grammar import EOS, Grammar, all_strings, prepend_sos
+from rule_extrapolation.core.tokens import EOS
+from rule_extrapolation.grammars.grammar import Grammar, all_strings, prepend_sos
 from rule_extrapolation.models.language_model import LanguageModel
 
 MAX_STRINGS = 20_000
