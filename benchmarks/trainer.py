@@ -14,7 +14,7 @@ from benchmarks.comparison import REPEATS, Comparison
 from benchmarks.table import run
 from rule_extrapolation.config.building import build
 from rule_extrapolation.config.composing import CONF_DIR, register
-from rule_extrapolation.core.threads import limited
+from rule_extrapolation.core.threads import threads_limited
 from rule_extrapolation.experiment.assembling import Experiment, assemble
 from rule_extrapolation.experiment.run import start_loggers, training_threads
 
@@ -55,12 +55,12 @@ def comparisons(steps: int = 500, repeats: int = REPEATS) -> Iterator[Comparison
 
         def fit() -> None:
             trainer, experiment = next(fits)
-            with limited(training_threads(experiment)):
+            with threads_limited(training_threads(experiment)):
                 trainer.fit(experiment.module, experiment.data)
 
         def loop() -> None:
             experiment = next(bare)
-            with limited(training_threads(experiment)):
+            with threads_limited(training_threads(experiment)):
                 bare_loop(experiment, steps)
 
         yield Comparison(

@@ -14,8 +14,8 @@ from conftest import ROOT, SHORT, environment
 from hydra import compose, initialize_config_dir
 from offline_wandb import read_run
 
+from rule_extrapolation.cli.preflight import check
 from rule_extrapolation.config.composing import CONF_DIR
-from rule_extrapolation.experiment.preflight import check
 
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
 SWEEPS = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 from omegaconf import OmegaConf
 
 from rule_extrapolation.config.composing import CONF_DIR
-from rule_extrapolation.core.launching import cores, threads_of
+from rule_extrapolation.core.threads import cores, threads_per_job
 from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.reporting.runs import find_runs, read_run
 
@@ -321,7 +321,7 @@ def test_a_worker_that_dies_stops_no_other_run(tmp_path):
 
 def test_threads_are_shared():
     def of(**launcher):
-        return threads_of(OmegaConf.create(launcher))
+        return threads_per_job(OmegaConf.create(launcher))
 
     assert of() is None
     assert of(n_jobs=-1) == 1

@@ -5,7 +5,7 @@ import torch
 from sizes import make
 from torch import nn
 
-from rule_extrapolation.core.threads import WORTH_A_THREAD, limited, multiply_adds, threads_for
+from rule_extrapolation.core.threads import WORTH_A_THREAD, multiply_adds, threads_limited, useful_threads
 from rule_extrapolation.grammars.grammar import prepend_sos
 from rule_extrapolation.inference.decoding import Greedy
 
@@ -20,7 +20,7 @@ def four_threads():
 
 @pytest.mark.parametrize(("worth", "threads"), [(0, 1), (0.5, 1), (1.9, 1), (3, 3), (4, 4), (1e9, 4)])
 def test_products_get_the_threads_they_are_worth_and_no_more_than_there_are(four_threads, worth, threads):
-    assert threads_for(worth * WORTH_A_THREAD) == threads
+    assert useful_threads(worth * WORTH_A_THREAD) == threads
 
 
 def test_multiply_adds_of_a_product():
@@ -31,13 +31,13 @@ def test_multiply_adds_of_a_product():
 
 @pytest.mark.parametrize(("asked", "used"), [(1, 1), (3, 3), (8, 4)])
 def test_limited_never_raises_the_number(four_threads, asked, used):
-    with limited(asked):
+    with threads_limited(asked):
         assert torch.get_num_threads() == used
     assert torch.get_num_threads() == 4
 
 
 def test_limited_is_undone_by_an_error(four_threads):
-    with pytest.raises(KeyError), limited(1):
+    with pytest.raises(KeyError), threads_limited(1):
         raise KeyError
     assert torch.get_num_threads() == 4
 

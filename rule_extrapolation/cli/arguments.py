@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
+from rule_extrapolation.cli.preflight import fail
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, check_choice, one_of
-from rule_extrapolation.experiment.preflight import fail
 
 Arguments = TypeVar("Arguments")
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from rule_extrapolation.cli.arguments import help_text, parse
 from rule_extrapolation.cli.pipes import ends_with_pipe
+from rule_extrapolation.cli.preflight import fail
 from rule_extrapolation.config.building import build_data, build_model, check_before_lightning
 from rule_extrapolation.config.composing import compose, register
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, check_positive, one_of
-from rule_extrapolation.experiment.preflight import fail
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

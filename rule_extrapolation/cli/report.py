@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rule_extrapolation.reporting.runs import RunRecord
-    from rule_extrapolation.reporting.tables import LanguageTable
-    from rule_extrapolation.reporting.text_tables import TextTable
 
 USAGE = """\
 Compare runs in the paper's tables, in figures, and on a page with every run's completions.
@@ -26,8 +24,6 @@ Compare runs in the paper's tables, in figures, and on a page with every run's c
   rule-extrapolation report wandb=<entity/project>
 
 Runs that differ only in their seed are averaged; any other difference within a row is an error that names it."""
-
-TABLE_FORMATS = ("md", "tex", "csv")
 
 
 @dataclass
@@ -63,6 +59,8 @@ def report(arguments: Arguments) -> None:
     from rule_extrapolation.reporting.comparison import group_runs
     from rule_extrapolation.reporting.figures import draw_all
     from rule_extrapolation.reporting.page import render
+    from rule_extrapolation.reporting.report_files import write_report
+    from rule_extrapolation.reporting.report_terminal import print_end, print_tables, print_text_tables
     from rule_extrapolation.reporting.tables import language_tables
     from rule_extrapolation.reporting.text_tables import text_tables
 
@@ -77,7 +75,7 @@ def report(arguments: Arguments) -> None:
     tables, texts = language_tables(groups, by), text_tables(of_texts, by)
     with Console(stderr=True).status("Drawing"):
         figures, left_out = draw_all(groups) if groups or not texts else ({}, {})
-        svgs = write(Path(arguments.out), runs, tables, texts, figures)
+        svgs = write_report(Path(arguments.out), runs, tables, texts, figures)
         page = render(arguments.title, runs, tables, texts, svgs, left_out, arguments.completions)
         (Path(arguments.out) / "report.html").write_text(page)
     print_tables(console, tables)
@@ -103,109 +101,6 @@ def read(arguments: Arguments, console: Console) -> list[RunRecord]:
         folders = find_runs(arguments.runs or [])
         progress.update(task, description="Reading runs", total=len(folders))
         return read_run_folders(folders, arguments.completions, lambda: progress.advance(task))
-
-
-def write(
-    out: Path, runs: list[RunRecord], tables: list[LanguageTable], texts: list[TextTable], figures: dict
-) -> dict[str, str]:
-    """Write tables and figures, in place of an earlier report's. Returns the figures' SVGs."""
-    from rule_extrapolation.reporting import tables as language_tables
-    from rule_extrapolation.reporting import text_tables
-    from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
-    from rule_extrapolation.reporting.runs import frame
-    from rule_extrapolation.reporting.table_files import as_csv
-
-    try:
-        for name in ("tables", "figures"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError("out", out, f"cannot be made: {error.strerror}") from error
-    earlier = [out / "figures" / f"{name}.{format}" for name in KINDS for format in FORMATS]
-    for path in [*earlier, *(path for format in TABLE_FORMATS for path in (out / "tables").glob(f"*.{format}"))]:
-        path.unlink(missing_ok=True)
-    contents = {table.grammar: language_tables.files(table) for table in tables}
-    contents |= {table.grammar: text_tables.files(table) for table in texts}
-    for name, by_format in contents.items():
-        for format, content in by_format.items():
-            (out / "tables" / f"{name}.{format}").write_text(content)
-    every_row = [row for table in tables for row in language_tables.csv_rows(table)]
-    if every_row:
-        (out / "tables" / "all.csv").write_text(as_csv(every_row))
-    frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
-    for name, figure in figures.items():
-        save(figure, out / "figures", name)
-    return {name: (out / "figures" / f"{name}.svg").read_text() for name in figures}
-
-
-def print_tables(console: Console, tables: list[LanguageTable]) -> None:
-    """Print the tables in short: our means at minimum validation loss, chance and the optimal loss."""
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
-    from rule_extrapolation.reporting.tables import OF_FINISHED
-
-    for table in tables:
-        caption = f"means {AT_MINIMUM.title}, over all completions"
-        shown = Table(title=escape(table.title), caption=caption, box=SIMPLE_HEAD, padding=0)
-        shown.add_column("architecture", overflow="fold", min_width=12)
-        for title in ("n", *(measure.title.replace("completion", "compl.") for measure in MEASURES)):
-            shown.add_column(title, justify="right", max_width=8)
-        ours = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
-        references = [row for row in table.rows if row.source in ("chance", "optimal")]
-        references = [row for row in references if row.protocol != OF_FINISHED]
-        for i, row in enumerate(ours):
-            shown.add_row(*map(escape, row.mean_strings()), end_section=i == len(ours) - 1)
-        for row in references:
-            shown.add_row(*map(escape, row.mean_strings()), style="dim")
-        console.print(shown)
-
-
-def print_text_tables(console: Console, tables: list[TextTable]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    from rule_extrapolation.reporting.text_tables import HEADER
-
-    for table in tables:
-        shown = Table(title=escape(table.title), caption="at minimum validation loss", box=SIMPLE_HEAD, padding=0)
-        for title in HEADER:
-            shown.add_column(title, justify="left" if title == HEADER[0] else "right")
-        for row in table.rows:
-            shown.add_row(*map(escape, row.strings()), style="dim" if row.n is None else None)
-        console.print(shown)
-
-
-def print_end(
-    console: Console,
-    runs: list[RunRecord],
-    left_out: dict[str, str],
-    out: Path,
-    tables: list[str],
-    figures: list[str],
-) -> None:
-    """How many runs there were, which are not averaged, and what has been written."""
-    from rule_extrapolation.reporting.figures import KINDS
-    from rule_extrapolation.reporting.page import count_in_words
-
-    options = {"soft_wrap": True, "highlight": False, "markup": False}
-    console.print(count_in_words(runs), **options)
-    excluded = [run for run in runs if run.problem is not None]
-    for run in excluded[:10]:
-        console.print(f"not averaged: {run.source}: {run.problem}", style="yellow", **options)
-    if len(excluded) > 10:
-        console.print(
-            f"not averaged: {len(excluded) - 10} more, see the page or tables/runs.csv", style="yellow", **options
-        )
-    for name, reason in left_out.items():
-        console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)
-    more = sorted({"all.csv", "runs.csv"} & {path.name for path in (out / "tables").iterdir()})
-    console.print(f"Tables: {out}/tables/ (.md, .tex and .csv of {', '.join(tables)}; {', '.join(more)})", **options)
-    if figures:
-        console.print(f"Figures: {out}/figures/ (.pdf, .svg and .png of {', '.join(figures)})", **options)
-    console.print(f"Page: {out}/report.html", **options)
 
 
 @ends_with_pipe

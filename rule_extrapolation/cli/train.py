@@ -10,25 +10,24 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.cli.pipes import ends_with_pipe
+from rule_extrapolation.cli.preflight import fail
 from rule_extrapolation.config.composing import CONF_DIR, compose, groups, register
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, RunsFailed
-from rule_extrapolation.core.launching import limit_threads, threads_of
+from rule_extrapolation.core.threads import limit_threads, threads_per_job
 from rule_extrapolation.experiment import sweep
-from rule_extrapolation.experiment.preflight import fail
-
-DURING_RUN = "The run folder keeps what was written before the error."
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def train(cfg: DictConfig) -> float | None:
-    limit_threads(cfg.threads or threads_of(HydraConfig.get().launcher))
+    limit_threads(cfg.threads or threads_per_job(HydraConfig.get().launcher))
     try:
         return work(cfg) if cfg.sweep is None else sweep.run_job(cfg, work)
     except Exception as error:
-        error.add_note(DURING_RUN)
+        error.add_note("The run folder keeps what was written before the error.")
+        error.during_run = True
         raise
 
 
@@ -79,7 +78,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except Exception as error:
         # Before a run has begun, the cause of any error is the command line.
-        if DURING_RUN in getattr(error, "__notes__", ()) and not isinstance(error, ConfigError):
+        if getattr(error, "during_run", False) and not isinstance(error, ConfigError):
             raise
         fail(one_line(error))
     if sweep.current and sweep.current.close():

@@ -23,7 +23,7 @@ from rule_extrapolation.config.building import build, build_optional
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.task import Task
-from rule_extrapolation.core.threads import limited, multiply_adds, threads_for
+from rule_extrapolation.core.threads import multiply_adds, threads_limited, useful_threads
 from rule_extrapolation.experiment.assembling import Experiment, assemble
 from rule_extrapolation.experiment.libraries import set_up_libraries
 from rule_extrapolation.experiment.processes import is_follower, processes
@@ -195,7 +195,7 @@ def fit(run: Run, trainer: Trainer) -> None:
             shutil.copy(best, best_checkpoint(run.folder))
     keep_freed_memory()
     beginning = time.perf_counter()
-    with limited(training_threads(experiment)):
+    with threads_limited(training_threads(experiment)):
         trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
     if experiment.checkpoint is not None and has_ended(run.cfg, experiment.checkpoint):
@@ -217,7 +217,7 @@ def estimate(run: Run, trainer: Trainer) -> None:
 def training_threads(experiment: Experiment, seeds: int = 1) -> int:
     """How many threads a training step can use, with the weights of that many seeds stacked."""
     tokens = experiment.data.tokens_at_once / experiment.world.size
-    return threads_for(seeds * multiply_adds(experiment.module.model, tokens))
+    return useful_threads(seeds * multiply_adds(experiment.module.model, tokens))
 
 
 def test(run: Run, trainer: Trainer) -> None:

@@ -23,8 +23,7 @@ from torch import nn
 from rule_extrapolation.config.building import build
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.core.errors import RunsFailed
-from rule_extrapolation.core.launching import cores, threads_of
-from rule_extrapolation.core.threads import limited
+from rule_extrapolation.core.threads import cores, threads_limited, threads_per_job
 from rule_extrapolation.experiment.assembling import Experiment, assemble
 from rule_extrapolation.experiment.libraries import set_up_libraries
 from rule_extrapolation.experiment.run import Run, started, test, training_threads
@@ -109,7 +108,7 @@ def run_stacked(configs: list[DictConfig]) -> None:
         )
         keep_freed_memory()
         beginning = time.perf_counter()
-        with limited(training_threads(runs[0].experiment, len(runs))):
+        with threads_limited(training_threads(runs[0].experiment, len(runs))):
             trainer.fit(Stack(members, [run.experiment.data for run in runs]))
         for run in runs:
             run.results["seconds"]["fit"] = time.perf_counter() - beginning
@@ -144,7 +143,7 @@ def own_overrides(config: DictConfig) -> list[str]:
 
 def run_apart(configs: list[DictConfig]) -> None:
     """Run each in its own process, as many at a time as there are cores or threads."""
-    threads = configs[0].threads or threads_of(HydraConfig.get().launcher) or cores()
+    threads = configs[0].threads or threads_per_job(HydraConfig.get().launcher) or cores()
     at_once = min(threads, len(configs))
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // at_once)), "PYTHONUNBUFFERED": "1"}
     sources = HydraConfig.get().runtime.config_sources

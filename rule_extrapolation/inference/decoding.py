@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed
 from rule_extrapolation.core.random import generator
-from rule_extrapolation.core.threads import limited, multiply_adds, threads_for
+from rule_extrapolation.core.threads import multiply_adds, threads_limited, useful_threads
 from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.allocator import keep_freed_memory
@@ -74,7 +74,7 @@ class Decoder(ABC):
         keep_freed_memory()
         generator = generator or self.make_generator()
         # Threads for one token per row: some models, such as xlstm, also read prompts token by token.
-        with limited(threads_for(multiply_adds(model, len(prompts)))):
+        with threads_limited(useful_threads(multiply_adds(model, len(prompts)))):
             pick = partial(self.pick_rows, total, rows, generator)
             return torch.cat([prompts, self.complete(model, prompts, pick)], 1)
 

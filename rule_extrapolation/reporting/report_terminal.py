@@ -1,0 +1,74 @@
+"""Print a report's tables, and what has been written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rule_extrapolation.reporting.figures import KINDS
+from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
+from rule_extrapolation.reporting.page import count_in_words
+from rule_extrapolation.reporting.runs import RunRecord
+from rule_extrapolation.reporting.tables import OF_FINISHED, LanguageTable
+from rule_extrapolation.reporting.text_tables import HEADER, TextTable
+
+
+def print_tables(console: Console, tables: list[LanguageTable]) -> None:
+    """Print the tables in short: our means at minimum validation loss, chance and the optimal loss."""
+
+    for table in tables:
+        caption = f"means {AT_MINIMUM.title}, over all completions"
+        shown = Table(title=escape(table.title), caption=caption, box=SIMPLE_HEAD, padding=0)
+        shown.add_column("architecture", overflow="fold", min_width=12)
+        for title in ("n", *(measure.title.replace("completion", "compl.") for measure in MEASURES)):
+            shown.add_column(title, justify="right", max_width=8)
+        ours = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
+        references = [row for row in table.rows if row.source in ("chance", "optimal")]
+        references = [row for row in references if row.protocol != OF_FINISHED]
+        for i, row in enumerate(ours):
+            shown.add_row(*map(escape, row.mean_strings()), end_section=i == len(ours) - 1)
+        for row in references:
+            shown.add_row(*map(escape, row.mean_strings()), style="dim")
+        console.print(shown)
+
+
+def print_text_tables(console: Console, tables: list[TextTable]) -> None:
+
+    for table in tables:
+        shown = Table(title=escape(table.title), caption="at minimum validation loss", box=SIMPLE_HEAD, padding=0)
+        for title in HEADER:
+            shown.add_column(title, justify="left" if title == HEADER[0] else "right")
+        for row in table.rows:
+            shown.add_row(*map(escape, row.strings()), style="dim" if row.n is None else None)
+        console.print(shown)
+
+
+def print_end(
+    console: Console,
+    runs: list[RunRecord],
+    left_out: dict[str, str],
+    out: Path,
+    tables: list[str],
+    figures: list[str],
+) -> None:
+    """How many runs there were, which are not averaged, and what has been written."""
+    options = {"soft_wrap": True, "highlight": False, "markup": False}
+    console.print(count_in_words(runs), **options)
+    excluded = [run for run in runs if run.problem is not None]
+    for run in excluded[:10]:
+        console.print(f"not averaged: {run.source}: {run.problem}", style="yellow", **options)
+    if len(excluded) > 10:
+        console.print(
+            f"not averaged: {len(excluded) - 10} more, see the page or tables/runs.csv", style="yellow", **options
+        )
+    for name, reason in left_out.items():
+        console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)
+    more = sorted({"all.csv", "runs.csv"} & {path.name for path in (out / "tables").iterdir()})
+    console.print(f"Tables: {out}/tables/ (.md, .tex and .csv of {', '.join(tables)}; {', '.join(more)})", **options)
+    if figures:
+        console.print(f"Figures: {out}/figures/ (.pdf, .svg and .png of {', '.join(figures)})", **options)
+    console.print(f"Page: {out}/report.html", **options)
