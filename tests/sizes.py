@@ -76,5 +76,5 @@ def make(name):
     model = architecture(num_tokens=NUM_TOKENS, **arguments)
     if model.fitted_by_counting:
         rows = torch.randint(0, NUM_TOKENS, (40, 30), generator=torch.Generator().manual_seed(0))
-        model.estimate([rows[:30]], [rows[30:]])
+        model.fit_counts([rows[:30]], [rows[30:]])
     return model

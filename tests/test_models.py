@@ -107,13 +107,16 @@ class TestContract:
         for token in tokens[:, length:-1].unbind(1):
             logits, state = model.step(token, state)
             stepped.append(logits)
-        expected = model.continuation(tokens[:, :length], tokens[:, length:])
+        expected = model.continuation_logits(tokens[:, :length], tokens[:, length:])
         torch.testing.assert_close(torch.stack(stepped, 2), expected, **CLOSE)
 
     @torch.no_grad()
     def test_continuation_equals_forward_unless_the_model_is_conditional(self, model, tokens):
         expected = model(tokens[:, :-1])[:, :, 5:]
-        assert torch.allclose(model.continuation(tokens[:, :6], tokens[:, 6:]), expected, **CLOSE) != model.conditional
+        assert (
+            torch.allclose(model.continuation_logits(tokens[:, :6], tokens[:, 6:]), expected, **CLOSE)
+            != model.conditional
+        )
 
     def test_advance_continues_from_any_state(self, model, tokens):
         state, pieces = model.init_state(3), []
@@ -140,7 +143,7 @@ class TestContract:
 
     def test_every_parameter_gets_a_gradient(self, model, tokens):
         needs_weights(model)
-        logits = model.continuation(tokens[:, :6], tokens[:, 6:]) if model.conditional else model(tokens)
+        logits = model.continuation_logits(tokens[:, :6], tokens[:, 6:]) if model.conditional else model(tokens)
         nn.CrossEntropyLoss()(logits, tokens.roll(-1, 1)[:, -logits.shape[2] :]).backward()
         missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert not missing

@@ -30,7 +30,7 @@ WORDS = [EOS, *range(FIRST_SYMBOL, NUM_TOKENS)]
 
 def counted(rows, held_out=None, num_tokens=NUM_TOKENS, **arguments):
     model = NGramLM(num_tokens, **arguments).eval()
-    model.estimate([rows], [rows if held_out is None else held_out])
+    model.fit_counts([rows], [rows if held_out is None else held_out])
     return model
 
 
@@ -166,7 +166,7 @@ class TestDistribution:
     def test_sums_to_one_in_every_context(self, rows, prompt, smoothing, order, min_count, discount):
         framed = [torch.tensor([[SOS, *row, EOS, PAD]]) for row in rows]
         model = NGramLM(NUM_TOKENS, order, smoothing, discount=discount, min_count=min_count)
-        model.estimate(framed, framed[::2])
+        model.fit_counts(framed, framed[::2])
         logits = model(torch.tensor([prompt]))
         assert logits.isfinite().all()
         torch.testing.assert_close(logits.exp().sum(1), torch.ones(1, len(prompt)))
@@ -203,7 +203,7 @@ class TestCounting:
         at_once = counted(train, val, order=4)
         monkeypatch.setattr(ops.ngrams, "MOST_UNGROUPED", 50)
         pieces = NGramLM(NUM_TOKENS, order=4).eval()
-        pieces.estimate(train.split(7), val.split(7))
+        pieces.fit_counts(train.split(7), val.split(7))
         assert torch.equal(pieces(test), at_once(test))
 
     def test_keys_of_many_words_and_long_contexts(self):
@@ -267,7 +267,7 @@ class TestRuns:
         run = trained("model=ngram", "grammar=L5")
         for key in ("resume", "ckpt"):
             status, _, err = cli("model=ngram", "grammar=L5", f"{key}={run}")
-            assert (status, err) == (2, f"error: {key}={run}: ngram is counted anew in seconds; leave {key} out\n")
+            assert (status, err) == (2, f"error: {key}={run}: ngram is counted again in seconds; leave {key} out\n")
 
     def test_a_sweep_skips_finished_runs(self, cli, tmp_path):
         sweep = ["-m", "model=ngram", "model.smoothing=mle,backoff", "grammar=L5", "logger=csv", "data.num_train=32"]

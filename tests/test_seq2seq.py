@@ -94,7 +94,7 @@ def make(**options):
 class TestEquations:
     def test_values_and_gradients_for_prompts_of_different_lengths(self, cell, kind, layers):
         model = make(cell=cell, attention=kind, num_layers=layers)
-        logits = model.continuation(PADDED, TOKENS, LENGTHS)
+        logits = model.continuation_logits(PADDED, TOKENS, LENGTHS)
         expected = [equations(model, kind, prompt, tokens)[0] for prompt, tokens in zip(PROMPTS, TOKENS.tolist())]
         expected = torch.stack(expected).mT
         torch.testing.assert_close(logits, expected)
@@ -119,9 +119,9 @@ class TestEquations:
     def test_padding_after_a_prompt_is_not_read(self, cell, kind, layers):
         model = make(cell=cell, attention=kind, num_layers=layers)
         changed = PADDED.where(PADDED != PAD, 4)
-        logits = model.continuation(PADDED, TOKENS, LENGTHS)
-        assert torch.equal(model.continuation(changed, TOKENS, LENGTHS), logits)
-        assert not torch.allclose(model.continuation(changed, TOKENS), logits)
+        logits = model.continuation_logits(PADDED, TOKENS, LENGTHS)
+        assert torch.equal(model.continuation_logits(changed, TOKENS, LENGTHS), logits)
+        assert not torch.allclose(model.continuation_logits(changed, TOKENS), logits)
 
 
 @pytest.mark.parametrize("kind", ["none", "dot", "additive"])
@@ -134,23 +134,24 @@ class TestTeacherForcing:
     def test_with_1_every_token_is_read(self, kind):
         model = self.confident_model(kind, 1.0)
         torch.testing.assert_close(
-            model.train().continuation(PADDED, TOKENS, LENGTHS), model.eval().continuation(PADDED, TOKENS, LENGTHS)
+            model.train().continuation_logits(PADDED, TOKENS, LENGTHS),
+            model.eval().continuation_logits(PADDED, TOKENS, LENGTHS),
         )
 
     def test_with_0_the_models_own_tokens_are_read(self, kind):
         model = self.confident_model(kind, 0.0).train()
-        logits = model.continuation(PADDED, TOKENS, LENGTHS)
+        logits = model.continuation_logits(PADDED, TOKENS, LENGTHS)
         own = logits.argmax(1)
-        torch.testing.assert_close(logits, model.eval().continuation(PADDED, own, LENGTHS))
+        torch.testing.assert_close(logits, model.eval().continuation_logits(PADDED, own, LENGTHS))
         assert not torch.equal(own[:, :-1], TOKENS[:, :-1])
 
     def test_a_token_is_read_with_the_given_probability(self, kind):
         model = self.confident_model(kind, 0.3)
         prompts, rows = PADDED[1:2].expand(2000, -1), 2000
-        own = model.eval().continuation(PADDED[1:2], TOKENS[1:2])[:, :, 0].argmax(1)
+        own = model.eval().continuation_logits(PADDED[1:2], TOKENS[1:2])[:, :, 0].argmax(1)
         tokens = torch.stack([(own + 1) % NUM_TOKENS, own], 1)  # the last token is never read
-        forced = model.continuation(PADDED[1:2], tokens)[0, :, 1]
-        logits = model.train().continuation(prompts, tokens.expand(rows, -1))[:, :, 1]
+        forced = model.continuation_logits(PADDED[1:2], tokens)[0, :, 1]
+        logits = model.train().continuation_logits(prompts, tokens.expand(rows, -1))[:, :, 1]
         share = torch.isclose(logits, forced).all(1).double().mean()
         assert share.item() == pytest.approx(0.3, abs=0.04)
 
@@ -162,7 +163,7 @@ class TestTeacherForcing:
             model.head.bias.copy_(torch.tensor([-50.0, -50.0, -50.0, 0.0, 0.0]))
         inputs = []
         model.embedding.register_forward_hook(lambda module, arguments, output: inputs.append(arguments[0]))
-        model.continuation(PADDED[:1].expand(2000, -1), TOKENS[:1].expand(2000, -1))
+        model.continuation_logits(PADDED[:1].expand(2000, -1), TOKENS[:1].expand(2000, -1))
         drawn = torch.cat(inputs[2:], 1)  # after the prompt and SOS
         assert drawn.shape == (2000, 3)
         assert set(drawn.unique().tolist()) == {3, 4}
@@ -243,7 +244,7 @@ def test_losses_are_the_mean_over_the_completions_symbols_and_eos(tmp_path):
     losses, hits = [], []
     for prompt, completion in batch:
         prompt, completion = prompt[prompt != PAD][None], completion[completion != PAD][None]
-        logits = module.model.continuation(prompt, completion)
+        logits = module.model.continuation_logits(prompt, completion)
         losses.append(nn.functional.cross_entropy(logits, completion, reduction="none").flatten())
         hits.append((logits.argmax(1) == completion).flatten())
     found, logits = module.losses(batch)
@@ -374,7 +375,7 @@ def test_forward_treats_the_first_token_as_the_prompt():
     """SOS is the prompt, and the decoder begins with an SOS of its own."""
     model = make(attention="general")
     tokens = torch.cat([torch.full((3, 1), SOS), TOKENS], 1)
-    expected = model.continuation(tokens[:, :1], torch.cat([TOKENS, TOKENS[:, :1]], 1))
+    expected = model.continuation_logits(tokens[:, :1], torch.cat([TOKENS, TOKENS[:, :1]], 1))
     torch.testing.assert_close(model(tokens), expected)
 
 

@@ -169,7 +169,7 @@ def test_a_failed_run_is_tried_again_from_its_checkpoint(cli, tmp_path, hook, st
     assert mended == runs(tmp_path)
 
 
-def test_ctrl_c_is_gone_on_with(cli, tmp_path):
+def test_a_sweep_continues_after_ctrl_c(cli, tmp_path):
     sweep = ["-m", *TINY, "model=mingru", "seed=0,1", "trainer.log_every_n_steps=2"]
     ctrl_c = ["+callbacks.ctrl_c._target_=test_sweeps.InterruptsOnce", "+callbacks.ctrl_c.step=9"]
     status, out, err = cli(*sweep, *ctrl_c)

@@ -26,7 +26,7 @@ from rule_extrapolation.data.text_data import Chunks, TextDataModule, TextTask
 from rule_extrapolation.data.vocabulary import LEVELS, UNK, Vocabulary
 from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.experiment.run import run
-from rule_extrapolation.experiment.seeds import why_apart
+from rule_extrapolation.experiment.seeds import reason_not_to_stack
 from rule_extrapolation.experiment.sweep import record_failure
 from rule_extrapolation.experiment.trained_run import load_run
 from rule_extrapolation.inference.decoding import Greedy
@@ -295,7 +295,7 @@ class TestRuns:
     def test_seeds_are_not_stacked(self, verse):
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", [*SHORT, f"data.path={verse}", "seeds=2", "run_dir=''"])
-        assert why_apart(cfg, assemble(cfg, device="meta")) == "each run reads the text by itself"
+        assert reason_not_to_stack(cfg, assemble(cfg, device="meta")) == "each run reads the text by itself"
 
 
 class TestCommands:

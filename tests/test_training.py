@@ -91,7 +91,7 @@ def whole_prefix_decode(model, prompt, budget, pick):
         if model.max_context is not None and len(tokens) > model.max_context:
             break
         completion = torch.tensor([[*tokens[len(prompt) :], PAD]])  # the last token is not read
-        tokens.append(pick(model.continuation(prompt[None], completion)[0, :, -1]))
+        tokens.append(pick(model.continuation_logits(prompt[None], completion)[0, :, -1]))
         if tokens[-1] == EOS:
             break
     return tokens

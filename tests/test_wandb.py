@@ -223,7 +223,7 @@ def test_online_until_the_server_is_gone(
     online, *left_out, upload = capfd.readouterr().out.splitlines()
     (folder,) = tmp_path.glob("wandb/run-*")
     assert online == f"W&B: logging to {logger.experiment.url}"
-    assert [line.partition(": ")[2].partition(":")[0] for line in left_out] == ["table completions is left out"] * table
+    assert [line.partition(": ")[2].partition(":")[0] for line in left_out] == ["table completions is omitted"] * table
     assert upload == f"W&B: the upload is not complete (complete it with: wandb sync {folder})"
     assert column(read_run(folder), "loss") == [(1, 1.0)]
 

@@ -120,7 +120,7 @@ def run(
             run.prepare()
             trainer = build(cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
             if run.experiment.module.model.fitted_by_counting:
-                estimate(run, trainer)
+                fit_counts(run, trainer)
             elif run.experiment.module.model.num_parameters:
                 fit(run, trainer)
             test(run, trainer)
@@ -203,11 +203,11 @@ def fit(run: Run, trainer: Trainer) -> None:
         trainer.fit_loop.load_state_dict(end_of_training(trainer, epoch))
 
 
-def estimate(run: Run, trainer: Trainer) -> None:
+def fit_counts(run: Run, trainer: Trainer) -> None:
     """Fit a model that counts instead of taking gradient steps, and validate it."""
     module, data = run.experiment.module, run.experiment.data
     beginning = time.perf_counter()
-    module.model.estimate(data.train_dataloader(), data.val_dataloader(), data.carry_state)
+    module.model.fit_counts(data.train_dataloader(), data.val_dataloader(), data.carry_state)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
     trainer.validate(module, data, verbose=False)
     run.experiment.best_metrics.record(trainer, module)

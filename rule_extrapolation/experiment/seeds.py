@@ -56,7 +56,7 @@ def run_seeds(cfg: DictConfig) -> None:
     configs = [OmegaConf.merge(cfg, {"seed": s, "seeds": None, "run_dir": str(folder / f"seed{s}")}) for s in seeds]
     set_up_libraries()
     experiment = assemble(configs[0], device="meta")
-    task, reason = experiment.module.task, why_apart(cfg, experiment)
+    task, reason = experiment.module.task, reason_not_to_stack(cfg, experiment)
     left = [config for config in configs if cfg.sweep is None or status(Path(config.run_dir)) not in DONE]
     if reason is None and any(last_checkpoint(Path(config.run_dir)).is_file() for config in left):
         reason = "each resumes from its own checkpoint"
@@ -64,12 +64,12 @@ def run_seeds(cfg: DictConfig) -> None:
         run_stacked(left)
     else:
         print(f"Seeds {seeds[0]} to {seeds[-1]} in parallel, each in its own process: {reason}", flush=True)
-        run_apart(left)
+        run_in_processes(left)
     results = [read_results(Path(config.run_dir)) for config in configs]
     print_seeds(Console(), task, results, folder)
 
 
-def why_apart(cfg: DictConfig, experiment: Experiment) -> str | None:
+def reason_not_to_stack(cfg: DictConfig, experiment: Experiment) -> str | None:
     """Why the seeds cannot be trained in one pass, or None if they can."""
     module, trainer = experiment.module, cfg.trainer
     if not module.model.supports_vmap:
@@ -141,7 +141,7 @@ def own_overrides(config: DictConfig) -> list[str]:
     return [*others, f"seed={config.seed}"]
 
 
-def run_apart(configs: list[DictConfig]) -> None:
+def run_in_processes(configs: list[DictConfig]) -> None:
     """Run each in its own process, as many at a time as there are cores or threads."""
     threads = configs[0].threads or threads_per_job(HydraConfig.get().launcher) or cores()
     at_once = min(threads, len(configs))

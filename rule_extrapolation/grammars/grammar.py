@@ -170,8 +170,8 @@ class Grammar(ABC):
         """(N, P) symbols of the ID and the OOD prompts: by default, the strings of length n that are prefixes of words,
         and the other strings of length n."""
         strings = all_strings(self.alphabet, self.test_prompt_length)
-        in_language = self.is_prefix_of_word(strings)
-        return strings[in_language], strings[~in_language]
+        is_id = self.is_prefix_of_word(strings)
+        return strings[is_id], strings[~is_id]
 
     @cached_property
     def prompts(self) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ def probabilities(model: LanguageModel, completions: Tensor, prompt_length: int)
         completion it is the probability that a completion begins with it.
     """
     added = completions[:, prompt_length:]
-    logits = model.continuation(completions[:, :prompt_length], added).double()
+    logits = model.continuation_logits(completions[:, :prompt_length], added).double()
     is_eos = (added == EOS).long()
     after_eos = is_eos.cumsum(1) > is_eos
     return (-F.cross_entropy(logits, added, reduction="none").masked_fill(after_eos, 0).sum(1)).exp()

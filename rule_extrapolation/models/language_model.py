@@ -47,19 +47,19 @@ class LanguageModel(nn.Module, ABC):
 
     conditional: ClassVar[bool] = False
     """Whether prompt and continuation are read by different weights, as in an encoder-decoder. Training then uses
-    ``continuation`` on prompts and completions, and ``prefill`` of several tokens differs from ``forward``."""
+    ``continuation_logits`` on prompts and completions, and ``prefill`` of several tokens differs from ``forward``."""
 
     supports_vmap: ClassVar[bool] = False
     """Whether several seeds of the model train in one process by ``torch.vmap`` over their stacked weights, which must
     also be faster than training one after another."""
 
     fitted_by_counting: ClassVar[bool] = False
-    """Whether the model is fitted by ``estimate`` instead of by gradient steps."""
+    """Whether the model is fitted by ``fit_counts`` instead of by gradient steps."""
 
     baseline: ClassVar[bool] = False
     """Whether tables list the model separately, as a baseline."""
 
-    def estimate(self, rows: Iterable[Tensor], held_out: Iterable[Tensor], carried: bool = False) -> None:
+    def fit_counts(self, rows: Iterable[Tensor], held_out: Iterable[Tensor], carried: bool = False) -> None:
         """Fit a model that is ``fitted_by_counting``.
 
         Args:
@@ -103,7 +103,7 @@ class LanguageModel(nn.Module, ABC):
         logits, state = self.advance(token[:, None], state)
         return logits[:, 0], state
 
-    def continuation(self, prompt: Tensor, tokens: Tensor) -> Tensor:
+    def continuation_logits(self, prompt: Tensor, tokens: Tensor) -> Tensor:
         """(B, P) prompts and the (B, T) tokens that follow them -> (B, num_tokens, T) logits for these tokens."""
         return self(torch.cat([prompt, tokens[:, :-1]], 1))[:, :, prompt.shape[1] - 1 :]
 

@@ -73,14 +73,14 @@ class NGramLM(LanguageModel):
         self.smoothing = Smoothing(smoothing, k, discount, min_counts)
         predicted = torch.ones(num_tokens)
         predicted[[SOS, PAD]] = 0
-        # The distribution after a context of which nothing is known: uniform, until ``estimate`` has counted.
+        # The distribution after a context of which nothing is known: uniform, until ``fit_counts`` has counted.
         self.register_buffer("unseen", predicted / predicted.sum())
         for length in range(1, order):
             for name, dtype in zip(TABLE, (torch.long, torch.long, torch.int32, torch.float32, torch.float32)):
                 empty = torch.zeros(1 if name == "starts" else 0, dtype=dtype)
                 self.register_buffer(f"{name}_{length}", empty)
 
-    def estimate(self, rows: Iterable[Tensor], held_out: Iterable[Tensor], carried: bool = False) -> None:
+    def fit_counts(self, rows: Iterable[Tensor], held_out: Iterable[Tensor], carried: bool = False) -> None:
         held_out = held_out if self.smoothing.name == "interpolation" else ()  # only interpolation has weights to fit
         counts, others = (count_ngrams(each, self.order, self.num_tokens, carried) for each in (rows, held_out))
         words = self.unseen.cpu() > 0

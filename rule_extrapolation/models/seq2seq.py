@@ -103,8 +103,8 @@ class Seq2Seq(LanguageModel):
         logits, state, _ = self.decode(begin(prompt), self.encode(prompt))
         return logits[:, 0], state
 
-    def continuation(self, prompt: Tensor, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """As ``LanguageModel.continuation``, with ``teacher_forcing`` in training.
+    def continuation_logits(self, prompt: Tensor, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """As ``LanguageModel.continuation_logits``, with ``teacher_forcing`` in training.
 
         Args:
             lengths: (B,) tokens in each prompt, at least 1; the rest of the row is ignored. None: P.

@@ -26,7 +26,7 @@ class CompletionTraining(RuleExtrapolation):
 
     def logits(self, batch: Tensor) -> Tensor:
         prompts, completions = batch.unbind(1)
-        return self.model.continuation(prompts, completions, (prompts != PAD).sum(1))
+        return self.model.continuation_logits(prompts, completions, (prompts != PAD).sum(1))
 
     def losses_of(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         losses = super().losses_of(logits, targets)

@@ -112,7 +112,7 @@ class RuleExtrapolation(LanguageModeling):
         own = shard.of(batch)
         losses, _ = self.losses(own)
         if shard.size > 1:
-            losses = {name: loss * self.weight(name, own, batch) for name, loss in losses.items()}
+            losses = {name: loss * self.shard_weight(name, own, batch) for name, loss in losses.items()}
         objective = losses.pop("objective")
         if self.ood is not None:
             losses["ood_loss"] = self.ood_loss(self.ood.next_batch().to(self.device))
@@ -121,7 +121,7 @@ class RuleExtrapolation(LanguageModeling):
             self.log_dict({f"Train/{name}": loss for name, loss in losses.items()}, sync_dist=True)
         return objective
 
-    def weight(self, name: str, own: Tensor, batch: Tensor) -> Tensor | float:
+    def shard_weight(self, name: str, own: Tensor, batch: Tensor) -> Tensor | float:
         """``Shard.weight`` of a loss, for the rows ``own`` of this process out of the batch."""
         return self.shard.weight(batch, *(self.count(name, self.targets(rows)) for rows in (own, batch)))
 
@@ -147,7 +147,7 @@ class RuleExtrapolation(LanguageModeling):
         for name, (value, count) in self.evaluate_batch(self.logits(own), self.targets(own)).items():
             if shard.size > 1:
                 # The same count in each process, since Lightning truncates the mean of different counts to an integer.
-                value, count = value * self.weight(name, own, batch), int(self.count(name, self.targets(batch)))
+                value, count = value * self.shard_weight(name, own, batch), int(self.count(name, self.targets(batch)))
             self.log(f"{stage}/{name}", value, batch_size=count, sync_dist=True)
 
     def evaluate_batch(self, logits: Tensor, targets: Tensor) -> dict[str, tuple[Tensor, int]]:

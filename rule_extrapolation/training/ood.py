@@ -76,7 +76,7 @@ class OODTraining:
     def loss(self, model: LanguageModel, rows: Tensor) -> Tensor:
         """The mean cross-entropy of the completions' symbols and EOS, in nats per token."""
         prompts, completions = rows[:, : self.prompt_length], rows[:, self.prompt_length :]
-        return F.cross_entropy(model.continuation(prompts, completions), completions, ignore_index=PAD)
+        return F.cross_entropy(model.continuation_logits(prompts, completions), completions, ignore_index=PAD)
 
     def count(self, rows: Tensor) -> Tensor:
         """The number of tokens that the loss is a mean over."""
