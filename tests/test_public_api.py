@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, environment
+from conftest import ROOT, SHORT, environment, read_results
 from torch import nn
 from torch.nn.functional import one_hot
 
@@ -77,6 +77,19 @@ def test_a_closed_pipe_ends_a_command_without_traceback(command, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_training_outlives_a_closed_pipe(tmp_path, unbuffered):
+    """Each run of a sweep is finished; what they print is dropped."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, *["-u"] * unbuffered, "-m", "rule_extrapolation", "train", "-m", "seed=0,1", *SHORT]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), stdout=write, stderr=write)
+    os.close(write)
+    assert done.returncode == 0
+    results = sorted(tmp_path.rglob("results.json"))
+    assert [read_results(path.parent)["status"] for path in results] == ["finished", "finished"]
 
 
 class Copier(LanguageModel):
