@@ -102,6 +102,8 @@ def environment(home: Path) -> dict[str, str]:
 class CtrlC(Callback):
     """Sends this process what Ctrl-C sends, when it has come to the n-th batch of a stage."""
 
+    works_in_stack = True
+
     def __init__(self, stage: str, n: int):
         self.stage, self.left = stage, n
 

@@ -12,11 +12,14 @@ import shlex
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, SHORT
+from conftest import ROOT, SHORT, config, read_metrics
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from rule_extrapolation import __main__ as program
+from rule_extrapolation import train
+from rule_extrapolation.experiment.assembling import assemble
+from rule_extrapolation.experiment.seeds import why_apart
 from rule_extrapolation.runs.identity import identity
 
 README = ROOT / "README.md"
@@ -219,6 +222,24 @@ def test_the_examples_to_extend_it_work():
     words = grammar.sample(4)
     assert grammar.judge(words[:, 1:])["grammatical"].all()
     assert names["LSTM_LLM"](grammar.num_tokens)(words).shape == (4, grammar.num_tokens, 10)
+
+
+def test_the_callback_of_the_recipe_logs(tmp_path, monkeypatch):
+    page = PAGES["docs/extending.md"]
+    [callback] = ["\n".join(lines) for kind, lines in blocks(page) if "GradientNorm(Callback)" in "\n".join(lines)]
+    [settings] = ["\n".join(lines) for kind, lines in blocks(page) if "# conf/callbacks/mine.yaml" in lines]
+    (tmp_path / "my_package.py").write_text(callback)
+    node = OmegaConf.create(settings.split("  - default\n")[1]).gradients
+    monkeypatch.syspath_prepend(tmp_path)
+    added = [f"+callbacks.gradients.{key}={value}" for key, value in node.items()]
+    length = ["trainer.max_steps=25", "trainer.log_every_n_steps=7"]
+    train(tmp_path / "run", *SHORT, *length, *added, quiet=True)
+    logged = [row for row in read_metrics(tmp_path / "run") if "Train/gradient_norm" in row]
+    assert [row["step"] for row in logged] == [0, 10, 20]
+    assert all(row["Train/gradient_norm"] > 0 for row in logged)
+    # Two seeds do not share the Trainer and the gradients that it reads.
+    cfg = config(tmp_path / "many", *added)
+    assert why_apart(cfg, assemble(cfg, device="meta")).startswith("GradientNorm")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -6,14 +6,16 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, environment
+from conftest import ROOT, SHORT, environment, read_results
 from torch import nn
 from torch.nn.functional import one_hot
 
 import rule_extrapolation
 from rule_extrapolation.__main__ import COMMANDS, main
+from rule_extrapolation.experiment.prompts import Completion
 from rule_extrapolation.grammars.abn import AbN
 from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.models.lstm import LSTM_LLM
 
 
 def test_importing_the_package_imports_no_torch():
@@ -93,6 +95,19 @@ def test_a_closed_pipe_ends_a_command_without_traceback(command, tmp_path):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_training_outlives_a_closed_pipe(tmp_path, unbuffered):
+    """Each run of a sweep is finished; what they print is dropped."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, *["-u"] * unbuffered, "-m", "rule_extrapolation", "train", "-m", "seed=0,1", *SHORT]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), stdout=write, stderr=write)
+    os.close(write)
+    assert done.returncode == 0
+    results = sorted(tmp_path.rglob("results.json"))
+    assert [read_results(path.parent)["status"] for path in results] == ["finished", "finished"]
+
+
 class Copier(LanguageModel):
     """Predicts the token that it has just read, with trained confidence."""
 
@@ -111,6 +126,26 @@ class ABs(AbN):
     """As abN, by another name."""
 
     name = "ABs"
+
+
+class Multiples(AbN):
+    """A constructor without test_prompt_length."""
+
+    name = "Multiples"
+
+    def __init__(self, max_length: int, k: int = 2):
+        super().__init__(max_length)
+        self.k = k
+
+
+class Secret(AbN):
+    """Keeps its argument by another name."""
+
+    name = "Secret"
+
+    def __init__(self, max_length: int, k: int = 2):
+        super().__init__(max_length)
+        self.hidden = k
 
 
 class TestTrainWithObjects:
@@ -169,3 +204,135 @@ class TestTrainWithObjects:
         run, _, _ = trained_objects
         with pytest.raises(rule_extrapolation.ConfigError, match="prompt=abx: 'x' is not in the alphabet of ABs: a b"):
             run.complete("abx")
+
+    def test_the_callers_model_stays_trainable(self, trained_objects):
+        run, model, grammar = trained_objects
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        before = model.confidence.detach().clone()
+        again = rule_extrapolation.train(
+            run.folder.parent / "again", *self.SETTINGS, "decoding.max_new_tokens=4", grammar=grammar, model=model
+        )
+        assert not torch.equal(again.model.confidence, before)
+        loaded = rule_extrapolation.load_run(run.folder, model=Copier(num_tokens=5))
+        assert loaded.model.confidence.requires_grad
+
+    def test_a_model_without_trainable_weights_is_refused(self, tmp_path):
+        frozen = Copier(num_tokens=5).requires_grad_(False)
+        with pytest.raises(rule_extrapolation.ConfigError, match=r"^model=Copier: none of its weights is trainable"):
+            rule_extrapolation.train(tmp_path / "run", *self.SETTINGS, model=frozen)
+        assert not (tmp_path / "run").exists()
+
+    def train_on(self, grammar, folder):
+        settings = [*self.SETTINGS, "decoding.max_new_tokens=4"]
+        return rule_extrapolation.train(folder, *settings, grammar=grammar, model="linear", quiet=True)
+
+    def test_a_languages_options_are_recorded(self, tmp_path):
+        grammar = rule_extrapolation.get_grammar("L3", max_length=16, only_even=True)
+        self.train_on(grammar, tmp_path / "run")
+        again = rule_extrapolation.load_run(tmp_path / "run").grammar
+        assert again.all_words().tolist() == grammar.all_words().tolist()
+        assert len(again.all_words()) == 4
+        assert repr(again) == "AnBn(max_length=16, only_even=True)"
+
+    def test_a_language_with_a_constructor_of_its_own_is_built_again(self, tmp_path):
+        self.train_on(Multiples(12, k=3), tmp_path / "run")
+        run = rule_extrapolation.load_run(tmp_path / "run")
+        assert run.grammar.k == 3
+        assert run.grammar_with(max_length=20).max_length == 20
+        with pytest.raises(
+            rule_extrapolation.ConfigError, match="test_prompt_length=4: Multiples takes no test_prompt"
+        ):
+            run.grammar_with(test_prompt_length=4)
+
+    def test_such_a_language_can_be_evaluated(self, tmp_path, call):
+        self.train_on(Multiples(12, k=3), tmp_path / "run")
+        status, _, err = call(main, "evaluate", f"run={tmp_path / 'run'}", "max_length_factor=1")
+        assert (status, err) == (0, "")
+
+    def test_an_option_that_no_attribute_tells_needs_the_object_again(self, tmp_path):
+        self.train_on(Secret(12, k=3), tmp_path / "run")
+        with pytest.raises(
+            rule_extrapolation.ConfigError, match=r"does not keep as attributes: grammar\.k; pass grammar="
+        ):
+            rule_extrapolation.load_run(tmp_path / "run")
+        assert rule_extrapolation.load_run(tmp_path / "run", grammar=Secret(12, k=3)).grammar.hidden == 3
+
+    def test_a_model_whose_arguments_no_attribute_tells_needs_the_object_again(self, tmp_path):
+        model = LSTM_LLM(5, embedding_dim=4, hidden_dim=4, num_layers=1)
+        rule_extrapolation.train(tmp_path / "run", *self.SETTINGS, model=model, quiet=True)
+        with pytest.raises(rule_extrapolation.ConfigError) as refused:
+            rule_extrapolation.load_run(tmp_path / "run")
+        assert "pass model= again" in str(refused.value)
+        assert rule_extrapolation.load_run(tmp_path / "run", model=model).model is model
+
+    @pytest.mark.parametrize(
+        ("overrides", "objects", "message"),
+        [
+            (["model.num_layers=3"], {"model": True}, "model.num_layers=3: the model is given as an object"),
+            (["width=3"], {"model": True}, "width=3: the model is given as an object"),
+            (["grammar=L5"], {"grammar": True}, "grammar=L5: the grammar is given as an object"),
+            (["data.max_length=5"], {"grammar": True}, "data.max_length=5: the grammar is given as an object"),
+            (["hydra.run.dir=/x"], {}, "hydra.run.dir=/x: is for the command line; leave it out"),
+            (["run_dir=x"], {}, "run_dir=x: the first argument is the run's folder"),
+            (["-m", "seed=0,1"], {}, "overrides=-m: train takes key=value only, and makes one run"),
+            (["model=lstm"], {"model": "gru"}, "model=lstm: model= is given twice; give it once"),
+            (["data=text"], {"grammar": True}, "grammar=ABs: data=text trains on a text"),
+            (["model.hiden_dim=3"], {}, "model.hiden_dim=3: no such key; did you mean hidden_dim?"),
+            ([], {"model": "lst"}, "model=lst: did you mean lstm?"),
+            ([], {"grammar": "L33"}, "grammar=L33: did you mean L3?"),
+            ([], {"model": Copier}, "model=Copier: is a class; pass an object of it: Copier(...)"),
+            ([], {"grammar": ABs}, "grammar=ABs: is a class; pass an object of it: ABs(...)"),
+            ([], {"model": nn.Linear(1, 1)}, "model=Linear: must be a LanguageModel"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_is_one_line(self, tmp_path, overrides, objects, message):
+        made = {"model": Copier(num_tokens=5), "grammar": ABs(max_length=10)}
+        objects = {name: made[name] if value is True else value for name, value in objects.items()}
+        with pytest.raises(rule_extrapolation.ConfigError) as refused:
+            rule_extrapolation.train(tmp_path / "run", *overrides, **objects)
+        assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_forgotten_folder_is_noticed(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(
+            rule_extrapolation.ConfigError, match="is a setting; the first argument is the run's folder"
+        ):
+            rule_extrapolation.train("trainer.max_steps=3", "model=lstm")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_language_and_a_model_by_name(self, tmp_path):
+        run = rule_extrapolation.train(
+            tmp_path / "run", *self.SETTINGS, "model.embedding_dim=4", grammar="L4", model="mingru", quiet=True
+        )
+        assert (run.results["model"], run.results["grammar"]) == ("mingru", "aNbNcN")
+
+    def test_a_prompt_that_is_no_string_is_one_line(self, trained_objects):
+        run, _, _ = trained_objects
+        with pytest.raises(rule_extrapolation.ConfigError, match=r"^prompt=null: must be a string$"):
+            run.complete(None)
+
+
+def test_the_repr_of_a_completed_text_is_a_line():
+    assert repr(Completion("a\n", "b\nc", True, 0.5)) == "a\\n|b\\nc"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"maxlength": 8}, "maxlength=8: no such option; did you mean max_length?"),
+        ({"max_length": 8, "only_evn": True}, "only_evn=true: no such option; did you mean only_even?"),
+        ({}, "max_length=null: is needed"),
+    ],
+)
+def test_get_grammar_names_what_is_wrong(options, message):
+    with pytest.raises(rule_extrapolation.ConfigError) as refused:
+        rule_extrapolation.get_grammar("L3", **options)
+    assert str(refused.value).startswith(message)
+
+
+def test_the_repr_of_a_language_is_how_to_make_it():
+    assert repr(rule_extrapolation.get_grammar("L5", max_length=16)) == "ParenthesesAndBrackets(max_length=16)"
+    grammar = rule_extrapolation.get_grammar("L3", max_length=16, test_prompt_length=4, all_sequences=False)
+    assert repr(grammar) == "AnBn(max_length=16, test_prompt_length=4, all_sequences=False)"

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -122,6 +123,30 @@ def test_seeds_that_cannot_share_a_step_run_side_by_side(cli, tmp_path, monkeypa
     assert "seed 1  step 2/6" in out and "│ mean" in out
     assert cli("seed=1", "hydra.run.dir=alone", *overrides)[0] == 0
     assert_same_run(tmp_path / "many" / "seed1", tmp_path / "alone")
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_callback_of_the_users_has_its_own_trainer(cli, tmp_path, monkeypatch, joins):
+    """Unless it says that it works in a stack."""
+    code = f"""
+        from lightning.pytorch.callbacks import Callback
+
+        class Notes(Callback):
+            works_in_stack = {joins}
+
+            def on_train_end(self, trainer, pl_module):
+                for logger in trainer.loggers:
+                    logger.log_metrics({{"noted": trainer.global_step}}, trainer.global_step)
+    """
+    (tmp_path / "notes.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
+    status, out, err = cli("seeds=2", "hydra.run.dir=many", *SHORT, *MINGRU, "+callbacks.notes._target_=notes.Notes")
+    assert (status, err) == (0, "")
+    assert ("Notes may need a Trainer and gradients of its own" in out) != joins
+    for seed in range(2):
+        assert [row["noted"] for row in read_metrics(tmp_path / "many" / f"seed{seed}") if "noted" in row] == [6]
+    sys.modules.pop("notes")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import time
 from collections.abc import Iterator
@@ -73,8 +74,9 @@ def prompt_grammars(run: TrainedRun, lengths: list[int] | None) -> Iterator[Gram
         ConfigError: a length of which the language has no prompts, or that the model cannot read.
     """
     for length in dict.fromkeys(lengths or [run.grammar.test_prompt_length]):
+        same = length == run.grammar.test_prompt_length
         try:
-            grammar = run.grammar_with(test_prompt_length=length)
+            grammar = run.grammar if same else run.grammar_with(test_prompt_length=length)
         except ConfigError as error:
             raise ConfigError("prompt_length", length, error.fix) from error
         tokens = max(prompts.shape[1] for prompts in grammar.prompts.values())
@@ -110,6 +112,8 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
 
     def longer(max_length: int) -> Grammar:
         # The prompts are not used, but must fit max_length.
+        if "test_prompt_length" not in inspect.signature(type(grammar)).parameters:
+            return run.grammar_with(max_length=max(max_length, grammar.test_prompt_length))
         return run.grammar_with(max_length=max(max_length, 2 + grammar.min_max_length), test_prompt_length=2)
 
     def nearest(length: int) -> Tensor | None:

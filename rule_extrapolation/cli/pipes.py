@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -22,3 +23,34 @@ def ends_with_pipe(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(1)
 
     return piped
+
+
+class OutlivingFile(io.FileIO):
+    """A file that drops what is written to it once it is a pipe that nothing reads any more."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def outlive_pipes() -> None:
+    """Let this process continue without output when nothing reads stdout or stderr any more, since training that has
+    begun is worth finishing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__") or not isinstance(stream, io.TextIOWrapper):
+            continue  # done already, or captured by a test or a notebook
+        stream.flush()
+        file = OutlivingFile(stream.fileno(), "w", closefd=False)
+        unbuffered = isinstance(stream.buffer, io.RawIOBase)  # python -u
+        new = io.TextIOWrapper(
+            file if unbuffered else io.BufferedWriter(file),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        setattr(sys, name, new)

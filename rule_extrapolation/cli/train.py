@@ -9,7 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rule_extrapolation.cli.pipes import ends_with_pipe
+from rule_extrapolation.cli.pipes import ends_with_pipe, outlive_pipes
 from rule_extrapolation.cli.preflight import fail
 from rule_extrapolation.config.composing import CONF_DIR, compose, groups, register
 from rule_extrapolation.config.messages import one_line
@@ -22,6 +22,7 @@ register()
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def train(cfg: DictConfig) -> float | None:
+    outlive_pipes()  # also in the processes of launchers
     limit_threads(cfg.threads or threads_per_job(HydraConfig.get().launcher))
     try:
         return work(cfg) if cfg.sweep is None else sweep.run_job(cfg, work)
@@ -68,6 +69,7 @@ def main() -> None:
     # 3.1 s alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     sweep.current = None
+    outlive_pipes()
     try:
         train()
     except KeyboardInterrupt:

@@ -19,6 +19,9 @@ from rule_extrapolation.config.checks import NO_ARGUMENTS, check_arguments, chec
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.task import Task
 
+MODEL_CONTEXT = ("num_tokens", "process", "language", "accelerator")
+"""The arguments of a model that the program passes, as far as the class takes them."""
+
 
 def build(cfg: DictConfig, group: str, **runtime: Any) -> Any:
     """Build what ``cfg[group]`` describes.
@@ -56,8 +59,9 @@ def build_model(cfg: DictConfig, task: Task) -> Any:
     Raises:
         ConfigError: naming the key as one writes it on the command line.
     """
-    context = {"num_tokens": task.num_tokens, "process": task.process, "language": task.name}
-    return build_with_context(cfg, "model", **context, accelerator=cfg.trainer.get("accelerator", "auto"))
+    accelerator = cfg.trainer.get("accelerator", "auto")
+    context = dict(zip(MODEL_CONTEXT, (task.num_tokens, task.process, task.name, accelerator)))
+    return build_with_context(cfg, "model", **context)
 
 
 def build_with_context(cfg: DictConfig, group: str, **offered: Any) -> Any:
@@ -105,7 +109,16 @@ def resolve_factory(cfg: DictConfig, group: str, given: Iterable[str]) -> functo
     name = node.get("name", "")
     if not isinstance(name, str) or "/" in name:
         raise ConfigError(f"{group}.name", name, "must be a word: run folders are named by it")
+    if missing := OmegaConf.missing_keys(node):
+        kept = ", ".join(sorted(missing))
+        fix = (
+            f"was trained as an object with arguments that it does not keep as attributes: {kept}; pass {group}= again"
+        )
+        raise ConfigError(group, name, fix)
     arguments = {key: node[key] for key in node if key not in NO_ARGUMENTS}
+    if group == "grammar":  # a null option is the language's default, also if the class takes no such argument
+        parameters = inspect.signature(make).parameters
+        arguments = {key: value for key, value in arguments.items() if value is not None or key in parameters}
     check_arguments(make, arguments, group, given)
     return functools.partial(make, **instantiate(arguments, _convert_="all"))
 

@@ -71,6 +71,7 @@ def assemble(
     check_settings(cfg)
     data = build_data(cfg, grammar)
     model = build_model_for(cfg, data, device, model)
+    check_trainable(cfg, model)
     ood = build_optional(cfg, "training", grammar=data.task, model=model)
     module = build_module(cfg, data, model, ood)
     load_initial_weights(cfg, module, device)
@@ -108,6 +109,13 @@ def build_model_for(
     if data.conditional and not model.conditional:
         raise ConfigError("model", cfg.model.name, "does not train on prompts and completions; set data=grammar")
     return model
+
+
+def check_trainable(cfg: DictConfig, model: LanguageModel) -> None:
+    """Raise a ConfigError if a model has weights but none that training would change."""
+    frozen = not model.num_parameters and any(True for _ in model.parameters())
+    if frozen and not model.fitted_by_counting:
+        raise ConfigError("model", cfg.model.name, "none of its weights is trainable; call requires_grad_(True) on it")
 
 
 def check_num_tokens(model: LanguageModel, task: Task) -> None:

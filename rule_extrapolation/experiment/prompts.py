@@ -34,15 +34,18 @@ class Completion:
 
     def __repr__(self) -> str:
         verdicts = "".join(f"  {rule} {'kept' if kept else 'broken'}" for rule, kept in self.rules.items())
-        return f"{self.prompt}|{self.text}{verdicts}{'' if self.finished else '  unfinished'}"
+        line = f"{self.prompt}|{self.text}".replace("\n", "\\n")
+        return f"{line}{verdicts}{'' if self.finished else '  unfinished'}"
 
 
 def encode_prompt(task: Task, model: LanguageModel, prompt: str) -> Tensor:
     """A prompt as (1, P) tokens: SOS and its symbols for a language, the text's tokens for a text.
 
     Raises:
-        ConfigError: a symbol outside the alphabet or vocabulary, or more tokens than the model reads.
+        ConfigError: no string, a symbol outside the alphabet or vocabulary, or more tokens than the model reads.
     """
+    if not isinstance(prompt, str):
+        raise ConfigError("prompt", prompt, "must be a string")
     tokens = task.encode_prompt(prompt)
     length, most = tokens.shape[1], model.max_context
     if most is not None and length > most:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
@@ -80,12 +80,25 @@ def reason_not_to_stack(cfg: DictConfig, experiment: Experiment) -> str | None:
         return module.not_stackable_reason
     if module.ood is not None:
         return f"training={cfg.training.name}"
+    for callback in experiment.callbacks:
+        if not works_in_stack(callback):
+            return f"{type(callback).__name__} may need a Trainer and gradients of its own"
     if cfg.optimizer._target_ not in ELEMENTWISE:
         return f"{cfg.optimizer._target_} may look at several weights together"
     for key, single in {"devices": 1, "gradient_clip_val": None, "min_steps": None, "min_epochs": None}.items():
         if trainer.get(key, single) != single:
             return f"trainer.{key}={trainer[key]}"
     return None
+
+
+def works_in_stack(callback: Callback) -> bool:
+    """Whether a callback does among stacked runs what it does in a run of its own.
+
+    Ours do, except for what users derive from them. A callback of a user's says so by an attribute ``works_in_stack``.
+    """
+    cls = type(callback)
+    ours = cls.__module__.startswith("rule_extrapolation.") or cls is LearningRateMonitor
+    return ours or isinstance(callback, ProgressBar) or getattr(callback, "works_in_stack", False)
 
 
 def run_stacked(configs: list[DictConfig]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pydoc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,6 +113,9 @@ class TrainedRun:
             ConfigError: the language refuses it.
         """
         make = resolve_factory(self.cfg, "grammar", given=["max_length"])
+        for key in changed.keys() - inspect.signature(make).parameters:
+            fix = f"{self.grammar.name} takes no {key}; add it to the arguments of its class, as Grammar has it"
+            raise ConfigError(key, changed[key], fix)
         return make(**{"max_length": self.grammar.max_length, **changed})
 
     def header(self) -> dict[str, Any]:
@@ -135,6 +139,18 @@ def find_config(folder: str | Path) -> Path:
     return path / "config.yaml"
 
 
+def check_objects(grammar: Any, model: Any) -> None:
+    """Raise a ConfigError unless each is None or an object of its kind."""
+    from rule_extrapolation.grammars.grammar import Grammar
+    from rule_extrapolation.models.language_model import LanguageModel
+
+    for name, value, cls in (("grammar", grammar, Grammar), ("model", model, LanguageModel)):
+        if isinstance(value, type):
+            raise ConfigError(name, value.__name__, f"is a class; pass an object of it: {value.__name__}(...)")
+        if value is not None and not isinstance(value, cls):
+            raise ConfigError(name, type(value).__name__, f"must be a {cls.__name__}")
+
+
 def load_run(
     folder: str | Path,
     *,
@@ -153,6 +169,7 @@ def load_run(
         ConfigError: there is no such run, its configuration cannot work, or its weights are missing or do not fit.
     """
     config = find_config(folder)
+    check_objects(grammar, model)
     from rule_extrapolation.experiment.assembling import build_model_for, build_module
     from rule_extrapolation.experiment.libraries import set_up_libraries
     from rule_extrapolation.runs.checkpoints import tested_checkpoint
@@ -168,12 +185,14 @@ def load_run(
     except Exception as error:
         raise ConfigError("run", folder, f"its config.yaml cannot be used: {error}") from error
     checkpoint = None
-    if module.model.num_parameters or module.model.fitted_by_counting:
+    if any(True for _ in module.model.parameters()) or module.model.fitted_by_counting:
         checkpoint = tested_checkpoint(path)
         if checkpoint is None:
             raise ConfigError("run", path, "holds no checkpoints/best.ckpt or last.ckpt; name a run that was trained")
         load_trained_weights(module, checkpoint, folder)
-    module.eval().requires_grad_(False)
+    module.eval()
+    if model is None:  # an object stays as trainable as the caller has made it
+        module.requires_grad_(False)
     return TrainedRun(path, cfg, checkpoint, module.task, module.model, module.decoder, caveat_of(path, module))
 
 
@@ -183,7 +202,8 @@ def for_evaluation(cfg: DictConfig, min_context: Callable[[DictConfig], int]) ->
     cfg.trainer.accelerator = "cpu"
     if "backend" in cfg.model:
         cfg.model.backend = "auto"
-    if setting := getattr(pydoc.locate(cfg.model._target_), "context_setting", None):
+    setting = getattr(pydoc.locate(cfg.model._target_), "context_setting", None)
+    if setting in cfg.model:  # the configuration of a run with a model object may lack it
         cfg.model[setting] = max(min_context(cfg), cfg.model[setting])
     return cfg
 

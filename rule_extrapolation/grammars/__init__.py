@@ -5,6 +5,7 @@ This module does not import torch, so that listing names and checking a command 
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,18 +68,26 @@ def target(name: str) -> str:
     return f"{__name__}.{path}" if name in BUILT_IN else path
 
 
-def get_grammar(name: str, max_length: int, **options: Any) -> Grammar:
+def get_grammar(name: str, max_length: int | None = None, **options: Any) -> Grammar:
     """The language with this name or label.
 
     Args:
-        max_length: the maximum number of symbols in a training word.
+        max_length: the maximum number of symbols in a training word. It is needed.
         options: further arguments of the language's class, such as ``test_prompt_length``.
 
     Raises:
-        ConfigError: an unknown name or an option that the language rejects.
+        ConfigError: an unknown name, no ``max_length``, or an option that the language does not have or rejects.
 
     >>> get_grammar("L3", max_length=8).name
     'aNbN'
     """
     module, _, cls = target(name).rpartition(".")
-    return getattr(import_module(module), cls)(max_length=max_length, **options)
+    make = getattr(import_module(module), cls)
+    parameters = inspect.signature(make).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key, value in options.items():
+        if key not in parameters and not takes_any:
+            raise ConfigError(key, value, f"no such option; {one_of(key, parameters)}")
+    if max_length is None:
+        raise ConfigError("max_length", None, "is needed: the maximum number of symbols in a training word")
+    return make(max_length=max_length, **options)

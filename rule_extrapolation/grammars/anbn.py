@@ -55,7 +55,7 @@ class AnBn(Grammar):
             raise ConfigError("only_even", True, "only_odd is true as well; set one of them to false")
         if only_even and max_length < 4:
             raise ConfigError("max_length", max_length, "the shortest word with an even n is aabb; use 4 or more")
-        self.all_sequences = all_sequences
+        self.all_sequences, self.only_even, self.only_odd = all_sequences, only_even, only_odd
         self.n = torch.arange(2 if only_even else 1, max_length // 2 + 1, 2 if only_even or only_odd else 1)
 
     def rule_1(self, symbols: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ its first EOS, or at the end of the tensor.
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from functools import cached_property, reduce
@@ -71,6 +72,17 @@ class Grammar(ABC):
         self.max_length = max_length
         self.test_prompt_length = self.default_prompt_length if test_prompt_length is None else test_prompt_length
         self.check_prompt_length(self.test_prompt_length)
+
+    def __repr__(self) -> str:
+        """Such as AnBn(max_length=16), with the other arguments that are not at their defaults."""
+        shown = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            default = self.default_prompt_length if name == "test_prompt_length" else parameter.default
+            value = getattr(self, name, default)
+            # An argument that is None by default may stand for a class attribute.
+            if repr(value) != repr(getattr(type(self), name, default)):
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def num_tokens(self) -> int:
