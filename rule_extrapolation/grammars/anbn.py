@@ -46,11 +46,12 @@ class AnBn(Grammar):
         self,
         max_length: int,
         test_prompt_length: int | None = None,
+        num_sos_prompts: int = 32,
         all_sequences: bool = True,
         only_even: bool = False,
         only_odd: bool = False,
     ):
-        super().__init__(max_length, test_prompt_length)
+        super().__init__(max_length, test_prompt_length, num_sos_prompts)
         if only_even and only_odd:
             raise ConfigError("only_even", True, "only_odd is true as well; set one of them to false")
         if only_even and max_length < 4:

@@ -39,8 +39,14 @@ class AnBnCn(Grammar):
     min_max_length = 3
     default_prompt_length = 5
 
-    def __init__(self, max_length: int, test_prompt_length: int | None = None, all_sequences: bool = True):
-        super().__init__(max_length, test_prompt_length)
+    def __init__(
+        self,
+        max_length: int,
+        test_prompt_length: int | None = None,
+        num_sos_prompts: int = 32,
+        all_sequences: bool = True,
+    ):
+        super().__init__(max_length, test_prompt_length, num_sos_prompts)
         self.all_sequences = all_sequences
 
     def rule_1(self, symbols: Tensor) -> Tensor:

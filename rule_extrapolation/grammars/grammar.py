@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError, check_positive
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.grammars.exact.acceptor import Acceptor
 from rule_extrapolation.grammars.exact.process import NO_SYMBOL, Process
@@ -35,6 +35,7 @@ class Grammar(ABC):
     Args:
         max_length: the maximum number of symbols in a training word. A framed word has ``max_length + 2`` tokens.
         test_prompt_length: n, the length from which the prompt sets are built. None takes the language's default.
+        num_sos_prompts: the number of empty prompts.
 
     Raises:
         ConfigError: no word has at most ``max_length`` symbols, or no prompt of length n fits.
@@ -57,18 +58,17 @@ class Grammar(ABC):
     """The default of ``test_prompt_length``."""
     prompt_prefix: ClassVar[int | None] = None
     """``rule_2_completion`` judges what follows this many symbols of the prompt. None: what follows the prompt."""
-    num_sos_prompts: ClassVar[int] = 32
-    """The number of empty prompts."""
     acceptors: ClassVar[dict[str, Acceptor]] = {}
     """The rules as automata, from which chance levels are computed exactly. A language with an ``extra_constraint``
     also has an acceptor for ``grammatical``."""
 
-    def __init__(self, max_length: int, test_prompt_length: int | None = None):
+    def __init__(self, max_length: int, test_prompt_length: int | None = None, num_sos_prompts: int = 32):
+        check_positive(num_sos_prompts=num_sos_prompts)
         if max_length < self.min_max_length:
             raise ConfigError(
                 "max_length", max_length, f"{self.name} has no word that short; use {self.min_max_length} or more"
             )
-        self.max_length = max_length
+        self.max_length, self.num_sos_prompts = max_length, num_sos_prompts
         self.test_prompt_length = self.default_prompt_length if test_prompt_length is None else test_prompt_length
         self.check_prompt_length(self.test_prompt_length)
 
