@@ -173,3 +173,57 @@ def test_sizes_come_from_the_command_line_first_and_only_for_the_chosen_model():
     assert composed("sizes=paper", "model=mamba").model.n_layers == SIZES["mamba"]["n_layers"]
     assert composed("experiment=paper", "model=oracle").model.name == "oracle"  # it has no sizes
     assert composed("model=lstm").model.hidden_dim == 256
+
+
+EXPERIMENTS = sorted({path.stem for path in (CONF_DIR / "experiment" / "paper").glob("*.yaml")} - {*LANGUAGES})
+# One job of each sweep.
+ONE_JOB = {
+    "transformer_size": ["model.num_heads=5", "model.num_decoder_layers=2"],
+    "adamw": ["model=linear", "optimizer.lr=0.02"],
+    "sgd": ["model=linear", "optimizer.lr=0.02"],
+    "sampling": ["model=linear"],
+}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_each_other_experiment_of_the_paper_runs(cli, tmp_path, experiment):
+    """By the commands in its header, except those on other languages; finetune has the command of the run before it."""
+    ran = [command for command in commands(experiment) if "-m" not in command]
+    assert ran
+    for i, command in enumerate(ran[-1:] if experiment in ONE_JOB else ran):
+        here = [f"hydra.run.dir={tmp_path}/{i}", f"hydra.sweep.dir={tmp_path}/{i}"]
+        command = [part for part in command if not part.startswith("hydra.run.dir")]
+        command = [part.replace("ckpt=aNbN", f"ckpt={tmp_path}/0") for part in command]
+        assert cli(*command, *ONE_JOB.get(experiment, []), *SHORT, *here)[0] == 0
+    finished = [read_results(path.parent) for path in tmp_path.rglob("results.json")]
+    assert finished
+    assert {results["status"] for results in finished} == {"finished"}
+
+
+def test_sgd_has_neither_momentum_nor_a_schedule():
+    module = assemble(composed("experiment=paper/sgd", "model=linear"), device="meta").module
+    optimizers = module.configure_optimizers()
+    assert {type(optimizers["optimizer"]).__name__} == {"SGD"}
+    [group] = optimizers["optimizer"].param_groups
+    assert (group["momentum"], group["weight_decay"]) == (0, 0)
+    rates = []
+    for _ in range(3):
+        rates.append(group["lr"])
+        optimizers["optimizer"].step()
+        optimizers["lr_scheduler"]["scheduler"].step()
+    assert rates == [2e-3] * 3
+
+
+@pytest.mark.parametrize(
+    ("experiment", "values"),
+    {
+        "transformer_size": {"model.num_heads": "5,10", "model.num_decoder_layers": "7,10,13"},
+        "adamw": {"model": "linear,lstm,mamba,transformer", "optimizer.lr": "0.02,0.002,0.0002"},
+        "sgd": {"model": "linear,lstm,mamba,transformer", "optimizer.lr": "0.02,0.002,0.0002"},
+    }.items(),
+)
+def test_sweeps_cover_the_published_values(experiment, values):
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("config", [f"experiment=paper/{experiment}"], return_hydra_config=True)
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    assert cfg.hydra.sweeper.params == values
