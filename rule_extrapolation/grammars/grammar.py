@@ -58,7 +58,7 @@ class Grammar(ABC):
     prompt_prefix: ClassVar[int | None] = None
     """``rule_2_completion`` judges what follows this many symbols of the prompt. None: what follows the prompt."""
     num_sos_prompts: ClassVar[int] = 32
-    """The number of empty prompts."""
+    """The number of empty prompts, all of them equal: a decoder that draws tokens completes each on its own."""
     acceptors: ClassVar[dict[str, Acceptor]] = {}
     """The rules as automata, from which chance levels are computed exactly. A language with an ``extra_constraint``
     also has an acceptor for ``grammatical``."""
@@ -180,6 +180,10 @@ class Grammar(ABC):
         id_, ood = self.id_and_ood_prompts()
         empty = torch.empty(self.num_sos_prompts, 0, dtype=torch.long)
         return {name: prepend_sos(symbols) for name, symbols in {"ID": id_, "OOD": ood, "SOS": empty}.items()}
+
+    def num_prompts(self) -> dict[str, int]:
+        """The number of different prompts in each set. SOS has one, however often it is completed."""
+        return {name: len(prompts.unique(dim=0)) for name, prompts in self.prompts.items()}
 
     # Text
 

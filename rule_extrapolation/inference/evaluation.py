@@ -88,8 +88,7 @@ def evaluate_prompts(
     for name, tokens in completions.items():
         test |= accuracies(judge_completions(grammar, tokens, grammar.prompts[name].shape[1]), f"Test/{name}")
     chance = chance_levels(grammar, lambda prompts: decoder.budget(model, prompts.shape[1]))
-    sizes = {name: len(prompts) for name, prompts in grammar.prompts.items()}
-    return {"prompts": sizes, "test": test, "chance_levels": chance}, judged_rows(grammar, completions)
+    return {"prompts": grammar.num_prompts(), "test": test, "chance_levels": chance}, judged_rows(grammar, completions)
 
 
 # Lengths

@@ -143,10 +143,10 @@ def accuracy_table(grammar: Grammar, results: dict[str, Any], more: str = "") ->
     table = Table(title=model_title(results) + more, caption=escape(rules_in_words(grammar)))
     for column in ("prompts", "n", *COLUMNS.values()):
         table.add_column(column, justify="left" if column == "prompts" else "right")
-    for name, prompts in grammar.prompts.items():
+    for name, num in grammar.num_prompts().items():
         accuracies = [results["test"].get(f"Test/{name}/{key}_accuracy") for key in COLUMNS]
         chance = [results["chance_levels"].get(f"{name}/{key}_accuracy") for key in COLUMNS]
-        table.add_row(name, str(len(prompts)), *map(figure, accuracies))
+        table.add_row(name, str(num), *map(figure, accuracies))
         table.add_row("  chance", "", *map(figure, chance), style="dim", end_section=True)
     return table
 

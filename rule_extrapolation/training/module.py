@@ -77,7 +77,8 @@ class RuleExtrapolation(LanguageModeling):
         return [f"Val/{name}" for name in losses + metrics]
 
     def reference_losses(self) -> dict[str, Any]:
-        return {"chance_levels": chance_levels(self.grammar, lambda p: self.decoder.budget(self.model, p.shape[1]))}
+        chance = chance_levels(self.grammar, lambda prompts: self.decoder.budget(self.model, prompts.shape[1]))
+        return {"prompts": self.grammar.num_prompts(), "chance_levels": chance}
 
     def completion_rows(self) -> list[dict[str, Any]]:
         return judged_rows(self.grammar, self.completions)
