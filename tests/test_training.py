@@ -71,6 +71,19 @@ class TestData:
         assert torch.cat(list(resumed)).flatten().tolist() == passes[0][4:]
         assert torch.cat(list(resumed)).flatten().tolist() == passes[1]
 
+    def test_shuffle_seed_sets_the_order_and_seed_the_words(self):
+        def training(**seeds):
+            data = GrammarDataModule(BaN, max_length=32, num_train=64, **seeds).train_dataloader()
+            return data.rows, torch.cat(list(data))
+
+        (words, order), (same, reordered), (others, _) = training(), training(shuffle_seed=1), training(seed=1)
+        assert torch.equal(words, same) and not torch.equal(words, others)
+        assert not torch.equal(order, reordered)
+
+    def test_optimal_loss_on_validation_words_is_their_mean_negative_log_probability(self):
+        data = GrammarDataModule(AnBn, max_length=8, num_val=1)  # a^n b^n for n = 1..4, equally probable
+        assert data.reference_losses()["optimal_loss_on_validation_words"] == pytest.approx(math.log(4) / 9)
+
     def test_train_val_and_test_words_are_drawn_independently(self):
         data = GrammarDataModule(BaN, max_length=32, num_train=64, num_val=64, num_test=64, seed=3)
         train, val, test = data.train_dataloader().rows, data.val_dataloader().rows, data.test_dataloader().rows
@@ -279,6 +292,15 @@ class TestRuns:
         one, same, other = (train(f"seed={s}", "grammar=L1", *TINY, folder=f"run{i}") for i, s in enumerate((0, 0, 1)))
         assert read_metrics(one) == read_metrics(same)
         assert read_metrics(one) != read_metrics(other)
+
+    def test_runs_with_other_seeds_have_the_same_words(self, train):
+        runs = [train(f"seed={seed}", "grammar=L1", *TINY, folder=f"run{seed}") for seed in (0, 1)]
+        first, other = map(read_results, runs)
+        for name in ("optimal_loss_on_validation_words", "optimal_loss_on_test_words", "memorised_loss"):
+            assert first[name] == other[name]
+        assert first["optimal_loss_on_validation_words"] != first["optimal_loss_on_test_words"]
+        redrawn = read_results(train("data.seed=1", "grammar=L1", *TINY, folder="redrawn"))
+        assert redrawn["optimal_loss_on_test_words"] != first["optimal_loss_on_test_words"]
 
     @pytest.mark.parametrize("stop", [6, 7])
     def test_resumed_run_has_the_same_curve(self, train, stop):
