@@ -21,7 +21,7 @@ from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN
 from rule_extrapolation.grammars.grammar import EOS, PAD, SOS
-from rule_extrapolation.grammars.judging import accuracies, judge_completions
+from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows
 from rule_extrapolation.inference.decoding import Greedy, Sample
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.minlstm import MinLSTM
@@ -170,6 +170,7 @@ class TestMetrics:
         verdicts = self.judge("aNbN", "ba", ["$", "ab$", "ba$", "b$"])
         assert verdicts == {
             "finished": [True, True, True, True],
+            "empty": [True, False, False, False],
             "rule_1": [True, True, True, False],
             "rule_2": [False, False, False, False],
             "rule_3": [True, True, True, False],
@@ -184,20 +185,43 @@ class TestMetrics:
         assert verdicts["rule_2_completion"] == [True, False]
 
     def test_languages_with_one_rule_lack_the_others_metrics(self):
-        assert set(self.judge("abN", "ab", ["$"])) == {"finished", "rule_1", "grammatical"}
-        assert set(self.judge("aNbM", "ab", ["$"])) == {"finished", "rule_2", "rule_2_completion", "grammatical"}
+        assert set(self.judge("abN", "ab", ["$"])) == {"finished", "empty", "rule_1", "grammatical"}
+        names = {"finished", "empty", "rule_2", "rule_2_completion", "grammatical"}
+        assert set(self.judge("aNbM", "ab", ["$"])) == names
 
     def test_accuracies_over_all_and_over_finished(self):
-        verdicts = {"finished": torch.tensor([True, False]), "rule_1": torch.tensor([True, False])}
-        assert accuracies(verdicts, "Val/ID") == {
+        """Of "ab" and its completions "" and "b" of a language with R1 only, the second has no EOS and breaks R1."""
+        grammar = get_grammar("abN", max_length=12)
+        finished = torch.tensor([[SOS, 3, 4, EOS, PAD]])
+        unfinished = torch.tensor([[SOS, 3, 4, 4, 4]])
+        assert accuracies(grammar, torch.cat([finished, unfinished]), 3, "Val/ID") == {
             "Val/ID/finished_accuracy": 0.5,
+            "Val/ID/empty_accuracy": 0.5,
             "Val/ID/rule_1_accuracy": 0.5,
+            "Val/ID/grammatical_accuracy": 0.5,
             "Val/ID/finished/finished_accuracy": 1.0,
+            "Val/ID/finished/empty_accuracy": 1.0,
             "Val/ID/finished/rule_1_accuracy": 1.0,
+            "Val/ID/finished/grammatical_accuracy": 1.0,
         }
-        none_finished = accuracies({"finished": torch.tensor([False])}, "Val/ID")
-        assert none_finished == {"Val/ID/finished_accuracy": 0.0}
-        assert accuracies({"finished": torch.zeros(0, dtype=torch.bool)}, "Val/OOD") == {}
+        assert not any("/finished/" in name for name in accuracies(grammar, unfinished, 3, "Val/ID"))
+        assert accuracies(grammar, finished[:0], 3, "Val/OOD") == {}
+
+    def test_repaired_is_over_prompts_that_do_not_keep_the_rule_already(self):
+        """a|b and a| are prompts that break R1; ab| keeps it, and so is no repair."""
+        grammar = get_grammar("abN", max_length=12)
+        rows = torch.tensor([[SOS, 3, 4, EOS], [SOS, 3, EOS, PAD]])
+        assert accuracies(grammar, rows, 2, "X")["X/rule_1_repaired_accuracy"] == 0.5
+        assert "X/rule_1_repaired_accuracy" not in accuracies(grammar, rows[:1], 3, "X")
+
+    def test_repaired_can_be_recomputed_from_the_rows(self):
+        grammar = get_grammar("L3", max_length=12)
+        completed = {name: Sample(12, seed=0)(MinLSTM(5), prompts) for name, prompts in grammar.prompts.items()}
+        rows = judged_rows(grammar, completed)
+        repaired = [row["rule_1"] for row in rows if row["prompt_set"] == "OOD" and not row["rule_1_prompt"]]
+        figures = accuracies(grammar, completed["OOD"], 9, "OOD")
+        assert len(repaired) == 182  # 251 - 69
+        assert figures["OOD/rule_1_repaired_accuracy"] == pytest.approx(sum(repaired) / len(repaired))
 
 
 class TestLosses:

@@ -150,6 +150,7 @@ class OneKind(BracketGrammar):
 
     level = "context-free"
     rules = {"rule_1": "matched"}
+    repairable_rules = ("rule_1",)
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         return is_matched(symbols, 0)
@@ -163,6 +164,8 @@ class TwoKinds(BracketGrammar):
 
     alphabet = "()[]"
     rules = {"rule_1": "[ ] matched", "rule_2": "( ) matched"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": acceptor.matching("[]"), "rule_2": acceptor.matching("()")}
     prompt_prefix = 2
     id_start = "(["

@@ -29,7 +29,7 @@ class Grammar(ABC):
     """A language: the intersection of its rules, with a distribution of training words.
 
     A subclass sets ``name``, ``level``, ``alphabet``, ``rules`` and ``min_max_length`` and defines
-    ``is_prefix_of_word``, ``sample_symbols`` and a method for each rule, such as ``rule_1``. A rule maps (B, T) symbols
+    ``is_prefix_of_word``, ``sample_symbols`` and for each rule a method of the rule's name. A rule maps (B, T) symbols
     followed by PAD to (B,) bool.
 
     Args:
@@ -48,7 +48,13 @@ class Grammar(ABC):
     alphabet: ClassVar[str]
     """The symbols, in the order of their tokens."""
     rules: ClassVar[dict[str, str]]
-    """The language's rules in words, by name: a subset of rule_1, rule_2 and rule_3."""
+    """The language's rules in words, by name. Names are free, such as ``even_length``; the paper's rules are
+    ``rule_1``, ``rule_2`` and ``rule_3``. Each is a method of this name and has the metric ``<name>_accuracy``."""
+    completion_rules: ClassVar[tuple[str, ...]] = ()
+    """The rules that can also be read on a completion alone. Each has the metric ``<name>_completion_accuracy``."""
+    repairable_rules: ClassVar[tuple[str, ...]] = ()
+    """The rules that a prompt may break and its completion repair. Each has the metric ``<name>_repaired_accuracy``,
+    over the completions of prompts that do not keep the rule already."""
     kind: ClassVar[str] = "language"
     unit: ClassVar[str] = "symbols"
     min_max_length: ClassVar[int]
@@ -56,7 +62,8 @@ class Grammar(ABC):
     default_prompt_length: ClassVar[int] = 8
     """The default of ``test_prompt_length``."""
     prompt_prefix: ClassVar[int | None] = None
-    """``rule_2_completion`` judges what follows this many symbols of the prompt. None: what follows the prompt."""
+    """A rule read on a completion alone judges what follows this many symbols of the prompt. None: what follows the
+    prompt."""
     num_sos_prompts: ClassVar[int] = 32
     """The number of empty prompts, all of them equal: a decoder that draws tokens completes each on its own."""
     acceptors: ClassVar[dict[str, Acceptor]] = {}
@@ -82,6 +89,11 @@ class Grammar(ABC):
         return {"grammar": self.name, "label": self.label, "rules": self.rules}
 
     # Rules
+
+    @property
+    def has_acceptors(self) -> bool:
+        """Whether each rule has an acceptor, so that chance levels are exact."""
+        return self.acceptors.keys() >= self.rules.keys()
 
     @abstractmethod
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
     level = "context-free"
     alphabet = "()[]"
     rules = {"rule_1": "( ) and [ ] matched", "rule_2": "only one kind of bracket"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {
         "rule_1": acceptor.both(acceptor.matching("()"), acceptor.matching("[]")),
         "rule_2": acceptor.Acceptor("", only_one_kind, lambda kind: True),
