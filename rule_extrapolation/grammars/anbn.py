@@ -39,6 +39,8 @@ class AnBn(Grammar):
     level = "context-free"
     alphabet = "ab"
     rules = {"rule_1": "#a = #b", "rule_2": "a's before b's", "rule_3": "even length"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": tally(a=1, b=-1), "rule_2": in_order("ab"), "rule_3": tally(modulo=2, a=1, b=1)}
     min_max_length = 2
 

@@ -35,6 +35,8 @@ class AnBnCn(Grammar):
     level = "context-sensitive"
     alphabet = "abc"
     rules = {"rule_1": "#a = #b = #c", "rule_2": "a's before b's before c's"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": tally(a=(1, 0), b=(-1, 1), c=(0, -1)), "rule_2": in_order("abc")}
     min_max_length = 3
     default_prompt_length = 5
