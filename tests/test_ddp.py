@@ -269,6 +269,6 @@ def test_a_model_that_depends_on_the_row_is_trained_in_one_process(cli):
     status, _, error = cli(*CSV, *DDP, "model=transformer", "model.positions=by_row")
     assert status == 2
     assert error == (
-        "error: trainer.devices=2: each process would number its own rows, on which the model's logits depend; train it "
-        "in one process\n"
+        "error: trainer.devices=2: each process would number its own rows, on which the model's logits depend; train "
+        "it in one process\n"
     )

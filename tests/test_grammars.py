@@ -406,5 +406,6 @@ def test_registry_agrees_with_the_classes(name):
     cls = getattr(import_module(module), attribute)
     assert (cls.name, cls.label, cls.alphabet) == (name, LANGUAGES[name].label, NAIVE[name].alphabet)
     parameters = inspect.signature(cls).parameters
-    options = {p.name: p.default for p in parameters.values() if p.name not in ("max_length", "test_prompt_length")}
+    of_all = ("max_length", "test_prompt_length", "num_sos_prompts")
+    options = {p.name: p.default for p in parameters.values() if p.name not in of_all}
     assert options == LANGUAGES[name].options

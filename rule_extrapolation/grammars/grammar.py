@@ -35,8 +35,8 @@ class Grammar(ABC):
     Args:
         max_length: the maximum number of symbols in a training word. A framed word has ``max_length + 2`` tokens.
         test_prompt_length: n, the length from which the prompt sets are built. None takes the language's default.
-        num_sos_prompts: the number of empty prompts, all of them equal: a decoder that draws tokens completes each on its
-            own.
+        num_sos_prompts: the number of empty prompts, all of them equal: a decoder that draws tokens completes each on
+            its own.
 
     Raises:
         ConfigError: no word has at most ``max_length`` symbols, or no prompt of length n fits.
