@@ -263,3 +263,12 @@ def test_prompts_complete_alike_whoever_completes_the_others(decoder):
         own = decoder(model, prompts, rows=Shard(rank, 3).rows)
         assert torch.equal(own, whole[rank::3, : own.shape[1]])
         assert (whole[rank::3, own.shape[1] :] == PAD).all()
+
+
+def test_a_model_that_depends_on_the_row_is_trained_in_one_process(cli):
+    status, _, error = cli(*CSV, *DDP, "model=transformer", "model.positions=by_row")
+    assert status == 2
+    assert error == (
+        "error: trainer.devices=2: each process would number its own rows, on which the model's logits depend; train "
+        "it in one process\n"
+    )

@@ -27,6 +27,7 @@ MODELS = {
     "minlstm": lambda n: MinLSTM(n, 8, 8, 2, dropout=0.5),
     "lstm": lambda n: LSTM_LLM(n, 8, 8, 2, dropout=0.5),
     "transformer": lambda n: TransformerDecoder(n, 8, 2, 2, 16, dropout_p=0.5),
+    "transformer-by-row": lambda n: TransformerDecoder(n, 8, 2, 2, 16, positions="by_row"),
     "linear": lambda n: LinearLLM(n, max_data_length=4, embedding_dim=8),
     "mamba": lambda n: MambaLM(n, 4, 2, 2, 1),
     "xlstm": lambda n: xLSTMLMModel(n, 2, 8, [0], 2, context_length=5),

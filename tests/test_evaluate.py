@@ -62,7 +62,8 @@ class TestPrompts:
     def test_a_table_for_each_prompt_length(self, trained, evaluated):
         evaluation, folder, out = evaluated(trained("model=oracle"), "prompt_length=4,6", "max_length_factor=0")
         assert re.findall(r"prompt_length=(\d)", out) == ["4", "6"]
-        assert [int(n) for n in re.findall(r"│ OOD +│ +(\d+)", out)] == [2**4 - 3, 2**6 - 4]
+        sizes = [re.findall(r"\d+", line) for line in out.splitlines() if line.startswith("│ prompts")]
+        assert sizes == [["3", "13", "1"], ["4", "60", "1"]]  # ID, OOD and SOS
         for n in ("4", "6"):
             test = evaluation["prompt_length"][n]["test"]
             metrics = ("finished", "rule_1", "rule_2", "rule_3", "grammatical")

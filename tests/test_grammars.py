@@ -14,11 +14,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_grammars import NAIVE
+from naive_grammars import NAIVE, cancel
 from scipy.stats import chi2_contingency
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, get_grammar, target
+from rule_extrapolation.grammars.dyck import nested_words, num_nested_words
 
 SOS, EOS, PAD = 0, 1, 2
 NAMES = list(NAIVE)
@@ -303,19 +304,40 @@ def test_prompts_of_bban(n):
     assert sorted(ood) == sorted("a" + "b" * i + "a" * (n - 1 - i) for i in range(1, n - 1))
 
 
-@pytest.mark.parametrize("n", [2, 8, None])
+@pytest.mark.parametrize("n", [0, 2, 4, 8, None])
 @pytest.mark.parametrize("name", BRACKETS)
-def test_prompts_of_brackets_are_two_symbols_and_a_nested_word(name, n):
-    n_or_default = 6 if n is None else n
+def test_prompts_of_brackets_are_two_symbols_and_each_nested_word_once(name, n):
     parts = prompt_texts(get_grammar(name, 12, test_prompt_length=n))
     assert set(parts[0]).isdisjoint(parts[1])
     for prompts, starts in zip(parts, STARTS[name], strict=True):
-        assert len(prompts) == 2 ** (n_or_default - 1)
-        assert {prompt[:2] for prompt in prompts} == {*starts}
-        for start, word in ((prompt[:2], prompt[2:]) for prompt in prompts):
-            assert len(word) == n_or_default and set(word) <= {*starts[start]}
-            assert NAIVE["parentheses_and_brackets"].grammatical(word)
-        assert n == 2 or len({*prompts}) > len(starts)
+        expected = {start + word for start, alphabet in starts.items() for word in closing_at_the_end(n, alphabet)}
+        assert len(prompts) == len(expected) and set(prompts) == expected
+
+
+def closing_at_the_end(n, alphabet):
+    """The properly nested words of n symbols no proper beginning of which is nested."""
+    words = ["".join(symbols) for symbols in product(alphabet, repeat=6 if n is None else n)]
+    return [w for w in words if not cancel(w) and all(cancel(w[:i]) for i in range(1, len(w)))]
+
+
+@pytest.mark.parametrize("name, alphabet", [("parentheses_and_brackets", "()[]"), ("brackets", "[]")])
+def test_sampled_words_of_one_length_are_the_nested_words(name, alphabet):
+    words = unframe(small(name, 6), small(name, 6).sample(5_000, seeded(0)))
+    for length in (2, 4, 6):
+        assert {word for word in words if len(word) == length} == set(nested_words(length, alphabet))
+
+
+@pytest.mark.parametrize("kinds, alphabet", [(1, "()"), (2, "()[]")])
+def test_number_of_nested_words(kinds, alphabet):
+    assert all(num_nested_words(n, kinds) == len(nested_words(n, alphabet)) for n in range(0, 14, 2))
+
+
+def test_default_numbers_of_prompts():
+    assert [get_grammar(name, 16).num_prompts() for name in ("L3", "L5", "separated_brackets_and_parentheses")] == [
+        {"ID": 5, "OOD": 251, "SOS": 1},
+        {"ID": 16, "OOD": 16, "SOS": 1},
+        {"ID": 4, "OOD": 16, "SOS": 1},
+    ]
 
 
 @every_language
@@ -347,7 +369,12 @@ def test_prompts_are_the_same_in_every_run(name):
         ("L5", {"max_length": 7}, "test_prompt_length=6: "),
         ("L5", {"max_length": 16, "test_prompt_length": 5}, "test_prompt_length=5: "),
         ("L6", {"max_length": 16, "test_prompt_length": -2}, "test_prompt_length=-2: "),
-        ("brackets", {"max_length": 64, "test_prompt_length": 20}, "test_prompt_length=20: "),
+        (
+            "L5",
+            {"max_length": 64, "test_prompt_length": 18},
+            "test_prompt_length=18: gives 732,160 OOD prompts; use 16 or less",
+        ),
+        ("brackets", {"max_length": 64, "test_prompt_length": 26}, "test_prompt_length=26: gives 208,012 "),
         ("aNbn", {"max_length": 8}, "grammar=aNbn: did you mean aNbN?"),
         ("parenthesis", {"max_length": 8}, "grammar=parenthesis: did you mean parentheses?"),
         ("L9", {"max_length": 8}, "grammar=L9: "),
@@ -379,5 +406,6 @@ def test_registry_agrees_with_the_classes(name):
     cls = getattr(import_module(module), attribute)
     assert (cls.name, cls.label, cls.alphabet) == (name, LANGUAGES[name].label, NAIVE[name].alphabet)
     parameters = inspect.signature(cls).parameters
-    options = {p.name: p.default for p in parameters.values() if p.name not in ("max_length", "test_prompt_length")}
+    of_all = ("max_length", "test_prompt_length", "num_sos_prompts")
+    options = {p.name: p.default for p in parameters.values() if p.name not in of_all}
     assert options == LANGUAGES[name].options

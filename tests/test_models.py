@@ -7,12 +7,14 @@ import torch
 from omegaconf import OmegaConf
 from sizes import MODELS, NUM_TOKENS, make
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from rule_extrapolation.config.composing import CONF_DIR
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.tokens import PAD, SOS
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
+from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.models.transformer import TransformerDecoder
@@ -176,15 +178,15 @@ class TestContract:
         for _ in range(2):
             torch.manual_seed(2)
             model = make(name).train()
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-            for _ in range(8):
+            optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+            for _ in range(12):
                 loss = nn.functional.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
-        assert losses[:8] == losses[8:]
-        assert losses[7] < losses[0]
+        assert losses[:12] == losses[12:]
+        assert sum(losses[8:12]) < sum(losses[:4])  # means, since dropout makes single losses uneven
 
 
 def test_every_configured_model_is_tested():
@@ -207,20 +209,91 @@ def test_parameter_count_of_the_linear_model_with_five_tokens():
 class TestTransformer:
     @pytest.mark.parametrize("norm_first", [True, False])
     @pytest.mark.parametrize("relu_rescale", [1.0, 0.3])
-    def test_equals_nn_transformer_encoder_with_a_causal_mask(self, tokens, norm_first, relu_rescale):
-        arguments = {"dim_model": 12, "num_heads": 3, "num_decoder_layers": 3, "dim_feedforward": 20}
-        model = TransformerDecoder(NUM_TOKENS, **arguments, norm_first=norm_first, relu_rescale=relu_rescale).eval()
+    @pytest.mark.parametrize("positions", ["sinusoidal", "none", "by_row"])
+    @pytest.mark.parametrize("mask_pad", [False, True])
+    def test_equals_nn_transformer_encoder_with_a_causal_mask(
+        self, tokens, norm_first, relu_rescale, positions, mask_pad
+    ):
+        """The reference takes the published quirks as the published code does: relu(s x) / s, positions added to a
+        batch-first tensor along its first axis, and a key padding mask."""
+        options = {"norm_first": norm_first, "relu_rescale": relu_rescale, "positions": positions, "mask_pad": mask_pad}
+        model = TransformerDecoder(NUM_TOKENS, 12, 3, 3, 20, **options).eval()
         layer = nn.TransformerEncoderLayer(
-            12, 3, 20, 0.1, lambda x: relu_rescale * x.relu(), 2e-4, batch_first=True, norm_first=norm_first
+            12, 3, 20, 0.1, lambda x: (relu_rescale * x).relu() / relu_rescale, 2e-4, True, norm_first
         )
         encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
         encoder.layers.load_state_dict(model.layers.state_dict())
         position = torch.arange(LENGTH)[:, None] / 10_000 ** (torch.arange(0, 12, 2) / 12)
-        positions = torch.stack([position.sin(), position.cos()], 2).flatten(1)
-        x = model.embedding(tokens) * 12**0.5 + positions
+        encodings = torch.stack([position.sin(), position.cos()], 2).flatten(1)
+        added = {"sinusoidal": encodings, "none": 0 * encodings, "by_row": encodings[: len(tokens), None]}[positions]
+        tokens[:, 0] = SOS
+        x = model.embedding(tokens) * 12**0.5 + added
         mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
-        expected = model.head(encoder(x, mask=mask, is_causal=True)).mT
+        pad = (tokens == PAD).float().masked_fill(tokens == PAD, -torch.inf) if mask_pad else None
+        assert (tokens == PAD).any()
+        expected = model.head(encoder(x, mask=mask, src_key_padding_mask=pad, is_causal=True)).mT
         torch.testing.assert_close(model(tokens), expected, rtol=1e-5, atol=1e-5)
+
+    def test_masked_pad_is_not_attended_to_in_training_either(self, tokens):
+        """Training takes another path on a CPU, with dropout; here its probability is next to nothing."""
+        tokens[:, 0] = SOS
+        model = TransformerDecoder(NUM_TOKENS, 12, 2, 3, 20, dropout_p=1e-9, mask_pad=True)
+        torch.testing.assert_close(model.train()(tokens), model.eval()(tokens), **CLOSE)
+        unmasked = TransformerDecoder(NUM_TOKENS, 12, 2, 3, 20)
+        unmasked.load_state_dict(model.state_dict())
+        assert not torch.allclose(unmasked.eval()(tokens), model(tokens), atol=1e-3)
+
+    @torch.no_grad()
+    def test_positions_by_row_depend_on_the_row_and_not_on_the_time(self, tokens):
+        model = TransformerDecoder(NUM_TOKENS, positions="by_row").eval()
+        same = tokens[:1].expand(3, -1)
+        alone, first, second = model(same[:1])[0], *model(same)[:2]
+        torch.testing.assert_close(alone, first, **CLOSE)
+        assert not torch.allclose(first, second, atol=1e-2)
+        # With a single layer, the last logits do not change with the order of the tokens before.
+        single = TransformerDecoder(NUM_TOKENS, 8, 1, 2, 8, positions="by_row").eval()
+        shuffled = torch.cat([tokens[:, :-1].flip(1), tokens[:, -1:]], 1)
+        torch.testing.assert_close(single(shuffled)[:, :, -1], single(tokens)[:, :, -1], **CLOSE)
+        assert not model.rows_are_independent
+        with pytest.raises(ValueError, match="encodings for 2 rows, not 3"):
+            TransformerDecoder(NUM_TOKENS, positions="by_row", max_len=2)(tokens)
+
+    @torch.no_grad()
+    def test_steps_with_positions_by_row_equal_forward(self, tokens):
+        model = TransformerDecoder(NUM_TOKENS, positions="by_row").eval()
+        torch.testing.assert_close(stepped(model, tokens), model(tokens), **CLOSE)
+
+    def test_relu_rescale_changes_neither_values_nor_gradients(self, tokens):
+        gradients = []
+        for relu_rescale in (1.0, 64.0):
+            torch.manual_seed(0)
+            model = TransformerDecoder(NUM_TOKENS, relu_rescale=relu_rescale).eval()
+            loss = nn.functional.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:])
+            loss.backward()
+            gradients.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+        for one, other in zip(*gradients):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+    def test_copy_first_layer(self):
+        first, *others = TransformerDecoder(NUM_TOKENS, copy_first_layer=True).layers
+        for layer in others:
+            for one, other in zip(first.parameters(), layer.parameters()):
+                assert torch.equal(one, other)
+                assert one is not other
+
+    @pytest.mark.parametrize(
+        ("options", "caveat"),
+        [
+            ({}, None),
+            ({"positions": "none"}, None),
+            (
+                {"positions": "by_row", "mask_pad": True, "copy_first_layer": True},
+                "positions by batch row, PAD masked, layers start equal",
+            ),
+        ],
+    )
+    def test_quirks_are_named_in_tables(self, options, caveat):
+        assert TransformerDecoder(NUM_TOKENS, **options).caveat == caveat
 
     @torch.no_grad()
     def test_the_rows_of_a_cache_can_be_reordered(self, tokens):
@@ -228,7 +301,7 @@ class TestTransformer:
         model, order = TransformerDecoder(NUM_TOKENS).eval(), torch.tensor([2, 0, 0])
         _, state = model.prefill(tokens[:, :5])
         _, state = model.step(tokens[:, 5], state)
-        state = tuple((keys[order], values[order]) for keys, values in state)
+        state = tree_map(lambda tensor: None if tensor is None else tensor[order], state)
         logits, _ = model.step(tokens[order, 6], state)
         torch.testing.assert_close(logits, model(tokens[order, :7])[:, :, -1], **CLOSE)
 
@@ -270,6 +343,55 @@ class TestLinear:
         changed = tokens.clone()
         changed[:, -1] = (changed[:, -1] + 1) % NUM_TOKENS
         assert not torch.allclose(model(changed)[:, :, 0], model(tokens)[:, :, 0])
+
+    @torch.no_grad()
+    def test_published_decoding_reads_the_windows_last_position(self, tokens):
+        """Every completion of every prompt is the argmax of the last position's bias, over and over."""
+        model = LinearLLM(NUM_TOKENS, max_data_length=20, published_mask=True, published_decoding=True).eval()
+        nn.init.normal_(model.bias)
+        last = model.bias[-1].expand(3, -1)
+        logits, state = model.prefill(tokens[:, :5])
+        torch.testing.assert_close(logits, last, **CLOSE)
+        logits, state = model.step(tokens[:, 5], state)
+        torch.testing.assert_close(logits, last, **CLOSE)
+        assert model.caveat == "published mask: sees the future; published decoding"
+
+        # The published code: pad the embedded tokens with zeros to the window's width, and take the last logits.
+        causal = LinearLLM(NUM_TOKENS, max_data_length=20, published_decoding=True).eval()
+        window = nn.functional.pad(causal.embedding(tokens), (0, 0, 0, 21 - LENGTH))
+        expected = torch.einsum("bsw,swv->bv", window, causal.weight[:, :, -1]) + causal.bias[-1]
+        torch.testing.assert_close(causal.prefill(tokens)[0], expected, **CLOSE)
+
+
+class TestLSTM:
+    def test_dropout_is_on_the_last_output_alone(self, tokens):
+        """The dropped elements are zeros in what the output layer reads; the layers below are not touched."""
+        model = LSTM_LLM(NUM_TOKENS, 8, 32, 3, dropout=0.5).train()
+        outputs = []
+        model.head.register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
+        model(tokens)
+        clean, _ = model.lstm(model.embedding(tokens))
+        dropped = outputs[0] == 0
+        assert 0.4 < dropped.float().mean() < 0.6
+        torch.testing.assert_close(outputs[0][~dropped], 2 * clean[~dropped])
+
+    def test_dropout_between_layers_is_an_option(self, tokens):
+        model = LSTM_LLM(NUM_TOKENS, 8, 32, 3, dropout=0.0, dropout_between_layers=0.5).train()
+        assert not torch.allclose(model(tokens), model(tokens))
+        model.lstm.dropout = 0.0
+        assert torch.equal(model(tokens), model(tokens))
+
+
+def test_mamba_py_differs_from_mamba_ssm_in_its_initial_weights_alone():
+    """mamba.py keeps torch's standard deviation of 1 for the (tied) embeddings, and does not shrink the output
+    projections."""
+    ssm, py = (MambaLM(NUM_TOKENS, d_model=64, n_layers=4, init=init) for init in ("mamba_ssm", "mamba_py"))
+    assert 0.9 < py.lm_head.weight.std() < 1.1
+    assert 0.015 < ssm.lm_head.weight.std() < 0.025
+    bound = 128**-0.5  # nn.Linear draws uniformly from +-1 / sqrt(inputs)
+    assert 0.95 * bound < py.backbone.layers[0].mixer.out_proj.weight.abs().max() <= bound
+    assert 0.95 * bound / 2 < ssm.backbone.layers[0].mixer.out_proj.weight.abs().max() <= bound / 2
+    assert py.caveat == "initialised as mamba.py"
 
 
 def equations(model, tokens):

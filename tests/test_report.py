@@ -246,7 +246,7 @@ class TestGroups:
     def test_folders_and_seeds_are_not_part_of_the_configuration(self, folders):
         runs = read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10)
         assert runs[0].config["run_dir"] != runs[1].config["run_dir"]
-        assert runs[0].config["data"]["seed"] != runs[1].config["data"]["seed"]
+        assert runs[0].config["data"]["shuffle_seed"] != runs[1].config["data"]["shuffle_seed"]
         assert not differences(runs)
 
     def test_settings_that_differ_between_rows_are_noted(self, folders):

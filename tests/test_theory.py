@@ -13,7 +13,7 @@ from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.chance import chance_levels, exact_levels, sampled_levels
 from rule_extrapolation.grammars.exact.acceptor import both
 from rule_extrapolation.grammars.exact.likelihood import memorised_loss
-from rule_extrapolation.grammars.judging import accuracies, judge_completions
+from rule_extrapolation.grammars.judging import accuracies, judge_completions, stop_at_once
 from rule_extrapolation.inference.decoding import Greedy
 from rule_extrapolation.models.oracle import OracleLM
 
@@ -128,15 +128,24 @@ class TestTrainingDistribution:
 
 
 def by_enumeration(grammar, prompts, budget):
-    """The mean accuracies over all (|alphabet| + 1)^budget completions, which are equally probable."""
+    """The mean accuracies over all (|alphabet| + 1)^budget completions, which are equally probable.
+
+    A rule is repaired by completions of the prompts that the rule's own method rejects.
+    """
     drawn = strings(1 + len(grammar.alphabet), budget)
     tokens = torch.where(drawn == 0, EOS, drawn - 1 + FIRST_SYMBOL)
     every = torch.cat([prompts.repeat_interleave(len(tokens), 0), tokens.repeat(len(prompts), 1)], 1)
-    verdicts = {name: v.double() for name, v in judge_completions(grammar, every, prompts.shape[1]).items()}
-    finished = verdicts["finished"]
-    levels = {f"X/{name}_accuracy": v.mean().item() for name, v in verdicts.items()}
-    return levels | {
-        f"X/finished/{n}_accuracy": ((v * finished).sum() / finished.sum()).item() for n, v in verdicts.items()
+    verdicts = judge_completions(grammar, every, prompts.shape[1])
+    kept = {name: (verdict.double(), torch.ones(len(every))) for name, verdict in verdicts.items()}
+    for rule in grammar.repairable_rules:
+        broken = ~getattr(grammar, rule)(every[:, 1 : prompts.shape[1]])
+        if broken.any():
+            kept[f"{rule}_repaired"] = (verdicts[rule].double(), broken.double())
+    finished = verdicts["finished"].double()
+    return {
+        f"X/{path}{name}_accuracy": ((v * counted * among).sum() / (counted * among).sum()).item()
+        for path, among in {"": torch.ones(len(every)), "finished/": finished}.items()
+        for name, (v, counted) in kept.items()
     }
 
 
@@ -179,10 +188,67 @@ class TestChance:
         assert levels == pytest.approx(expected, abs=0.03)
         assert levels != expected
 
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_an_unfinished_completion_is_not_a_word(self, name):
+        """Without EOS nothing is grammatical, with it as often as all rules are kept at the first EOS."""
+        grammar = small(name)
+        prompts = grammar.prompts["ID"]
+        [word] = grammar.to_text(grammar.sample(1, torch.Generator().manual_seed(0))[:, 1:])
+        tokens = torch.nn.functional.pad(grammar.encode([word]), (1, 0))
+        assert judge_completions(grammar, tokens, 1)["grammatical"].all()
+        assert not judge_completions(grammar, tokens[:, :-1], 1)["grammatical"].any()
+        levels = exact_levels(grammar, prompts, 4, "X")
+        expected = levels["X/finished/grammatical_accuracy"] * levels["X/finished_accuracy"]
+        assert levels["X/grammatical_accuracy"] == pytest.approx(expected, abs=1e-12)
+
+    def test_a_random_completion_is_empty_if_its_first_token_is_eos(self):
+        levels = chance_levels(get_grammar("L3", max_length=8), lambda prompts: 16)
+        assert levels["OOD/empty_accuracy"] == pytest.approx(1 / 3, abs=1e-12)
+        assert levels["OOD/finished/empty_accuracy"] == pytest.approx((1 / 3) / (1 - (2 / 3) ** 16), abs=1e-12)
+
+    def test_prompts_that_keep_r1_are_left_out_of_repaired(self):
+        """The only OOD prompt of one symbol is b. It needs an a more, which has the probability 1/3."""
+        grammar = get_grammar("L3", max_length=8, test_prompt_length=1)
+        levels = chance_levels(grammar, lambda prompts: 1)
+        assert levels["OOD/rule_1_repaired_accuracy"] == levels["OOD/rule_1_accuracy"] == pytest.approx(1 / 3)
+        assert levels["OOD/finished/rule_1_repaired_accuracy"] == 0
+        assert "SOS/rule_1_repaired_accuracy" not in levels  # the empty string keeps R1
+
     def test_a_case_with_a_closed_form(self):
         """The probability that #a = #b at the first EOS is sum_n C(2n, n) 3^-(2n+1) = 1 / sqrt(9 - 4) = 1 / sqrt(5)."""
         levels = chance_levels(get_grammar("L3", max_length=8), lambda prompts: 400)
         assert levels["SOS/rule_1_accuracy"] == pytest.approx(5**-0.5, abs=1e-12)
+
+
+class TestStopAtOnce:
+    def test_anbn_by_hand(self):
+        """Of the 2^8 prompts, a^8, a^7 b, ..., a^4 b^4 are ID. C(8, 4) = 70 have four a's; only a^4 b^4 is ID."""
+        levels = stop_at_once(get_grammar("L3", max_length=8))
+        shares = {"finished": 1, "empty": 1, "rule_1": 69 / 251, "rule_1_repaired": 0, "rule_2": 0}
+        # All rows of 8 symbols that are ordered as in a^i b^j with i < j keep R2 too: b^8, a b^7, a^2 b^6, a^3 b^5.
+        shares |= {"rule_2": 4 / 251, "rule_3": 1, "rule_2_completion": 1, "grammatical": 0}
+        expected = {f"OOD/{part}{name}_accuracy": share for part in ("", "finished/") for name, share in shares.items()}
+        assert {name: level for name, level in levels.items() if name.startswith("OOD")} == pytest.approx(expected)
+        assert levels["ID/rule_1_accuracy"] == levels["ID/grammatical_accuracy"] == pytest.approx(1 / 5)
+        assert levels["SOS/grammatical_accuracy"] == 1 and "SOS/rule_1_repaired_accuracy" not in levels
+
+    def test_ban_by_hand(self):
+        """Half of the strings of n symbols have an even number of a's. An empty completion does not begin with b."""
+        levels = stop_at_once(get_grammar("L1", max_length=8))
+        assert levels["OOD/rule_1_accuracy"] == 1 / 2
+        assert levels["OOD/rule_2_completion_accuracy"] == levels["ID/rule_2_completion_accuracy"] == 0
+        assert levels["ID/grammatical_accuracy"] == 1 / 2
+
+    def test_brackets_by_hand(self):
+        """The [ of every prompt stays open, and what follows the first two symbols is a word."""
+        levels = stop_at_once(get_grammar("L5", max_length=8))
+        assert levels["OOD/rule_1_accuracy"] == levels["OOD/rule_1_repaired_accuracy"] == 0
+        assert levels["OOD/rule_2_completion_accuracy"] == 1
+
+    @pytest.mark.parametrize("name", LANGUAGES)
+    def test_its_names_are_those_of_chance(self, name):
+        grammar = small(name)
+        assert stop_at_once(grammar).keys() == chance_levels(grammar, lambda prompts: 4).keys()
 
 
 class TestOracle:
@@ -198,9 +264,11 @@ class TestOracle:
             id_prompts = id_prompts[id_prompts[:, 1] == FIRST_SYMBOL]
         for prompts in (id_prompts, grammar.prompts["SOS"]):
             completions = Greedy(64)(oracle, prompts)
-            verdicts = judge_completions(grammar, completions, prompts.shape[1])
-            together = {rule: verdict for rule, verdict in verdicts.items() if rule != "rule_2_completion"}
-            assert set(accuracies(together, "ID").values()) == {1.0}
+            figures = accuracies(grammar, completions, prompts.shape[1], "ID")
+            together = {
+                name: figure for name, figure in figures.items() if "completion" not in name and "empty" not in name
+            }
+            assert set(together.values()) == {1.0}
 
     def test_it_restarts_after_a_prompt_that_is_not_a_prefix(self):
         """No word begins with b, so bba is read as a, which is followed by b or another a."""
@@ -233,3 +301,5 @@ class TestOracle:
         assert results["memorised_loss"] > 0
         assert results["caveat"] == "restarts after prefixes that no training word has"
         assert results["chance_levels"]["OOD/rule_1_accuracy"] < 0.2
+        assert results["stop_at_once"]["OOD/empty_accuracy"] == 1
+        assert results["prompts"] == {"ID": 16, "OOD": 16, "SOS": 1}

@@ -21,7 +21,7 @@ from rule_extrapolation.experiment.assembling import assemble
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.ban import BaN
-from rule_extrapolation.grammars.judging import accuracies, judge_completions
+from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows
 from rule_extrapolation.inference.decoding import Greedy, Sample
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.minlstm import MinLSTM
@@ -70,6 +70,19 @@ class TestData:
         resumed.load_state_dict(reference.state_dict())
         assert torch.cat(list(resumed)).flatten().tolist() == passes[0][4:]
         assert torch.cat(list(resumed)).flatten().tolist() == passes[1]
+
+    def test_shuffle_seed_sets_the_order_and_seed_the_words(self):
+        def training(**seeds):
+            data = GrammarDataModule(BaN, max_length=32, num_train=64, **seeds).train_dataloader()
+            return data.rows, torch.cat(list(data))
+
+        (words, order), (same, reordered), (others, _) = training(), training(shuffle_seed=1), training(seed=1)
+        assert torch.equal(words, same) and not torch.equal(words, others)
+        assert not torch.equal(order, reordered)
+
+    def test_optimal_loss_on_validation_words_is_their_mean_negative_log_probability(self):
+        data = GrammarDataModule(AnBn, max_length=8, num_val=1)  # a^n b^n for n = 1..4, equally probable
+        assert data.reference_losses()["optimal_loss_on_validation_words"] == pytest.approx(math.log(4) / 9)
 
     def test_train_val_and_test_words_are_drawn_independently(self):
         data = GrammarDataModule(BaN, max_length=32, num_train=64, num_val=64, num_test=64, seed=3)
@@ -157,6 +170,7 @@ class TestMetrics:
         verdicts = self.judge("aNbN", "ba", ["$", "ab$", "ba$", "b$"])
         assert verdicts == {
             "finished": [True, True, True, True],
+            "empty": [True, False, False, False],
             "rule_1": [True, True, True, False],
             "rule_2": [False, False, False, False],
             "rule_3": [True, True, True, False],
@@ -171,20 +185,43 @@ class TestMetrics:
         assert verdicts["rule_2_completion"] == [True, False]
 
     def test_languages_with_one_rule_lack_the_others_metrics(self):
-        assert set(self.judge("abN", "ab", ["$"])) == {"finished", "rule_1", "grammatical"}
-        assert set(self.judge("aNbM", "ab", ["$"])) == {"finished", "rule_2", "rule_2_completion", "grammatical"}
+        assert set(self.judge("abN", "ab", ["$"])) == {"finished", "empty", "rule_1", "grammatical"}
+        names = {"finished", "empty", "rule_2", "rule_2_completion", "grammatical"}
+        assert set(self.judge("aNbM", "ab", ["$"])) == names
 
     def test_accuracies_over_all_and_over_finished(self):
-        verdicts = {"finished": torch.tensor([True, False]), "rule_1": torch.tensor([True, False])}
-        assert accuracies(verdicts, "Val/ID") == {
+        """Of "ab" and its completions "" and "b" of a language with R1 only, the second has no EOS and breaks R1."""
+        grammar = get_grammar("abN", max_length=12)
+        finished = torch.tensor([[SOS, 3, 4, EOS, PAD]])
+        unfinished = torch.tensor([[SOS, 3, 4, 4, 4]])
+        assert accuracies(grammar, torch.cat([finished, unfinished]), 3, "Val/ID") == {
             "Val/ID/finished_accuracy": 0.5,
+            "Val/ID/empty_accuracy": 0.5,
             "Val/ID/rule_1_accuracy": 0.5,
+            "Val/ID/grammatical_accuracy": 0.5,
             "Val/ID/finished/finished_accuracy": 1.0,
+            "Val/ID/finished/empty_accuracy": 1.0,
             "Val/ID/finished/rule_1_accuracy": 1.0,
+            "Val/ID/finished/grammatical_accuracy": 1.0,
         }
-        none_finished = accuracies({"finished": torch.tensor([False])}, "Val/ID")
-        assert none_finished == {"Val/ID/finished_accuracy": 0.0}
-        assert accuracies({"finished": torch.zeros(0, dtype=torch.bool)}, "Val/OOD") == {}
+        assert not any("/finished/" in name for name in accuracies(grammar, unfinished, 3, "Val/ID"))
+        assert accuracies(grammar, finished[:0], 3, "Val/OOD") == {}
+
+    def test_repaired_is_over_prompts_that_do_not_keep_the_rule_already(self):
+        """a|b and a| are prompts that break R1; ab| keeps it, and so is no repair."""
+        grammar = get_grammar("abN", max_length=12)
+        rows = torch.tensor([[SOS, 3, 4, EOS], [SOS, 3, EOS, PAD]])
+        assert accuracies(grammar, rows, 2, "X")["X/rule_1_repaired_accuracy"] == 0.5
+        assert "X/rule_1_repaired_accuracy" not in accuracies(grammar, rows[:1], 3, "X")
+
+    def test_repaired_can_be_recomputed_from_the_rows(self):
+        grammar = get_grammar("L3", max_length=12)
+        completed = {name: Sample(12, seed=0)(MinLSTM(5), prompts) for name, prompts in grammar.prompts.items()}
+        rows = judged_rows(grammar, completed)
+        repaired = [row["rule_1"] for row in rows if row["prompt_set"] == "OOD" and not row["rule_1_prompt"]]
+        figures = accuracies(grammar, completed["OOD"], 9, "OOD")
+        assert len(repaired) == 182  # 251 - 69
+        assert figures["OOD/rule_1_repaired_accuracy"] == pytest.approx(sum(repaired) / len(repaired))
 
 
 class TestLosses:
@@ -279,6 +316,15 @@ class TestRuns:
         one, same, other = (train(f"seed={s}", "grammar=L1", *TINY, folder=f"run{i}") for i, s in enumerate((0, 0, 1)))
         assert read_metrics(one) == read_metrics(same)
         assert read_metrics(one) != read_metrics(other)
+
+    def test_runs_with_other_seeds_have_the_same_words(self, train):
+        runs = [train(f"seed={seed}", "grammar=L1", *TINY, folder=f"run{seed}") for seed in (0, 1)]
+        first, other = map(read_results, runs)
+        for name in ("optimal_loss_on_validation_words", "optimal_loss_on_test_words", "memorised_loss"):
+            assert first[name] == other[name]
+        assert first["optimal_loss_on_validation_words"] != first["optimal_loss_on_test_words"]
+        redrawn = read_results(train("data.seed=1", "grammar=L1", *TINY, folder="redrawn"))
+        assert redrawn["optimal_loss_on_test_words"] != first["optimal_loss_on_test_words"]
 
     @pytest.mark.parametrize("stop", [6, 7])
     def test_resumed_run_has_the_same_curve(self, train, stop):

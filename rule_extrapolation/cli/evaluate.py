@@ -44,7 +44,7 @@ class Arguments:
     decoding: Annotated[str | None, "greedy or sample; default: the run's"] = None
     temperature: Annotated[float | None, "for decoding=sample; default: the run's, or 1"] = None
     samples: Annotated[int, "completions of each prompt, with decoding=sample"] = 1
-    seed: Annotated[int | None, "seed of words and samples; default: the run's"] = None
+    seed: Annotated[int | None, "seed of words and samples; default: the run's data.seed and decoding.seed"] = None
     lengths: Annotated[list[int] | None, "lengths of words, such as 16,32,64; default: by max_length_factor"] = None
     max_length_factor: Annotated[float, "longest words as a multiple of the run's max_length; 0: no longer words"] = 4.0
 
@@ -150,7 +150,8 @@ def evaluate(arguments: Arguments) -> None:
     decoder = make_decoder(run.decoder, arguments.decoding, **given)
     check_samples(arguments.samples, decoder)
     grammars = list(prompt_grammars(run, arguments.prompt_length))
-    words, notes = words_by_length(run, arguments, run.cfg.seed if arguments.seed is None else arguments.seed)
+    words_seed = run.cfg.data.seed if arguments.seed is None else arguments.seed
+    words, notes = words_by_length(run, arguments, words_seed)
     if arguments.max_new_tokens is not None:
         notes += limited_budgets(run, grammars, decoder)
     figures, completions = evaluate_all(run, grammars, words, decoder, arguments.samples)

@@ -35,7 +35,7 @@ def register() -> None:
     store = ConfigStore.instance()
     for name in [*LANGUAGES, *ALIASES]:
         canonical = ALIASES.get(name, name)
-        node = {"name": canonical, "_target_": target(name), "test_prompt_length": None}
+        node = {"name": canonical, "_target_": target(name), "test_prompt_length": None, "num_sos_prompts": 32}
         store.store(group="grammar", name=name, node={**node, **LANGUAGES[canonical].options})
     # data=text has no language; its runs are named by the text.
     store.store(group="grammar", name="none", node={"name": "${text_name:${data.path}}", "_target_": None})

@@ -30,7 +30,8 @@ class CompletionDataModule(GrammarDataModule):
         min_prompt_length: the minimum number of symbols in a prompt.
         num_train, num_val, num_test: the number of words in each set. If the language trains on each of its words once,
             all words are repeated until there are at least this many, and each copy is split independently.
-        seed: of the words, their order and the splits.
+        seed: of the words and the splits.
+        shuffle_seed: of their order in training.
 
     Raises:
         ConfigError: as GrammarDataModule, or a ``min_prompt_length`` above ``max_length``.
@@ -48,8 +49,9 @@ class CompletionDataModule(GrammarDataModule):
         num_test: int = 1024,
         batch_size: int = 128,
         seed: int = 0,
+        shuffle_seed: int = 0,
     ):
-        super().__init__(grammar, max_length, num_train, num_val, num_test, batch_size, seed)
+        super().__init__(grammar, max_length, num_train, num_val, num_test, batch_size, seed, shuffle_seed)
         if not 0 <= min_prompt_length <= max_length:
             raise ConfigError("min_prompt_length", min_prompt_length, f"must be from 0 to max_length={max_length}")
         self.min_prompt_length = min_prompt_length
@@ -72,7 +74,7 @@ class CompletionDataModule(GrammarDataModule):
         return split_words(words, shortest + positions)
 
     def train_dataloader(self) -> RedrawnBatches:
-        return RedrawnBatches(partial(self.pairs, TRAIN), self.batch_size, shuffle_seed=self.seed)
+        return RedrawnBatches(partial(self.pairs, TRAIN), self.batch_size, shuffle_seed=self.shuffle_seed)
 
     def val_dataloader(self) -> TensorBatches:
         return TensorBatches(self.pairs(VAL), self.batch_size)

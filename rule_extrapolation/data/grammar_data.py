@@ -65,7 +65,8 @@ class GrammarDataModule(LightningDataModule):
         grammar: makes the grammar from max_length: a Grammar class or a partial of one.
         max_length: the maximum number of symbols in a word.
         num_train, num_val, num_test: the number of words in each set, if words are drawn.
-        seed: of the words and their order.
+        seed: of the words.
+        shuffle_seed: of their order in training.
 
     Raises:
         ConfigError: a size below 1, or a ``max_length`` that the grammar rejects.
@@ -86,13 +87,14 @@ class GrammarDataModule(LightningDataModule):
         num_test: int = 1024,
         batch_size: int = 128,
         seed: int = 0,
+        shuffle_seed: int = 0,
     ):
         super().__init__()
         check_positive(num_train=num_train, num_val=num_val, num_test=num_test, batch_size=batch_size)
-        check_seed(seed=seed)
+        check_seed(seed=seed, shuffle_seed=shuffle_seed)
         self.task = self.grammar = grammar(max_length=max_length)
         self.sizes = {TRAIN: num_train, VAL: num_val, TEST: num_test}
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.shuffle_seed = batch_size, seed, shuffle_seed
         self.drawn: dict[int, Tensor] = {}
 
     def words(self, split: int) -> Tensor:
@@ -104,14 +106,18 @@ class GrammarDataModule(LightningDataModule):
     def reference_losses(self) -> dict[str, float | None]:
         """Losses to compare a model's with, in nats per target position, by their names in results.json, None if
         unknown."""
-        grammar, optimal_on_test = self.grammar, None
-        if grammar.process is not None:
-            optimal_on_test = -grammar.log_probability(self.words(TEST)).mean().item() / (grammar.max_length + 1)
         return {
-            "optimal_loss": grammar.optimal_loss,
-            "optimal_loss_on_test_words": optimal_on_test,
+            "optimal_loss": self.grammar.optimal_loss,
+            "optimal_loss_on_validation_words": self.optimal_loss_on(VAL),
+            "optimal_loss_on_test_words": self.optimal_loss_on(TEST),
             "memorised_loss": memorised_loss(self.words(TRAIN)),
         }
+
+    def optimal_loss_on(self, split: int) -> float | None:
+        """The loss of the training distribution's own probabilities on the words of a set, or None if unknown."""
+        if self.grammar.process is None:
+            return None
+        return -self.grammar.log_probability(self.words(split)).mean().item() / (self.grammar.max_length + 1)
 
     @property
     def tokens_at_once(self) -> int:
@@ -119,7 +125,7 @@ class GrammarDataModule(LightningDataModule):
         return min(self.batch_size, len(self.words(TRAIN))) * (self.grammar.max_length + 1)
 
     def train_dataloader(self) -> TensorBatches:
-        return TensorBatches(self.words(TRAIN), self.batch_size, shuffle_seed=self.seed)
+        return TensorBatches(self.words(TRAIN), self.batch_size, shuffle_seed=self.shuffle_seed)
 
     def val_dataloader(self) -> TensorBatches:
         return TensorBatches(self.words(VAL), self.batch_size)

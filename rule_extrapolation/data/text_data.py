@@ -152,7 +152,7 @@ class TextDataModule(LightningDataModule):
         unknown: whether tokens outside the vocabulary are read as <UNK>. If false, they are an error. None: true for
             words.
         cache: the folder of tokenised texts. None: a folder in the user's cache.
-        seed: of the order of chunks.
+        shuffle_seed: of the order of chunks.
         grammar: must be None; it exists to report a grammar given by mistake.
 
     Raises:
@@ -175,7 +175,7 @@ class TextDataModule(LightningDataModule):
         min_count: int | None = None,
         unknown: bool | None = None,
         cache: str | None = None,
-        seed: int = 0,
+        shuffle_seed: int = 0,
         grammar: Callable[..., Any] | None = None,
     ):
         super().__init__()
@@ -188,12 +188,13 @@ class TextDataModule(LightningDataModule):
             check_positive(min_count=min_count)
         if val_fraction + test_fraction >= 1:
             raise ConfigError("test_fraction", test_fraction, "must be less than 1 - val_fraction")
-        check_seed(seed=seed)
+        check_seed(shuffle_seed=shuffle_seed)
         check_text(path)
         settings = TextSettings(level, val_fraction, test_fraction, max_vocabulary, min_count, unknown)
         self.text = read_text(path, settings, cache)
         self.task = TextTask(text_name(path), self.text.vocabulary, self.text)
-        self.max_length, self.batch_size, self.carry_state, self.seed = max_length, batch_size, carry_state, seed
+        self.max_length, self.batch_size = max_length, batch_size
+        self.carry_state, self.shuffle_seed = carry_state, shuffle_seed
         self.check_long_enough(path)
 
     def check_long_enough(self, path: str | None) -> None:
@@ -228,7 +229,7 @@ class TextDataModule(LightningDataModule):
         return TensorBatches(Chunks(tokens, self.max_length), self.batch_size, shuffle_seed)
 
     def train_dataloader(self) -> TensorBatches:
-        return self.batches("training", shuffle_seed=self.seed)
+        return self.batches("training", shuffle_seed=self.shuffle_seed)
 
     def val_dataloader(self) -> TensorBatches:
         return self.batches("validation")

@@ -80,6 +80,9 @@ def assemble(
         resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
     trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning checks its own settings
     world = world_of(trainer, cfg)
+    if world.size > 1 and not model.rows_are_independent:
+        fix = "each process would number its own rows, on which the model's logits depend; train it in one process"
+        raise ConfigError("trainer.devices", cfg.trainer.devices, fix)
     callbacks = build_callbacks(cfg, module)
     return Experiment(data, module, callbacks, checkpoint_to_resume(cfg, module), world)
 

@@ -32,6 +32,7 @@ class AbN(Grammar):
     level = "context-free"
     alphabet = "ab"
     rules = {"rule_1": "#a = #b"}
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": tally(a=1, b=-1)}
     min_max_length = 2
 

@@ -29,6 +29,7 @@ class AnBm(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_2": "a's before b's"}
+    completion_rules = ("rule_2",)
     acceptors = {"rule_2": in_order("ab")}
     min_max_length = 4
 

@@ -39,6 +39,8 @@ class AnBn(Grammar):
     level = "context-free"
     alphabet = "ab"
     rules = {"rule_1": "#a = #b", "rule_2": "a's before b's", "rule_3": "even length"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": tally(a=1, b=-1), "rule_2": in_order("ab"), "rule_3": tally(modulo=2, a=1, b=1)}
     min_max_length = 2
 
@@ -46,11 +48,12 @@ class AnBn(Grammar):
         self,
         max_length: int,
         test_prompt_length: int | None = None,
+        num_sos_prompts: int = 32,
         all_sequences: bool = True,
         only_even: bool = False,
         only_odd: bool = False,
     ):
-        super().__init__(max_length, test_prompt_length)
+        super().__init__(max_length, test_prompt_length, num_sos_prompts)
         if only_even and only_odd:
             raise ConfigError("only_even", True, "only_odd is true as well; set one of them to false")
         if only_even and max_length < 4:

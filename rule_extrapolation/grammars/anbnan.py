@@ -45,6 +45,8 @@ class AnBnAn(Grammar):
     level = "context-sensitive"
     alphabet = "ab"
     rules = {"rule_1": "#a = 2 #b", "rule_2": "b's together, as many symbols before as after"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": tally(a=1, b=-2), "rule_2": B_BLOCK_IN_THE_MIDDLE}
     min_max_length = 3
 

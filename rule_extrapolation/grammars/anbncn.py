@@ -35,12 +35,20 @@ class AnBnCn(Grammar):
     level = "context-sensitive"
     alphabet = "abc"
     rules = {"rule_1": "#a = #b = #c", "rule_2": "a's before b's before c's"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": tally(a=(1, 0), b=(-1, 1), c=(0, -1)), "rule_2": in_order("abc")}
     min_max_length = 3
     default_prompt_length = 5
 
-    def __init__(self, max_length: int, test_prompt_length: int | None = None, all_sequences: bool = True):
-        super().__init__(max_length, test_prompt_length)
+    def __init__(
+        self,
+        max_length: int,
+        test_prompt_length: int | None = None,
+        num_sos_prompts: int = 32,
+        all_sequences: bool = True,
+    ):
+        super().__init__(max_length, test_prompt_length, num_sos_prompts)
         self.all_sequences = all_sequences
 
     def rule_1(self, symbols: Tensor) -> Tensor:

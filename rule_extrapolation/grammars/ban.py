@@ -34,6 +34,8 @@ class BaN(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_1": "even number of a's", "rule_2": "begins with b"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": tally(modulo=2, a=1), "rule_2": begins_with("b")}
     min_max_length = 1
 

@@ -35,6 +35,8 @@ class BbaN(Grammar):
     level = "regular"
     alphabet = "ab"
     rules = {"rule_1": "even number of a's after the last b", "rule_2": "b's before a's, at least one b"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {
         "rule_1": Acceptor(0, lambda odd, symbol: 1 - odd if symbol == "a" else 0, lambda odd: not odd),
         "rule_2": in_order("ba", needs_first=True),

@@ -12,7 +12,7 @@ from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL
 from rule_extrapolation.grammars.exact.acceptor import Acceptor, State, both
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.judging import accuracies, judge_completions
+from rule_extrapolation.grammars.judging import accuracies
 
 NEGLIGIBLE = 1e-18
 """States of a lower probability are dropped."""
@@ -23,8 +23,8 @@ SAMPLES = 10_000
 def chance_levels(grammar: Grammar, budget: Callable[[Tensor], int]) -> dict[str, float]:
     """The expected accuracies of random completions of each prompt set, named as by ``judging.accuracies``.
 
-    They are exact up to rounding if the language has acceptors. Otherwise they are estimated from at least SAMPLES
-    completions per set, so that the standard error of an accuracy p over all completions is at most
+    They are exact up to rounding if the language has an acceptor for each rule. Otherwise they are estimated from at
+    least SAMPLES completions per set, so that the standard error of an accuracy p over all completions is at most
     sqrt(p (1 - p) / SAMPLES).
 
     Args:
@@ -33,7 +33,7 @@ def chance_levels(grammar: Grammar, budget: Callable[[Tensor], int]) -> dict[str
     levels: dict[str, float] = {}
     for name, prompts in grammar.prompts.items():
         if len(prompts):
-            compute = exact_levels if grammar.acceptors else sampled_levels
+            compute = exact_levels if grammar.has_acceptors else sampled_levels
             levels |= compute(grammar, prompts, budget(prompts), name)
     return levels
 
@@ -44,15 +44,24 @@ def exact_levels(grammar: Grammar, prompts: Tensor, budget: int, prefix: str) ->
     judged = {rule: (grammar.acceptors[rule], texts) for rule in grammar.rules}
     all_rules = both(*(grammar.acceptors[rule] for rule in grammar.rules))
     judged["grammatical"] = (grammar.acceptors.get("grammatical", all_rules), texts)
-    if "rule_2" in grammar.rules:
-        start = len(texts[0]) if grammar.prompt_prefix is None else grammar.prompt_prefix
-        judged["rule_2_completion"] = (grammar.acceptors["rule_2"], [text[start:] for text in texts])
+    start = len(texts[0]) if grammar.prompt_prefix is None else grammar.prompt_prefix
+    for rule in grammar.completion_rules:
+        judged[f"{rule}_completion"] = (grammar.acceptors[rule], [text[start:] for text in texts])
+    for rule in grammar.repairable_rules:
+        acceptor = grammar.acceptors[rule]
+        judged[f"{rule}_repaired"] = (acceptor, [text for text in texts if not acceptor.keeps(text)])
     finished = 1 - (len(grammar.alphabet) / (1 + len(grammar.alphabet))) ** budget
-    levels = {f"{prefix}/finished_accuracy": finished, f"{prefix}/finished/finished_accuracy": 1.0}
+    each = 1 / (1 + len(grammar.alphabet))
+    both_levels = {"finished": (finished, finished), "empty": (each, each)}
     for name, (acceptor, beginnings) in judged.items():
-        accepted, accepted_and_finished = acceptance(acceptor, beginnings, grammar.alphabet, budget)
-        levels[f"{prefix}/{name}_accuracy"] = accepted
-        levels[f"{prefix}/finished/{name}_accuracy"] = min(accepted_and_finished / finished, 1.0)
+        if beginnings:
+            both_levels[name] = acceptance(acceptor, beginnings, grammar.alphabet, budget)
+    _, word_and_finished = both_levels["grammatical"]
+    both_levels["grammatical"] = (word_and_finished, word_and_finished)
+    levels = {}
+    for name, (over_all, and_finished) in both_levels.items():
+        levels[f"{prefix}/{name}_accuracy"] = over_all
+        levels[f"{prefix}/finished/{name}_accuracy"] = min(and_finished / finished, 1.0)
     return levels
 
 
@@ -94,4 +103,4 @@ def sampled_levels(grammar: Grammar, prompts: Tensor, budget: int, prefix: str, 
     prompts = prompts.repeat(-(-SAMPLES // len(prompts)), 1)
     choice = torch.randint(1 + len(grammar.alphabet), (len(prompts), budget), generator=generator(seed))
     tokens = torch.where(choice == 0, EOS, choice - 1 + FIRST_SYMBOL)
-    return accuracies(judge_completions(grammar, torch.cat([prompts, tokens], 1), prompts.shape[1]), prefix)
+    return accuracies(grammar, torch.cat([prompts, tokens], 1), prompts.shape[1], prefix)

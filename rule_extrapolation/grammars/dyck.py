@@ -5,20 +5,19 @@ Kinds of brackets are numbered: kind k opens with token 3 + 2k and closes with t
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.core.tokens import FIRST_SYMBOL, PAD
+from rule_extrapolation.core.tokens import FIRST_SYMBOL
 from rule_extrapolation.grammars.exact import acceptor
 from rule_extrapolation.grammars.exact.bracket_process import BracketProcess
 from rule_extrapolation.grammars.grammar import MAX_PROMPTS, Grammar
 from rule_extrapolation.ops import strings
 from rule_extrapolation.ops.words import brackets, draw_keys
-
-PROMPT_SEED = 2409_13728
 
 
 def opening(kind: int) -> int:
@@ -62,22 +61,45 @@ def sample_targets(num: int, max_length: int, generator: torch.Generator | None)
     return 2 * torch.randint(1, max_length // 2 + 1, (num,), generator=generator)
 
 
-def dyck_words(num: int, length: int, kinds: int, generator: torch.Generator) -> Tensor:
-    """(num, length) nested words: the sampler's distribution given that a word has exactly this many symbols."""
+def nested_words(length: int, alphabet: str) -> list[str]:
+    """All words of exactly ``length`` symbols that ``sample_brackets`` can draw with ``nest``: properly nested, and
+    closed only at their end. Length 0 has the empty word.
+
+    There are kinds^m C(m-1) of them for m = length / 2 pairs, where C is the Catalan number.
+
+    >>> nested_words(4, "()[]")
+    ['(())', '([])', '[()]', '[[]]']
+    """
+    pairs = [alphabet[i : i + 2] for i in range(0, len(alphabet), 2)]
+
+    def within(length: int) -> list[str]:
+        """All properly nested strings: a first pair, what it encloses, and what follows it."""
+        if length == 0:
+            return [""]
+        splits = [(within(n), within(length - 2 - n)) for n in range(0, length, 2)]
+        return [
+            left + enclosed + right + following
+            for enclosed_strings, following_strings in splits
+            for left, right in pairs
+            for enclosed in enclosed_strings
+            for following in following_strings
+        ]
+
     if length == 0:
-        return torch.empty(num, 0, dtype=torch.long)
-    words = torch.empty(0, length, dtype=torch.long)
-    while len(words) < num:
-        drawn = sample_brackets(torch.full((num,), length), kinds, length, nest=True, generator=generator)
-        words = torch.cat([words, drawn[drawn[:, -1] != PAD]])
-    return words[:num]
+        return [""]
+    return sorted(left + enclosed + right for left, right in pairs for enclosed in within(length - 2))
+
+
+def num_nested_words(length: int, kinds: int) -> int:
+    """How many words ``nested_words`` returns."""
+    pairs = length // 2
+    return kinds**pairs * math.comb(2 * pairs - 2, pairs - 1) // pairs if pairs else 1
 
 
 class BracketGrammar(Grammar):
     """A language of brackets. Its prompts are two symbols and a nested word of n symbols.
 
-    There are 2^(n-1) ID prompts and as many OOD prompts (one each for n = 0). Their words are drawn with a fixed seed,
-    so that the prompts are the same in every run. A word that is drawn more than once makes several equal prompts.
+    Each prompt set has every such word once: those of n symbols that the sampler can draw.
     """
 
     nest: ClassVar[bool] = True
@@ -103,8 +125,9 @@ class BracketGrammar(Grammar):
                 f"must be even and from 0 to {longest - longest % 2}: prompts have n + 2 symbols, at most "
                 f"max_length={self.max_length}",
             )
-        if self.num_prompts(n) > MAX_PROMPTS:
-            raise ConfigError("test_prompt_length", n, f"gives 2^{n - 1} ID and OOD prompts each; use 18 or less")
+        if (num := num_nested_words(n, self.kinds)) > MAX_PROMPTS:
+            most = max(even for even in range(0, n, 2) if num_nested_words(even, self.kinds) <= MAX_PROMPTS)
+            raise ConfigError("test_prompt_length", n, f"gives {num:,} OOD prompts; use {most} or less")
 
     def sample_symbols(self, num: int, generator: torch.Generator | None) -> Tensor:
         targets = sample_targets(num, self.max_length, generator)
@@ -113,21 +136,13 @@ class BracketGrammar(Grammar):
     def make_process(self) -> BracketProcess:
         return BracketProcess(self.kinds, self.max_length // 2, self.nest)
 
-    @staticmethod
-    def num_prompts(n: int) -> int:
-        return 2 ** max(n - 1, 0)
-
-    def start_with(self, start: str, words: Tensor) -> Tensor:
-        """(N, n) words -> (N, n + 2): each word after the two symbols of ``start``."""
-        return torch.cat([self.encode([start])[:, :-1].expand(len(words), -1), words], 1)
+    def prompt_texts(self) -> tuple[list[str], list[str]]:
+        """The ID and the OOD prompts."""
+        words = nested_words(self.test_prompt_length, self.alphabet)
+        return [self.id_start + word for word in words], [self.ood_start + word for word in words]
 
     def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(PROMPT_SEED)
-        n = self.test_prompt_length
-        id_, ood = (
-            self.start_with(start, dyck_words(self.num_prompts(n), n, self.kinds, generator))
-            for start in (self.id_start, self.ood_start)
-        )
+        id_, ood = (self.encode(texts)[:, :-1] for texts in self.prompt_texts())
         return id_, ood
 
 
@@ -136,6 +151,7 @@ class OneKind(BracketGrammar):
 
     level = "context-free"
     rules = {"rule_1": "matched"}
+    repairable_rules = ("rule_1",)
 
     def rule_1(self, symbols: Tensor) -> Tensor:
         return is_matched(symbols, 0)
@@ -149,6 +165,8 @@ class TwoKinds(BracketGrammar):
 
     alphabet = "()[]"
     rules = {"rule_1": "[ ] matched", "rule_2": "( ) matched"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {"rule_1": acceptor.matching("[]"), "rule_2": acceptor.matching("()")}
     prompt_prefix = 2
     id_start = "(["

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError, check_positive
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.grammars.exact.acceptor import Acceptor
 from rule_extrapolation.grammars.exact.process import NO_SYMBOL, Process
@@ -30,12 +30,14 @@ class Grammar(ABC):
     """A language: the intersection of its rules, with a distribution of training words.
 
     A subclass sets ``name``, ``level``, ``alphabet``, ``rules`` and ``min_max_length`` and defines
-    ``is_prefix_of_word``, ``sample_symbols`` and a method for each rule, such as ``rule_1``. A rule maps (B, T) symbols
+    ``is_prefix_of_word``, ``sample_symbols`` and for each rule a method of the rule's name. A rule maps (B, T) symbols
     followed by PAD to (B,) bool.
 
     Args:
         max_length: the maximum number of symbols in a training word. A framed word has ``max_length + 2`` tokens.
         test_prompt_length: n, the length from which the prompt sets are built. None takes the language's default.
+        num_sos_prompts: the number of empty prompts, all of them equal: a decoder that draws tokens completes each on
+            its own.
 
     Raises:
         ConfigError: no word has at most ``max_length`` symbols, or no prompt of length n fits.
@@ -49,7 +51,13 @@ class Grammar(ABC):
     alphabet: ClassVar[str]
     """The symbols, in the order of their tokens."""
     rules: ClassVar[dict[str, str]]
-    """The language's rules in words, by name: a subset of rule_1, rule_2 and rule_3."""
+    """The language's rules in words, by name. Names are free, such as ``even_length``; the paper's rules are
+    ``rule_1``, ``rule_2`` and ``rule_3``. Each is a method of this name and has the metric ``<name>_accuracy``."""
+    completion_rules: ClassVar[tuple[str, ...]] = ()
+    """The rules that can also be read on a completion alone. Each has the metric ``<name>_completion_accuracy``."""
+    repairable_rules: ClassVar[tuple[str, ...]] = ()
+    """The rules that a prompt may break and its completion repair. Each has the metric ``<name>_repaired_accuracy``,
+    over the completions of prompts that do not keep the rule already."""
     kind: ClassVar[str] = "language"
     unit: ClassVar[str] = "symbols"
     min_max_length: ClassVar[int]
@@ -57,19 +65,19 @@ class Grammar(ABC):
     default_prompt_length: ClassVar[int] = 8
     """The default of ``test_prompt_length``."""
     prompt_prefix: ClassVar[int | None] = None
-    """``rule_2_completion`` judges what follows this many symbols of the prompt. None: what follows the prompt."""
-    num_sos_prompts: ClassVar[int] = 32
-    """The number of empty prompts."""
+    """A rule read on a completion alone judges what follows this many symbols of the prompt. None: what follows the
+    prompt."""
     acceptors: ClassVar[dict[str, Acceptor]] = {}
     """The rules as automata, from which chance levels are computed exactly. A language with an ``extra_constraint``
     also has an acceptor for ``grammatical``."""
 
-    def __init__(self, max_length: int, test_prompt_length: int | None = None):
+    def __init__(self, max_length: int, test_prompt_length: int | None = None, num_sos_prompts: int = 32):
+        check_positive(num_sos_prompts=num_sos_prompts)
         if max_length < self.min_max_length:
             raise ConfigError(
                 "max_length", max_length, f"{self.name} has no word that short; use {self.min_max_length} or more"
             )
-        self.max_length = max_length
+        self.max_length, self.num_sos_prompts = max_length, num_sos_prompts
         self.test_prompt_length = self.default_prompt_length if test_prompt_length is None else test_prompt_length
         self.check_prompt_length(self.test_prompt_length)
 
@@ -94,6 +102,11 @@ class Grammar(ABC):
         return {"grammar": self.name, "label": self.label, "rules": self.rules}
 
     # Rules
+
+    @property
+    def has_acceptors(self) -> bool:
+        """Whether each rule has an acceptor, so that chance levels are exact."""
+        return self.acceptors.keys() >= self.rules.keys()
 
     @abstractmethod
     def is_prefix_of_word(self, symbols: Tensor) -> Tensor:
@@ -192,6 +205,10 @@ class Grammar(ABC):
         id_, ood = self.id_and_ood_prompts()
         empty = torch.empty(self.num_sos_prompts, 0, dtype=torch.long)
         return {name: prepend_sos(symbols) for name, symbols in {"ID": id_, "OOD": ood, "SOS": empty}.items()}
+
+    def num_prompts(self) -> dict[str, int]:
+        """The number of different prompts in each set. SOS has one, however often it is completed."""
+        return {name: len(prompts.unique(dim=0)) for name, prompts in self.prompts.items()}
 
     # Text
 

@@ -5,10 +5,9 @@ from torch import Tensor
 
 from rule_extrapolation.core.tokens import FIRST_SYMBOL
 from rule_extrapolation.grammars.dyck import (
-    PROMPT_SEED,
     BracketGrammar,
-    dyck_words,
     is_matched,
+    nested_words,
     never_below_zero,
     opening,
     sample_brackets,
@@ -45,6 +44,8 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
     level = "context-free"
     alphabet = "()[]"
     rules = {"rule_1": "( ) and [ ] matched", "rule_2": "only one kind of bracket"}
+    completion_rules = ("rule_2",)
+    repairable_rules = ("rule_1",)
     acceptors = {
         "rule_1": acceptor.both(acceptor.matching("()"), acceptor.matching("[]")),
         "rule_2": acceptor.Acceptor("", only_one_kind, lambda kind: True),
@@ -69,11 +70,8 @@ class SeparatedBracketsAndParentheses(BracketGrammar):
     def make_process(self) -> BracketProcess:
         return BracketProcess(2, self.max_length // 2, nest=True, mixed=False)
 
-    def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
-        """ID: "((" and a word of parentheses or "[[" and a word of brackets, half each. OOD: "([" and a word of L5."""
-        generator = torch.Generator().manual_seed(PROMPT_SEED)
+    def prompt_texts(self) -> tuple[list[str], list[str]]:
+        """ID: "((" and a word of parentheses, or "[[" and a word of brackets. OOD: "([" and a word of L5."""
         n = self.test_prompt_length
-        num = self.num_prompts(n)
-        one_kind = self.start_with("((", dyck_words(num, n, 1, generator))
-        half = torch.arange(num)[:, None] % 2
-        return one_kind + 2 * half, self.start_with("([", dyck_words(num, n, 2, generator))
+        id_ = [kind[0] * 2 + word for kind in ("()", "[]") for word in nested_words(n, kind)]
+        return id_, ["([" + word for word in nested_words(n, self.alphabet)]

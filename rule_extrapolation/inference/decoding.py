@@ -23,14 +23,18 @@ class Decoder(ABC):
 
     Args:
         max_new_tokens: the maximum number of tokens in a completion. A model with a limited context may write fewer.
+        max_tokens: the maximum number of tokens in a prompt, SOS included, and its completion together. Every
+            completion has at least one token. None: no such limit.
 
     Raises:
-        ConfigError: ``max_new_tokens`` below 1.
+        ConfigError: ``max_new_tokens`` or ``max_tokens`` below 1.
     """
 
-    def __init__(self, max_new_tokens: int):
+    def __init__(self, max_new_tokens: int, max_tokens: int | None = None):
         check_positive(max_new_tokens=max_new_tokens)
-        self.max_new_tokens = max_new_tokens
+        if max_tokens is not None:
+            check_positive(max_tokens=max_tokens)
+        self.max_new_tokens, self.max_tokens = max_new_tokens, max_tokens
 
     @abstractmethod
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -45,9 +49,12 @@ class Decoder(ABC):
 
         A model writes one token more than its context has room for, since it need not read the last one.
         """
-        if model.max_context is None:
-            return self.max_new_tokens
-        return min(self.max_new_tokens, model.max_context - prompt_length + 1)
+        budget = self.max_new_tokens
+        if self.max_tokens is not None:
+            budget = min(budget, max(self.max_tokens - prompt_length, 1))
+        if model.max_context is not None:
+            budget = min(budget, model.max_context - prompt_length + 1)
+        return budget
 
     @torch.no_grad()
     def __call__(
@@ -112,7 +119,7 @@ class Sample(Decoder):
     """Draws tokens from the model's distribution, with the same draws on every call.
 
     Args:
-        max_new_tokens: the maximum number of tokens in a completion.
+        max_new_tokens, max_tokens: as for all decoders.
         temperature: by which logits are divided.
         seed: of the draws.
 
@@ -120,8 +127,8 @@ class Sample(Decoder):
         ConfigError: a temperature that is not positive.
     """
 
-    def __init__(self, max_new_tokens: int, temperature: float = 1.0, seed: int = 0):
-        super().__init__(max_new_tokens)
+    def __init__(self, max_new_tokens: int, max_tokens: int | None = None, temperature: float = 1.0, seed: int = 0):
+        super().__init__(max_new_tokens, max_tokens)
         if temperature == 0:
             raise ConfigError("temperature", temperature, "must be greater than 0; set decoding=greedy instead")
         check_positive(temperature=temperature)

@@ -13,7 +13,7 @@ from torch import Tensor
 from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.grammars.chance import chance_levels
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows
+from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows, stop_at_once
 from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel
 
@@ -59,15 +59,16 @@ def evaluate_prompts(
     """Complete a grammar's prompt sets.
 
     Returns:
-        The entries ``prompts``, ``test`` and ``chance_levels`` as in results.json, and the rows of completions.csv.
+        The entries ``prompts``, ``test``, ``chance_levels`` and ``stop_at_once`` as in results.json, and the rows of
+        completions.csv.
     """
     completions = {name: complete(model, prompts, decoder, samples) for name, prompts in grammar.prompts.items()}
     test: dict[str, float] = {}
     for name, tokens in completions.items():
-        test |= accuracies(judge_completions(grammar, tokens, grammar.prompts[name].shape[1]), f"Test/{name}")
+        test |= accuracies(grammar, tokens, grammar.prompts[name].shape[1], f"Test/{name}")
     chance = chance_levels(grammar, lambda prompts: decoder.budget(model, prompts.shape[1]))
-    sizes = {name: len(prompts) for name, prompts in grammar.prompts.items()}
-    return {"prompts": sizes, "test": test, "chance_levels": chance}, judged_rows(grammar, completions)
+    levels = {"chance_levels": chance, "stop_at_once": stop_at_once(grammar)}
+    return {"prompts": grammar.num_prompts(), "test": test, **levels}, judged_rows(grammar, completions)
 
 
 # Lengths

@@ -32,6 +32,9 @@ class LanguageModel(nn.Module, ABC):
     causal: bool = True
     """Whether the logits at a position depend only on the tokens up to it."""
 
+    rows_are_independent: bool = True
+    """Whether the logits of a row depend neither on the other rows of a batch nor on the row's place in it."""
+
     max_context: int | None = None
     """The maximum length of a sequence in tokens, or None if it is unlimited."""
 

@@ -19,6 +19,10 @@ class LinearLLM(LanguageModel):
         bias: whether each position has a bias.
         published_mask: let the token at position s reach targets t <= s, as in the published code. The model then sees
             the tokens that it predicts, so it is not causal. Only for reproducing published figures.
+        published_decoding: when completing a prompt, read the logits of each next token at the last position,
+            max_data_length, as the published code does, and not at the last token's. With ``published_mask``, no token
+            but one at that position reaches it, so that completions depend on the bias alone and are the same for all
+            prompts. Only for reproducing published figures.
 
     Raises:
         ConfigError: sizes below 1.
@@ -34,11 +38,13 @@ class LinearLLM(LanguageModel):
         embedding_dim: int = 128,
         bias: bool = True,
         published_mask: bool = False,
+        published_decoding: bool = False,
     ):
         super().__init__()
         check_positive(max_data_length=max_data_length, embedding_dim=embedding_dim)
-        if published_mask:
-            self.causal, self.caveat = False, "published mask: sees the future"
+        self.causal, self.published_decoding = not published_mask, published_decoding
+        caveats = {"published mask: sees the future": published_mask, "published decoding": published_decoding}
+        self.caveat = "; ".join(caveat for caveat, holds in caveats.items() if holds) or None
         length = self.max_context = max_data_length + 1
         self.embedding = nn.Embedding(num_tokens, embedding_dim)
         # Source position, embedding, target position, token.
@@ -67,3 +73,15 @@ class LinearLLM(LanguageModel):
         one_hot = F.embedding(tokens, torch.eye(vocabulary, dtype=added.dtype, device=added.device))  # (B, T, V)
         logits = logits + (one_hot.flatten(1) @ added).view_as(logits)
         return logits[:, start:end], (logits, end)
+
+    def prefill(self, prompt: Tensor) -> tuple[Tensor, tuple[Tensor, int]]:
+        logits, state = super().prefill(prompt)
+        return self.decoded(logits, state), state
+
+    def step(self, token: Tensor, state: tuple[Tensor, int]) -> tuple[Tensor, tuple[Tensor, int]]:
+        logits, state = super().step(token, state)
+        return self.decoded(logits, state), state
+
+    def decoded(self, logits: Tensor, state: tuple[Tensor, int]) -> Tensor:
+        """(B, num_tokens) logits of the last token and the state after it -> the logits that decoding reads."""
+        return state[0][:, -1] if self.published_decoding else logits

@@ -71,9 +71,9 @@ class MambaMixer(nn.Module):
 class MambaLM(LanguageModel):
     """Mamba (Gu & Dao 2023, arXiv 2312.00752), with the weights of mamba-ssm's MambaLMHeadModel.
 
-    The names, shapes, tying and initialisation of the weights are those of mamba-ssm 2.3.2 with its defaults, so that a
-    state dict can be loaded in either direction. The weights, but not the logits, are padded to a vocabulary that is a
-    multiple of 8. The state is one MixerState per layer.
+    The names, shapes, tying and, by default, the initialisation of the weights are those of mamba-ssm 2.3.2 with its
+    defaults, so that a state dict can be loaded in either direction. The weights, but not the logits, are padded to a
+    vocabulary that is a multiple of 8. The state is one MixerState per layer.
 
     Args:
         d_model: width of the residual stream.
@@ -83,6 +83,9 @@ class MambaLM(LanguageModel):
         expand: channels of a block, d_inner, in multiples of d_model.
         backend: implementation of the selective scan. torch is this package's own code, compiled by numba on a CPU;
             mamba_ssm is mamba-ssm's kernel, which needs CUDA; auto is the kernel if it is available.
+        init: mamba_ssm, or mamba_py for the initial weights of alxndrTL/mamba.py, of which Mészáros et al. 2024 (arXiv
+            2409.13728) use a fork. There the embeddings, which are also the output weights, have a standard deviation
+            of 1 instead of 0.02, and the projection out of each block is not divided by sqrt(n_layers).
         accelerator: the device the model will run on, as in Lightning's Trainer.
 
     Raises:
@@ -98,10 +101,12 @@ class MambaLM(LanguageModel):
         n_layers: int = 8,
         expand: int = 2,
         backend: Literal["auto", "torch", "mamba_ssm"] = "auto",
+        init: Literal["mamba_ssm", "mamba_py"] = "mamba_ssm",
         accelerator: str = "auto",
     ):
         super().__init__()
         check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, n_layers=n_layers, expand=expand)
+        check_choice(("mamba_ssm", "mamba_py"), init=init)
         self.num_tokens = num_tokens
         self.backend, self.scan, self.backend_reason = choose_scan(backend, accelerator, d_state)
         padded = math.ceil(num_tokens / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
@@ -121,6 +126,9 @@ class MambaLM(LanguageModel):
         self.lm_head = nn.Linear(d_model, padded, bias=False)
         self.lm_head.weight = self.backbone.embedding.weight  # tied
 
+        if init == "mamba_py":  # the embedding and the projections keep torch's own initial weights
+            self.caveat = "initialised as mamba.py"
+            return
         nn.init.normal_(self.backbone.embedding.weight, std=EMBEDDING_STD)
         with torch.no_grad():
             for layer in self.backbone.layers:

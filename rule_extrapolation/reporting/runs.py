@@ -39,8 +39,8 @@ AVERAGED_OVER = (
     *("callbacks.learning_rate", "callbacks.dynamics"),
     *("trainer.default_root_dir", "trainer.log_every_n_steps"),
 )
-"""Runs that differ only in these keys, or in keys below them, have the same configuration. The keys ``seed`` and
-``dirpath`` of any group do not count either."""
+"""Runs that differ only in these keys, or in keys below them, have the same configuration. The keys ``seed``,
+``shuffle_seed`` and ``dirpath`` of any group do not count either."""
 
 
 @dataclass(repr=False)
@@ -98,7 +98,7 @@ class RunRecord:
         run_dir = self.config.get("run_dir")
         settings = {}
         for key, value in flatten(without(self.config, AVERAGED_OVER)).items():
-            if key.rpartition(".")[2] not in ("seed", "dirpath"):
+            if key.rpartition(".")[2] not in ("seed", "shuffle_seed", "dirpath"):
                 value = str(value) if isinstance(value, list | dict) else value
                 settings[key] = value.replace(run_dir, "<run_dir>") if run_dir and isinstance(value, str) else value
         return settings

@@ -15,21 +15,11 @@ from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.task import Task
 from rule_extrapolation.grammars import LANGUAGES, get_grammar
 from rule_extrapolation.grammars.grammar import Grammar
+from rule_extrapolation.grammars.judging import metric_names
+from rule_extrapolation.grammars.titles import rules_in_words, title
 
-COLUMNS = {
-    "finished": "finished",
-    "rule_1": "R1",
-    "rule_2": "R2",
-    "rule_2_completion": "R2 completion",
-    "grammatical": "grammatical",
-}
-SEEDS_COLUMNS = [
-    ("ID", "rule_1"),
-    ("ID", "rule_2"),
-    ("OOD", "rule_1"),
-    ("OOD", "rule_2_completion"),
-    ("OOD", "finished"),
-]
+REFERENCES = {"chance_levels": "chance", "stop_at_once": "stop\nat\nonce"}
+"""What a run's figures are compared with: the parts of results.json, and the titles of their columns."""
 OOD_EXAMPLES = 5
 SHOWN_COMPLETION = 40
 
@@ -43,12 +33,8 @@ def print_languages(console: Console) -> None:
         prompts = {kind: grammar.to_text(tokens[-1:, 1:]) for kind, tokens in grammar.prompts.items()}
         examples = {"word": max(words, key=len), "ID": prompts["ID"][0], "OOD": (prompts["OOD"] or ["none"])[0]}
         console.print(Text.assemble(f"{grammar.label or '':4}", (name, "bold"), f"  {grammar.level}"), soft_wrap=True)
-        console.print(Text(f"    {rules_in_words(grammar)}"), soft_wrap=True)
+        console.print(Text(f"    {rules_in_words(grammar.rules)}"), soft_wrap=True)
         console.print(Text("    " + "   ".join(f"{kind} {text}" for kind, text in examples.items())), soft_wrap=True)
-
-
-def rules_in_words(task: Task) -> str:
-    return "   ".join(f"R{rule[-1]}: {text}" for rule, text in task.rules.items())
 
 
 def describe_run(results: dict[str, Any], task: Task) -> str:
@@ -64,7 +50,7 @@ def describe_run(results: dict[str, Any], task: Task) -> str:
 def print_run(
     console: Console, grammar: Grammar, results: dict[str, Any], rows: list[dict[str, Any]], folder: Path
 ) -> None:
-    """Print accuracies and chance by prompt set, test loss and optimal loss, some OOD completions, and the folder."""
+    """Print accuracies beside chance and stopping at once, losses, some OOD completions, and the folder."""
     console.print(accuracy_table(grammar, results))
     test_loss, optimal = results["test"]["Test/loss"], results["optimal_loss"]
     optimum = "not known" if optimal is None else f"{optimal:.4f}"
@@ -84,7 +70,7 @@ def print_run(
         # At equal distances in the set, since neighbouring prompts are similar.
         for row in ood[:: max(1, len(ood) // OOD_EXAMPLES)][:OOD_EXAMPLES]:
             completion = shortened(row["completion"])
-            line = Text.assemble("  ", (row["prompt"], "dim"), "|", (completion, "bold"), *marks(row))
+            line = Text.assemble("  ", (row["prompt"], "dim"), "|", (completion, "bold"), *marks(grammar, row))
             console.print(line, soft_wrap=True)
     print_end_of_run(console, results, folder)
 
@@ -103,9 +89,9 @@ def print_seeds(console: Console, task: Task, results: list[dict[str, Any]], fol
         "perplexity": "Test/perplexity",
         "bits per character": "Test/bits_per_character",
     }
-    columns |= {f"{name} {COLUMNS[key]}": f"Test/{name}/{key}_accuracy" for name, key in SEEDS_COLUMNS}
+    columns |= {f"{name} {title(key)}": f"Test/{name}/{key}_accuracy" for name, key in seeds_metrics(task)}
     columns = {title: key for title, key in columns.items() if key in results[0]["test"]}
-    table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(task)))
+    table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(task.rules)))
     show_status = any(result["status"] != "finished" for result in results)
     for column in ("seed", *columns, *(["status"] if show_status else [])):
         table.add_column(column, justify="right")
@@ -128,6 +114,14 @@ def print_seeds(console: Console, task: Task, results: list[dict[str, Any]], fol
     console.print(f"Run folders: {seen_from_here(folder)}/seed*", soft_wrap=True, highlight=False)
 
 
+def seeds_metrics(grammar: Grammar) -> list[tuple[str, str]]:
+    """Prompt sets and metrics of the columns by seed. A text has none."""
+    if not grammar.rules:
+        return []
+    ood = [*grammar.repairable_rules, *(f"{rule}_completion" for rule in grammar.completion_rules), "finished"]
+    return [("ID", rule) for rule in grammar.rules] + [("OOD", metric) for metric in ood]
+
+
 def seen_from_here(folder: Path) -> Path:
     """The path relative to the working directory if the folder is in it."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
@@ -141,14 +135,22 @@ def model_title(results: dict[str, Any]) -> str:
 
 
 def accuracy_table(grammar: Grammar, results: dict[str, Any], more: str = "") -> Table:
-    table = Table(title=model_title(results) + more, caption=escape(rules_in_words(grammar)))
-    for column in ("prompts", "n", *COLUMNS.values()):
-        table.add_column(column, justify="left" if column == "prompts" else "right")
-    for name, prompts in grammar.prompts.items():
-        accuracies = [results["test"].get(f"Test/{name}/{key}_accuracy") for key in COLUMNS]
-        chance = [results["chance_levels"].get(f"{name}/{key}_accuracy") for key in COLUMNS]
-        table.add_row(name, str(len(prompts)), *map(figure, accuracies))
-        table.add_row("  chance", "", *map(figure, chance), style="dim", end_section=True)
+    """A row for each metric. Each prompt set has three columns: the run's figures, chance and stopping at once."""
+    caption = escape(rules_in_words(grammar.rules))
+    table = Table(title=model_title(results) + more, caption=caption, padding=(0, 0, 0, 1))
+    table.add_column()
+    columns: list[tuple[str, dict[str, float], str]] = []
+    for name in grammar.prompts:
+        columns.append((name, results["test"], f"Test/{name}"))
+        columns += [(reference, results[key], name) for key, reference in REFERENCES.items()]
+    for column, _, path in columns:
+        table.add_column(column, justify="right", style="" if path.startswith("Test/") else "dim")
+    sizes = grammar.num_prompts()
+    table.add_row("prompts", *(str(sizes.get(column, "")) for column, _, _ in columns), end_section=True)
+    for metric in metric_names(grammar):
+        table.add_row(
+            title(metric), *(figure(figures.get(f"{path}/{metric}_accuracy")) for _, figures, path in columns)
+        )
     return table
 
 
@@ -161,7 +163,7 @@ def print_evaluation(console: Console, grammars: list[Grammar], results: dict[st
         figures = results | results["prompt_length"][str(length)]
         console.print(accuracy_table(grammar, figures, f", prompt_length={length}{each}"))
     if results["lengths"]:
-        console.print(length_table(list(results["lengths"].values()), results))
+        console.print(length_table(grammars[0], list(results["lengths"].values()), results))
         console.print(
             "Loss in nats and accuracy of the next token are per symbol and EOS; oracle is the loss of the training "
             "distribution. The other columns are about completions of the words' first halves plus one symbol.",
@@ -185,17 +187,18 @@ def print_completions(console: Console, grammar: Grammar, prompt: str, is_id: bo
         parts.append(f"  p {row['probability']:<9.4g}")
         for rule, wording in grammar.rules.items():
             kept = row[rule]
-            parts.append((f"  R{rule[-1]} {'✓' if kept else '✗'} {wording}", "green" if kept else "red"))
+            parts.append((f"  {title(rule)} {'✓' if kept else '✗'} {wording}", "green" if kept else "red"))
         word = "in the language" if row["grammatical"] else "not in the language"
         parts.append(f"  {word}")
         parts += [] if row["finished"] else [("  unfinished", "yellow")]
         console.print(Text.assemble(*parts), soft_wrap=True)
 
 
-def length_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
-    metrics = [key for key in COLUMNS if key != "rule_2_completion" and f"{key}_accuracy" in rows[0]]
-    table = Table(title=f"{model_title(results)}\nby length of word, in training up to {results['max_length']}")
-    for column in ("length", "loss", "oracle", "accuracy", *(COLUMNS[key] for key in metrics)):
+def length_table(grammar: Grammar, rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
+    metrics = ["finished", *grammar.rules, "grammatical"]
+    title_ = f"{model_title(results)}\nby length of word, in training up to {results['max_length']}"
+    table = Table(title=title_, padding=(0, 0, 0, 1))
+    for column in ("length", "loss", "oracle", "accuracy", *map(title, metrics)):
         table.add_column(column, justify="right")
     for row in rows:
         losses = ["-" if loss is None else f"{loss:.4f}" for loss in (row["loss"], row["oracle_loss"])]
@@ -213,11 +216,10 @@ def shortened(text: str) -> str:
     return text if len(text) <= SHOWN_COMPLETION else text[: SHOWN_COMPLETION - 1] + "…"
 
 
-def marks(row: dict[str, Any]) -> list[Any]:
-    """R1 and R2 with a tick or a cross, and "unfinished" if there is no EOS."""
+def marks(grammar: Grammar, row: dict[str, Any]) -> list[Any]:
+    """The rules with a tick or a cross, and "unfinished" if there is no EOS."""
     parts: list[Any] = [" "]
-    for rule in ("rule_1", "rule_2"):
-        if rule in row:
-            kept = row[rule]
-            parts += ["  ", (f"R{rule[-1]} {'✓' if kept else '✗'}", "green" if kept else "red")]
+    for rule in grammar.rules:
+        kept = row[rule]
+        parts += ["  ", (f"{title(rule)} {'✓' if kept else '✗'}", "green" if kept else "red")]
     return parts if row["finished"] else [*parts, "  ", ("unfinished", "yellow")]

@@ -11,7 +11,7 @@ from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.grammars.chance import chance_levels
 from rule_extrapolation.grammars.grammar import Grammar
-from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows, metric_names
+from rule_extrapolation.grammars.judging import accuracies, judged_rows, metric_names, stop_at_once
 from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.language_modeling import LanguageModeling, logs_this_step
@@ -78,7 +78,9 @@ class RuleExtrapolation(LanguageModeling):
         return [f"Val/{name}" for name in losses + metrics]
 
     def reference_losses(self) -> dict[str, Any]:
-        return {"chance_levels": chance_levels(self.grammar, lambda p: self.decoder.budget(self.model, p.shape[1]))}
+        chance = chance_levels(self.grammar, lambda prompts: self.decoder.budget(self.model, prompts.shape[1]))
+        stopping = stop_at_once(self.grammar)
+        return {"prompts": self.grammar.num_prompts(), "chance_levels": chance, "stop_at_once": stopping}
 
     def completion_rows(self) -> list[dict[str, Any]]:
         return judged_rows(self.grammar, self.completions)
@@ -174,8 +176,7 @@ class RuleExtrapolation(LanguageModeling):
         for name, prompts in self.grammar.prompts.items():
             completions = self.complete(prompts.to(self.device)).cpu()
             completed[name] = completions
-            verdicts = judge_completions(self.grammar, completions, prompts.shape[1])
-            self.prompt_accuracies |= accuracies(verdicts, f"{stage}/{name}")
+            self.prompt_accuracies |= accuracies(self.grammar, completions, prompts.shape[1], f"{stage}/{name}")
         return completed
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

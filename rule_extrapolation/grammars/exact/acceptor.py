@@ -41,6 +41,11 @@ class Acceptor(NamedTuple):
             state = self.read(state, symbol)
         return state
 
+    def keeps(self, string: str) -> bool:
+        """Whether a string keeps the rule."""
+        state = self.after(string)
+        return state is not None and bool(self.accepts(state))
+
 
 def both(*acceptors: Acceptor) -> Acceptor:
     """The intersection of the acceptors."""

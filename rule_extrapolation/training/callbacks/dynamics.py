@@ -127,7 +127,8 @@ def log_probabilities(model: LanguageModel, alphabet: str, max_length: int) -> T
     """
     device = next((weight.device for weight in (*model.parameters(), *model.buffers())), None)
     longest = all_strings(alphabet, max_length).to(device)
-    logits = torch.cat([model(rows) for rows in prepend_sos(longest).split(ROWS)])
+    at_once = ROWS if model.rows_are_independent else 1
+    logits = torch.cat([model(rows) for rows in prepend_sos(longest).split(at_once)])
     each = logits.double().log_softmax(1)  # (B, num_tokens, 1 + max_length)
     symbols = each[:, :, :-1].gather(1, longest[:, None]).squeeze(1)
     ended = F.pad(symbols.cumsum(1), (1, 0)) + each[:, EOS]  # (B, 1 + max_length): EOS after t symbols
