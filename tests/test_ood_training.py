@@ -291,7 +291,7 @@ class TestFinetune:
 
     def test_goes_with_the_controls(self, first, tmp_path):
         module = assemble(config(tmp_path, "training=oracle", f"ckpt={first}", "grammar=L3", *TINY)).module
-        assert module.ood.rule_1 == "kept"
+        assert module.ood.verdict == "kept"
         assert all(torch.equal(weight, self.weights(first)[name]) for name, weight in module.state_dict().items())
 
     def test_resumes_along_the_same_curve(self, train, first):
@@ -334,11 +334,11 @@ ERRORS = {
     "training=oracle training.weight=inf": "training.weight=inf: must be finite",
     "training=oracle training.batch_size=0": "training.batch_size=0: must be greater than 0",
     "training=oracle training.seed=-1": "training.seed=-1: must be from 0",
-    "training=oracle training.rule_1=perhaps": "training.rule_1=perhaps: must be one of kept, broken",
-    "training=oracle grammar=abN": "training.rule_1=kept: abN has no OOD prompts; choose another grammar",
-    "training=adversarial grammar=aNbM": "training.rule_1=broken: aNbM has no R1 with an acceptor; choose another",
-    "training=oracle grammar=brackets": "training.rule_1=kept: no completion of an OOD prompt of brackets keeps R1",
-    "training=oracle model=oracle": "training.rule_1=kept: the model has nothing to train; use training=standard",
+    "training=oracle training.verdict=perhaps": "training.verdict=perhaps: must be one of kept, broken",
+    "training=oracle grammar=abN": "training.verdict=kept: abN has no OOD prompts; choose another grammar",
+    "training=adversarial grammar=aNbM": "training.rule=rule_1: aNbM has no R1 with an acceptor; choose another",
+    "training=oracle grammar=brackets": "training.verdict=kept: no completion of an OOD prompt of brackets keeps R1",
+    "training=oracle model=oracle": "training.verdict=kept: the model has nothing to train; use training=standard",
     "training=oracle model=linear": "data.max_length=12: completed OOD prompts take 17 tokens, and the model reads 13",
     "~training": "training=null: must be set",
 }

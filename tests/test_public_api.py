@@ -177,7 +177,7 @@ class TestTrainWithObjects:
         completion = run.complete("aab")
         assert (completion.prompt, completion.text, completion.finished) == ("aab", "bbbb", False)
         assert completion.rules == {"rule_1": False}
-        assert str(completion) == "bbbb" and repr(completion) == "aab|bbbb  rule_1 broken  unfinished"
+        assert str(completion) == "bbbb" and repr(completion) == "aab|bbbb  R1 broken  unfinished"
         logits = run.logits("aab")
         assert logits.shape == (4, 5)
         assert completion.probability == pytest.approx(logits.softmax(1)[3, 4].item() ** 4)

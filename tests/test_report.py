@@ -168,9 +168,9 @@ class TestTables:
         row = row_of(rows_of(tables_of(real["minlstm0"])["aNbN"]), "minlstm", "ours", AT_MINIMUM.title)
         assert (row["n"], row["test_loss_std"]) == ("1", "one run")
         abn = row_of(read_table(out, "abN"), "minlstm", "ours", AT_MINIMUM.title)
-        assert (abn["id_rule_2_mean"], abn["ood_rule_1_mean"]) == ("no rule 2", "no OOD prompts")
+        assert (abn["id_rule_2_mean"], abn["ood_rule_1_mean"]) == ("no R2", "no OOD prompts")
         assert (abn["label"], abn["paper_label"]) == ("none", "not in the paper")
-        assert "no rule" in printed
+        assert "no R2" in printed
 
     def test_latex_is_balanced_and_escaped(self, real):
         for table in tables_of(*real.values()).values():

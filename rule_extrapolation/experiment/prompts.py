@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.grammars.titles import title
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ class Completion:
         return self.text
 
     def __repr__(self) -> str:
-        verdicts = "".join(f"  {rule} {'kept' if kept else 'broken'}" for rule, kept in self.rules.items())
+        verdicts = "".join(f"  {title(rule)} {'kept' if kept else 'broken'}" for rule, kept in self.rules.items())
         line = f"{self.prompt}|{self.text}".replace("\n", "\\n")
         return f"{line}{verdicts}{'' if self.finished else '  unfinished'}"
 

@@ -71,7 +71,7 @@ class TrainedRun:
         """Complete one prompt.
 
         >>> run.complete("aaab")  # doctest: +SKIP
-        aaab|bb  rule_1 kept  rule_2 kept
+        aaab|bb  R1 kept  R2 kept  R3 kept
 
         Args:
             temperature: of the distribution that tokens are drawn from; None decodes greedily.

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rule_extrapolation.grammars.titles import title
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -21,6 +23,13 @@ class Measure:
     title: str
     prompts: str | None = None
     metric: str | None = None
+
+    @property
+    def rule(self) -> str | None:
+        """The rule that the figure is about, or None if it is not about one."""
+        if self.metric in (None, "finished", "empty", "grammatical"):
+            return None
+        return self.metric.removesuffix("_completion").removesuffix("_repaired")
 
     def name(self, finished: bool = False) -> str:
         """The name in results.json without Val/ or Test/, such as ``OOD/finished/rule_1_accuracy``."""
@@ -73,11 +82,13 @@ class Protocol:
             return "no validation" if self.section == "over_training" else "not tested"
         if name in figures:
             return "not finite"
-        # Every language has SOS prompts. If they lack a metric, the language lacks the rule.
-        if measure.metric is not None and f"{self.prefix}/SOS/{measure.metric}_accuracy" not in figures:
-            return f"no rule {measure.metric.split('_')[1]}" if measure.metric.startswith("rule_") else "not logged"
+        rule, rules = measure.rule, results.get("rules")
+        if rule is not None and rules is not None and rule not in rules:
+            return f"no {title(rule)}"
         if measure.prompts is not None and f"{self.prefix}/{measure.prompts}/finished_accuracy" not in figures:
             return f"no {measure.prompts} prompts"
+        if f"{self.prefix}/{measure.name()}" not in figures:
+            return "not logged"
         return "none finished" if self.finished else "not logged"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rule_extrapolation.grammars import titles
 from rule_extrapolation.reporting.figures import KINDS
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
 from rule_extrapolation.reporting.plotting import WIDTH
@@ -43,6 +44,7 @@ def render(
     """
     # Jinja escapes all that the template inserts, except what is marked as HTML here.
     environment = Environment(loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined)
+    environment.filters["title_of"] = titles.title
     return environment.get_template("report.html.jinja").render(
         title=title,
         counts=count_in_words(runs),

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from rule_extrapolation.grammars import ALIASES
+from rule_extrapolation.grammars.titles import title
 from rule_extrapolation.reporting.comparison import (
     ARCHITECTURES,
     Cell,
@@ -271,7 +272,7 @@ def markdown(table: LanguageTable) -> str:
 
 
 def rules_line(table: LanguageTable) -> str:
-    return ", ".join(f"R{rule[-1]}: {meaning}" for rule, meaning in table.rules.items())
+    return ", ".join(f"{title(rule)}: {meaning}" for rule, meaning in table.rules.items())
 
 
 def latex(table: LanguageTable) -> str:

@@ -61,7 +61,7 @@ class Stack(LightningModule):
 
     def __init__(self, members: list[Member], data: list[Any]):
         super().__init__()
-        self.members, self.data = members, data
+        self.members, self.data, self.task = members, data, members[0].module.task
         self.kept = list(range(len(members)))
         """The numbers of the members that still train, which are the rows to read of a batch."""
         self.names, first = zip(*members[0].module.model.named_parameters())

@@ -1,7 +1,8 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const form = document.getElementById("browse").elements;
-const NAMES = { finished: "finished", rule_1: "R1", rule_2: "R2", rule_3: "R3", grammatical: "grammatical", rule_2_completion: "R2 completion" };
+// As grammars/titles.py has it.
+const title = (name) => name.replace(/^rule_(?=\d)/, "R").replaceAll("_", " ");
 
 // Tables. Missing values come last in either order.
 function sortBy(table, column, ascending) {
@@ -62,7 +63,7 @@ async function open() {
   const sets = Object.keys(opened.sets);
   fill(form.set, sets.map((name) => [name, name]), form.set.value || (sets.includes("OOD") ? "OOD" : sets[0]));
   const rules = data.rules[run.grammar] ?? {};
-  const named = (verdict) => NAMES[verdict] + (rules[verdict] ? `: ${rules[verdict]}` : "");
+  const named = (verdict) => title(verdict) + (rules[verdict] ? `: ${rules[verdict]}` : "");
   fill(form.verdict, [["", "nothing"], ...opened.verdicts.map((name) => [name, named(name)])], form.verdict.value);
   show();
 }
@@ -77,7 +78,7 @@ function show() {
   document.getElementById("shown").textContent =
     `${wanted.length} of ${rows.length} distinct completions shown. The run has ${of} ${form.set.value} prompts.${sample}`;
   const head = element("tr", "", "");
-  for (const name of ["prompt|completion", "times", ...opened.verdicts.map((verdict) => NAMES[verdict])]) {
+  for (const name of ["prompt|completion", "times", ...opened.verdicts.map(title)]) {
     const cell = element("th", "", name);
     cell.scope = "col";
     head.append(cell);

@@ -17,20 +17,14 @@ MAX_STRINGS = 20_000
 ROWS = 4096
 """The number of strings that a model reads at once, which bounds the memory."""
 
-CATEGORIES = {
-    "rules_1_and_2": (True, True),
-    "rule_1_only": (True, False),
-    "rule_2_only": (False, True),
-    "neither": (False, False),
-}
-
 
 class Dynamics(Callback):
     """Log the probability mass of all strings of up to ``max_length`` symbols, by the rules that they keep.
 
-    The categories are ``Dynamics/rules_1_and_2``, ``rule_1_only``, ``rule_2_only`` and ``neither``, without those that
-    keep a rule that the language does not have. ``Dynamics/longer`` is the rest: longer strings, and sequences with SOS
-    or PAD before EOS, which are no strings. All of them sum to 1.
+    The categories are about the language's first two rules. For R1 and R2 they are ``Dynamics/rules_1_and_2``,
+    ``rule_1_only``, ``rule_2_only`` and ``neither``. Other rules are named in the same way, such as
+    ``even_length_and_nested``; a language with one rule has ``<rule>_only`` and ``neither``. ``Dynamics/longer`` is the
+    rest: longer strings, and sequences with SOS or PAD before EOS, which are no strings. All of them sum to 1.
 
     A figure at step t is for the weights after t steps: before training (0), every ``every_n_steps`` steps, and at the
     end. A resumed run does not log its first step again, and a model with nothing to train is logged once.
@@ -97,12 +91,18 @@ def categories(grammar: Grammar, max_length: int) -> dict[str, Tensor]:
     """For each category, a mask (N,) of the strings in it, in the order of ``log_probabilities``."""
     strings = [all_strings(grammar.alphabet, length) for length in range(max_length + 1)]
     verdicts = grammar.judge(torch.cat([F.pad(s, (0, max_length - s.shape[1]), value=EOS) for s in strings]))
-    none = torch.zeros_like(verdicts["grammatical"])
-    rule_1, rule_2 = verdicts.get("rule_1", none), verdicts.get("rule_2", none)
+    kept = {rule: verdicts[rule] for rule in list(grammar.rules)[:2]}
+    neither = ~torch.stack(list(kept.values())).any(0)
+    if len(kept) == 1:
+        [(rule, keeps)] = kept.items()
+        return {f"{rule}_only": keeps, "neither": neither}
+    (first, keeps_first), (second, keeps_second) = kept.items()
+    both = "rules_1_and_2" if (first, second) == ("rule_1", "rule_2") else f"{first}_and_{second}"
     return {
-        name: (rule_1 == kept_1) & (rule_2 == kept_2)
-        for name, (kept_1, kept_2) in CATEGORIES.items()
-        if kept_1 <= ("rule_1" in verdicts) and kept_2 <= ("rule_2" in verdicts)
+        both: keeps_first & keeps_second,
+        f"{first}_only": keeps_first & ~keeps_second,
+        f"{second}_only": keeps_second & ~keeps_first,
+        "neither": neither,
     }
 
 

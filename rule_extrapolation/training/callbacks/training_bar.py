@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.trainer.states import TrainerFn
 
+from rule_extrapolation.grammars.titles import title
+
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +63,6 @@ class TrainingBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
         shown = {"Val/loss": "Val/loss", "Val/perplexity": "perplexity"}
-        shown |= {"Val/ID/rule_1_accuracy": "ID R1", "Val/ID/rule_2_accuracy": "ID R2"}
+        shown |= {f"Val/ID/{rule}_accuracy": f"ID {title(rule)}" for rule in pl_module.task.rules}
         figures = {name: trainer.callback_metrics.get(key) for key, name in shown.items()}
         return {name: f"{value.item():.3f}" for name, value in figures.items() if value is not None}
