@@ -6,13 +6,17 @@ from collections.abc import Callable
 
 from rule_extrapolation.reporting.comparison import Cell
 from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_EMPTY, OOD_FINISHED, OOD_RULE_1
+from rule_extrapolation.reporting.pairs import LEVEL, Pair
 from rule_extrapolation.reporting.tables import LABELS, LanguageTable, Row
 
 REFERENCES = ("stop at once", "chance")
 
 
 def overview(tables: list[LanguageTable]) -> str:
-    """Two sections, each with a sentence and a table, whose rows are architectures and whose columns are languages."""
+    """OOD R1, the shares that it is over, and the differences that the paired test supports.
+
+    Each table has a row for each architecture and a column for each language.
+    """
     rows = {table.grammar: ours(table) for table in tables}
     names = list(dict.fromkeys(name for found in rows.values() for name in found))
     ns = sorted({row.n for found in rows.values() for row in found.values() if row.n})
@@ -20,7 +24,7 @@ def overview(tables: list[LanguageTable]) -> str:
     seeds = f"{runs} run" + "s" * (runs != "1")
 
     def matrix(cell: Callable[[Row], str], references: bool) -> str:
-        lines = [["", *(" ".join(filter(None, [LABELS.get(name), name])) for name in rows)]]
+        lines = [["", *map(title, rows)]]
         lines.append(["---"] * len(lines[0]))
         for name in names:
             lines.append([name, *(cell(found[name]) if name in found else "not run" for found in rows.values())])
@@ -32,8 +36,27 @@ def overview(tables: list[LanguageTable]) -> str:
         f"OOD R1 over finished completions, {AT_MINIMUM.title}: mean over {seeds} with its 95% interval. A dash stands "
         f"where no completion finishes, or the language has no OOD R1.\n\n{matrix(rule_1, True)}\n\n"
         "The share of OOD completions that finish, and of the finished ones that are EOS alone:\n\n"
-        f"{matrix(shares, False)}\n"
+        f"{matrix(shares, False)}\n\n{supported(tables)}\n"
     )
+
+
+def supported(tables: list[LanguageTable]) -> str:
+    """A line for each language that lists the differences of OOD R1 between architectures that the test supports."""
+    lines = [f"Differences of OOD R1 that the paired t test supports (Holm-corrected p < {LEVEL}):", ""]
+    for table in tables:
+        if table.pairs:
+            found = [in_words(pair) for pair in table.pairs.supported]
+            lines.append(f"- {title(table.grammar)}: {'; '.join(found) or 'none'}.")
+    return "\n".join(lines) if len(lines) > 2 else "No two architectures were compared."
+
+
+def in_words(pair: Pair) -> str:
+    first, second = (pair.first, pair.second) if pair.difference > 0 else (pair.second, pair.first)
+    return f"{first} above {second} by {abs(pair.difference):.2f}"
+
+
+def title(grammar: str) -> str:
+    return " ".join(filter(None, [LABELS.get(grammar), grammar]))
 
 
 def ours(table: LanguageTable) -> dict[str, Row]:

@@ -13,6 +13,7 @@ from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_RULE_1
 from rule_extrapolation.reporting.table_files import as_latex, as_markdown
 
 HEADER = ["architecture", "compared with", "seeds", "difference of OOD R1", "95% interval", "p"]
+LEVEL = 0.05
 TOO_FEW_SEEDS, EQUAL, NO_SPREAD = "too few seeds", "equal in every seed", "no spread"
 
 
@@ -55,6 +56,11 @@ class PairTable:
     grammar: str
     title: str
     pairs: list[Pair]
+
+    @property
+    def supported(self) -> list[Pair]:
+        """The pairs whose difference the test supports at LEVEL."""
+        return [pair for pair in self.pairs if pair.p is not None and pair.p < LEVEL]
 
     @property
     def remark(self) -> str:
