@@ -368,7 +368,7 @@ class TestOverview:
             edit(folders / name, {"stop_at_once": {RULE_1: 0.275}})
         make_report(tmp_path / "report", f"runs={folders / 'minlstm0'},{folders / 'minlstm1'},{folders / 'L5'}")
         lines = (tmp_path / "report" / "tables" / "overview.md").read_text().splitlines()
-        assert "| | L3 aNbN | L5 parentheses_and_brackets |" in lines
+        assert "| | L3 aNbN | L5 parentheses and brackets |" in lines
         rows = [line for line in lines if line.startswith("| minlstm |")]
         assert rows == ["| minlstm | 0.41 [0.28, 0.54] | not run |", "| minlstm | 0.50 / 0.25 | not run |"]
         [stop] = [line for line in lines if line.startswith("| stop at once |")]

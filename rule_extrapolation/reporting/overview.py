@@ -45,8 +45,10 @@ def supported(tables: list[LanguageTable]) -> str:
     lines = [f"Differences of OOD R1 that the paired t test supports (Holm-corrected p < {LEVEL}):", ""]
     for table in tables:
         if table.pairs:
-            found = [in_words(pair) for pair in table.pairs.supported]
-            lines.append(f"- {title(table.grammar)}: {'; '.join(found) or 'none'}.")
+            line = "; ".join(map(in_words, table.pairs.supported)) or "none"
+            if same := "; ".join(map(in_words, table.pairs.without_spread)):
+                line += f". The same in every seed, so that there is nothing to test: {same}"
+            lines.append(f"- {title(table.grammar)}: {line}.")
     return "\n".join(lines) if len(lines) > 2 else "No two architectures were compared."
 
 
@@ -56,7 +58,8 @@ def in_words(pair: Pair) -> str:
 
 
 def title(grammar: str) -> str:
-    return " ".join(filter(None, [LABELS.get(grammar), grammar]))
+    """Label and name, with spaces for underscores, so that a column can be narrow."""
+    return " ".join(filter(None, [LABELS.get(grammar), grammar.replace("_", " ")]))
 
 
 def ours(table: LanguageTable) -> dict[str, Row]:

@@ -63,6 +63,11 @@ class PairTable:
         return [pair for pair in self.pairs if pair.p is not None and pair.p < LEVEL]
 
     @property
+    def without_spread(self) -> list[Pair]:
+        """The pairs with the same difference, other than 0, in every seed."""
+        return [pair for pair in self.pairs if pair.untested == NO_SPREAD]
+
+    @property
     def remark(self) -> str:
         tested = sum(pair.p is not None for pair in self.pairs)
         words = (
