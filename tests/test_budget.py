@@ -11,7 +11,7 @@ from rule_extrapolation.cli import budget
 from rule_extrapolation.config.composing import CONF_DIR
 from rule_extrapolation.experiment.assembling import assemble
 
-MINI = {path.stem: path.read_text() for path in (CONF_DIR / "sizes" / "mini").glob("*.yaml")}
+MINI = {path.stem: path.read_text() for path in (CONF_DIR / "sizes" / "matched").glob("*.yaml")}
 WEIGHTS = 50_000
 OFF = {"linear": 0.08}  # its width has few steps; the others come within 5%
 
@@ -87,7 +87,7 @@ class TestMini:
     @pytest.mark.parametrize("model", MINI)
     def test_sizes_are_those_that_the_budget_gives(self, call, model):
         [command] = re.findall(r"^# +rule-extrapolation budget (.*)$", MINI[model], re.M)
-        assert {f"model={model}", "sizes=mini", "grammar=L5", f"parameters={WEIGHTS}"} <= set(command.split())
+        assert {f"model={model}", "sizes=matched", "grammar=L5", f"parameters={WEIGHTS}"} <= set(command.split())
         sizes, nearest = shown(call(budget.main, *command.split())[1])
         values, number = sizes[nearest]
         written = OmegaConf.create(MINI[model])

@@ -17,14 +17,17 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import environment, read_results
+from scipy.stats import ttest_rel
 
 from rule_extrapolation.cli import report
-from rule_extrapolation.reporting.comparison import average, differences, group_runs
+from rule_extrapolation.reporting.comparison import Group, average, differences, group_runs
 from rule_extrapolation.reporting.figures import KINDS, draw_all, save
+from rule_extrapolation.reporting.intervals import binomial_interval
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES, OVER_TRAINING
 from rule_extrapolation.reporting.page import render
+from rule_extrapolation.reporting.pairs import pair_table
 from rule_extrapolation.reporting.published import published
-from rule_extrapolation.reporting.runs import CURVE_POINTS, find_runs, read_run, read_run_folders, thinned
+from rule_extrapolation.reporting.runs import CURVE_POINTS, RunRecord, find_runs, read_run, read_run_folders, thinned
 from rule_extrapolation.reporting.style import looks
 from rule_extrapolation.reporting.table_files import as_csv, escaped
 from rule_extrapolation.reporting.tables import csv_rows, language_tables, latex, markdown
@@ -52,6 +55,14 @@ def edit(folder, results=None, config=None):
                 node = node[part]
             node[last] = value
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def edit_test(folder, **figures):
+    """Change test figures of a copied run folder, such as OOD/finished/rule_1_accuracy."""
+    edit(folder, {"test": read_results(folder)["test"] | {f"Test/{name}": value for name, value in figures.items()}})
+
+
+RULE_1 = "OOD/finished/rule_1_accuracy"
 
 
 @pytest.fixture(scope="session")
@@ -115,30 +126,69 @@ def row_of(rows, architecture, source, protocol=None):
 class TestTables:
     def test_means_are_those_of_plain_python(self, real, whole):
         rows = read_table(whole[0], "aNbN")
+        names = {"id_rule_1": "ID/finished/rule_1_accuracy", "id_rule_2": "ID/finished/rule_2_accuracy"}
+        names |= {"test_loss": "loss", "ood_rule_1": RULE_1, "ood_finished": "OOD/finished_accuracy"}
         for model in ("minlstm", "linear"):
             results = [read_results(real[f"{model}{seed}"]) for seed in (0, 1)]
-            row = row_of(rows, model, "ours", "at minimum validation loss")
-            names = {"test_loss": "loss", "id_rule_1": "ID/rule_1_accuracy", "id_rule_2": "ID/rule_2_accuracy"}
-            names |= {"ood_rule_1": "OOD/rule_1_accuracy", "ood_rule_2_completion": "OOD/rule_2_completion_accuracy"}
-            assert row["n"] == "2"
-            for key, name in names.items():
-                values = [result["test"][f"Test/{name}"] for result in results]
-                assert float(row[f"{key}_mean"]) == pytest.approx(sum(values) / 2)
-                assert float(row[f"{key}_std"]) == pytest.approx(statistics.stdev(values))
-            row = row_of(rows, model, "ours", "best over training")
-            losses = [result["over_training"]["Val/loss"] for result in results]
-            assert float(row["test_loss_mean"]) == pytest.approx(sum(losses) / 2)
-            known = [result["over_training"].get("Val/OOD/finished/rule_1_accuracy") for result in results]
-            known = [value for value in known if value is not None]
-            assert row["ood_rule_1_n"] == str(len(known))
-            assert row["ood_rule_1_mean"] == "none finished" if not known else float(row["ood_rule_1_mean"])
+            for title, section, prefix in (
+                (AT_MINIMUM.title, "test", "Test"),
+                (OVER_TRAINING.title, "over_training", "Val"),
+            ):
+                row = row_of(rows, model, "ours", title)
+                assert row["n"] == "2"
+                for key, name in names.items():
+                    values = [result[section].get(f"{prefix}/{name}") for result in results]
+                    values = [value for value in values if value is not None]
+                    assert row[f"{key}_n"] == str(len(values))
+                    if not values:
+                        assert row[f"{key}_mean"] == row[f"{key}_low"] == "none finished"
+                        continue
+                    assert float(row[f"{key}_mean"]) == pytest.approx(sum(values) / len(values))
+                    std = pytest.approx(statistics.stdev(values)) if len(values) > 1 else "one run"
+                    assert (float(row[f"{key}_std"]) if len(values) > 1 else row[f"{key}_std"]) == std
 
-    def test_references_are_those_of_the_runs(self, real):
-        rows, results = rows_of(tables_of(real["minlstm0"])["aNbN"]), read_results(real["minlstm0"])
+    def test_figures_over_all_completions_are_in_runs_csv(self, real, whole):
+        for row in read_table(whole[0], "runs"):
+            results = next(read_results(folder) for folder in real.values() if row["run"].endswith(folder.name))
+            expected = results["test"].get("Test/OOD/rule_1_accuracy")
+            shown = row[f"{AT_MINIMUM.key}/over_all/ood_rule_1"]
+            assert shown == "none" if expected is None else float(shown) == pytest.approx(expected)
+
+    def test_references_are_those_of_the_runs(self, folders):
+        stop = {"OOD/rule_1_accuracy": 0.2, RULE_1: 0.275, "OOD/finished/empty_accuracy": 1.0}
+        edit(folders / "minlstm0", {"stop_at_once": stop})
+        table, results = tables_of(folders / "minlstm0")["aNbN"], read_results(folders / "minlstm0")
+        rows = rows_of(table)
         [optimal] = [row for row in rows if row["source"] == "optimal"]
         assert float(optimal["test_loss_mean"]) == results["optimal_loss"]
         [chance] = [row for row in rows if row["source"] == "chance"]
-        assert float(chance["ood_rule_1_mean"]) == pytest.approx(results["chance_levels"]["OOD/rule_1_accuracy"])
+        assert float(chance["ood_rule_1_mean"]) == pytest.approx(results["chance_levels"][RULE_1])
+        [stop] = [row for row in rows if row["source"] == "stop at once"]
+        assert (stop["ood_rule_1_mean"], stop["ood_empty_mean"]) == ("0.275", "1.0")
+        assert (stop["test_loss_mean"], stop["id_rule_1_mean"]) == ("not defined", "not logged")
+        for text in (markdown(table), latex(table)):
+            assert "stop at once: the completion that is EOS alone." in text
+
+    def test_both_protocols_and_the_published_figures_are_over_finished_completions(self, folders):
+        edit_test(folders / "minlstm0", **{"OOD/rule_1_accuracy": 0.25, RULE_1: 0.5, "OOD/finished_accuracy": 0.5})
+        table = tables_of(folders / "minlstm0")["aNbN"]
+        row = row_of(rows_of(table), "minlstm", "ours", AT_MINIMUM.title)
+        assert (row["ood_rule_1_mean"], row["ood_finished_mean"]) == ("0.5", "0.5")
+        assert markdown(table).count("Accuracies are over finished completions, ours and published alike.") == 1
+        assert "over all completions" not in markdown(table)
+
+    def test_runs_without_the_newer_figures_say_so(self, folders):
+        results = read_results(folders / "minlstm0")
+        results["test"] = {
+            name: value for name, value in results["test"].items() if "empty" not in name and "repaired" not in name
+        }
+        results = {key: value for key, value in results.items() if key not in ("stop_at_once", "prompts")}
+        (folders / "minlstm0" / "results.json").write_text(json.dumps(results))
+        rows = rows_of(tables_of(folders / "minlstm0")["aNbN"])
+        row = row_of(rows, "minlstm", "ours", AT_MINIMUM.title)
+        assert row["ood_empty_mean"] == row["ood_rule_1_repaired_mean"] == "not logged"
+        assert row["ood_finished_low"] == "not known"
+        assert row_of(rows, "stop at once", "stop at once")["ood_rule_1_mean"] == "not logged"
 
     def test_another_budget_has_another_chance(self, whole):
         """The linear model's completions end at its window."""
@@ -177,7 +227,7 @@ class TestTables:
             text = latex(table)
             body = text.split("\\toprule\n")[1].split("\\bottomrule")[0]
             lines = [line for line in body.splitlines() if line != "\\midrule"]
-            assert all(line.endswith("\\\\") and line.count(" & ") == 8 for line in lines)
+            assert all(line.endswith("\\\\") and line.count(" & ") == 10 for line in lines)
             assert text.count("{") == text.count("}")
             assert not re.search(r"(?<!\\)[_%#]", text.split("\\label")[0].split("\n", 1)[1])
         assert escaped("a_b & 50% ± ^") == r"a\_b \& 50\% $\pm$ \textasciicircum{}"
@@ -196,10 +246,145 @@ class TestTables:
         assert not any("trainer." in note for note in table.notes)  # it is not trained
         rows = rows_of(table)
         names = [row["architecture"] for row in rows]
-        assert names[-4:] == ["ngram (baseline)", "ngram (baseline)", "chance", "optimal"]
-        assert "minlstm" in names[:-4] and not any("ngram" in name for name in names[:-4])
+        assert names[-5:] == ["ngram (baseline)", "ngram (baseline)", "stop at once", "chance", "optimal"]
+        assert "minlstm" in names[:-5] and not any("ngram" in name for name in names[:-5])
         row = row_of(rows, "ngram (baseline)", "ours", AT_MINIMUM.title)
         assert float(row["test_loss_mean"]) == read_results(trained("model=ngram"))["test"]["Test/loss"]
+
+
+class TestIntervals:
+    def test_of_several_seeds_is_a_t_interval_clipped_to_0_and_1(self, folders):
+        for name, value in {"minlstm0": 0.5, "minlstm1": 0.52}.items():
+            edit_test(folders / name, **{RULE_1: value, "loss": value})
+        table = tables_of(folders / "minlstm0", folders / "minlstm1")["aNbN"]
+        row = row_of(rows_of(table), "minlstm", "ours", AT_MINIMUM.title)
+        half = 12.7062 * 0.01  # t with one degree of freedom, times std / sqrt(2)
+        assert float(row["ood_rule_1_low"]) == pytest.approx(0.51 - half, abs=1e-5)
+        assert float(row["test_loss_high"]) == pytest.approx(0.51 + half, abs=1e-5)
+        assert "| 0.510 [0.38, 0.64] |" in markdown(table)
+        edit_test(folders / "minlstm1", **{RULE_1: 1.0})
+        row = row_of(
+            rows_of(tables_of(folders / "minlstm0", folders / "minlstm1")["aNbN"]), "minlstm", "ours", AT_MINIMUM.title
+        )
+        assert (row["ood_rule_1_low"], row["ood_rule_1_high"]) == ("0.0", "1.0")
+
+    def test_of_seeds_that_agree_has_no_width(self, folders):
+        for name in ("minlstm0", "minlstm1"):
+            edit_test(folders / name, **{RULE_1: 1.0})
+        assert "1.000 [1.00, 1.00]" in markdown(tables_of(folders / "minlstm0", folders / "minlstm1")["aNbN"])
+
+    def test_of_one_run_is_binomial_over_its_different_prompts(self, folders):
+        edit_test(
+            folders / "minlstm0",
+            **{RULE_1: 1.0, "OOD/finished_accuracy": 0.5, "OOD/finished/rule_1_repaired_accuracy": 0.0},
+        )
+        edit(folders / "minlstm0", {"prompts": {"ID": 5, "OOD": 20}, "stop_at_once": {"OOD/rule_1_accuracy": 0.2}})
+        row = row_of(rows_of(tables_of(folders / "minlstm0")["aNbN"]), "minlstm", "ours", AT_MINIMUM.title)
+        # All of n: the lower end is (0.025) ** (1 / n), and none of n: the upper end is 1 minus that.
+        assert float(row["ood_rule_1_low"]) == pytest.approx(0.025 ** (1 / 10))
+        assert row["ood_rule_1_high"] == "1.0"
+        assert float(row["ood_rule_1_repaired_high"]) == pytest.approx(1 - 0.025 ** (1 / 8))
+        assert row["test_loss_low"] == "not known"
+        assert float(row["ood_finished_low"]) == pytest.approx(binomial_interval(0.5, 20)[0])
+
+    def test_published_figures_keep_their_standard_deviation(self, whole):
+        row = row_of(read_table(whole[0], "aNbN"), "lstm", "published")
+        assert (row["ood_rule_1_low"], row["ood_empty_mean"]) == ("not published", "not published")
+        assert "0.376 ± 0.209" in (whole[0] / "tables" / "aNbN.md").read_text()
+
+
+class TestPairs:
+    def test_p_is_holm_corrected_scipys(self):
+        ours, theirs, third = [0.5, 0.6, 0.8, 0.7], [0.3, 0.5, 0.5, 0.55], [0.31, 0.49, 0.52, 0.5]
+        table = pairs_of(a=ours, b=theirs, c=third)
+        ps = {(pair.first, pair.second): pair.p for pair in table.pairs}
+        plain = {
+            pair: ttest_rel(*values).pvalue
+            for pair, values in {
+                ("a", "b"): (ours, theirs),
+                ("a", "c"): (ours, third),
+                ("b", "c"): (theirs, third),
+            }.items()
+        }
+        ordered = sorted(plain, key=plain.get)
+        expected, last = {}, 0
+        for rank, pair in enumerate(ordered):
+            last = expected[pair] = max(last, min(1, plain[pair] * (3 - rank)))
+        assert ps == pytest.approx(expected)
+        assert table.pairs[0].difference == pytest.approx(sum(ours) / 4 - sum(theirs) / 4)
+        assert "3 of 3" in table.remark
+
+    def test_only_seeds_that_both_have_are_compared(self):
+        table = pairs_of(a=[0.5, 0.6, None, 0.7], b=[0.3, None, 0.5, 0.4])
+        [pair] = table.pairs
+        assert (pair.seeds, pair.p, pair.untested) == (2, None, "too few seeds")
+        assert pair.difference == pytest.approx(0.25)
+        [pair] = pairs_of(a=[0.5, None], b=[None, 0.5]).pairs
+        assert (pair.seeds, pair.difference, pair.untested) == (0, None, "too few seeds")
+
+    def test_differences_without_spread_are_not_tested(self):
+        table = pairs_of(a=[1.0, 1.0, 1.0], b=[1.0, 1.0, 1.0], c=[0.7, 0.7, 0.7], d=[0.1, 0.5, 0.4])
+        found = {(pair.first, pair.second): (pair.untested, pair.p) for pair in table.pairs}
+        assert found["a", "b"] == ("equal in every seed", None)
+        assert found["a", "c"] == ("no spread", None)
+        assert found["a", "d"][1] == pytest.approx(min(1, 3 * ttest_rel([1.0] * 3, [0.1, 0.5, 0.4]).pvalue))
+        assert "4 of 6" not in table.remark and "3 of 6" in table.remark
+        for cells in (pair.strings() for pair in table.pairs):
+            assert not any("nan" in cell for cell in cells)
+
+    def test_they_are_in_every_file(self, folders, tmp_path):
+        for name, value in {"minlstm0": 0.2, "minlstm1": 0.4, "linear0": 0.5, "linear1": 0.9}.items():
+            edit_test(folders / name, **{RULE_1: value})
+        out = tmp_path / "report"
+        make_report(out, f"runs={folders}")
+        [row] = read_table(out, "comparisons")
+        assert (row["grammar"], row["architecture"], row["compared_with"]) == ("aNbN", "linear", "minlstm")
+        assert (row["seeds"], row["p"], row["low"]) == ("2", "too few seeds", "too few seeds")
+        assert float(row["difference"]) == pytest.approx(0.4)
+        for text in (out / "tables" / "aNbN.md", out / "tables" / "aNbN.tex", out / "report.html"):
+            assert "+0.400" in text.read_text() and "too few seeds" in text.read_text()
+
+
+class TestSizes:
+    def test_models_that_differ_in_size_are_named(self, folders, tmp_path):
+        numbers = {"minlstm0": 1000, "minlstm1": 1000, "linear0": 1500, "linear1": 1500}
+        for name, number in numbers.items():
+            edit(folders / name, {"num_parameters": number})
+        assert tables_of(folders)["aNbN"].sizes is None
+        edit(folders / "linear0", {"num_parameters": 1501})
+        printed = make_report(tmp_path / "report", f"runs={folders}")
+        line = "Models differ in size: minlstm has 1,000 weights, linear 1,501."
+        assert line in printed
+        for name in ("tables/aNbN.md", "report.html"):
+            assert (tmp_path / "report" / name).read_text().count(line) == 1
+
+
+class TestOverview:
+    def test_has_a_column_for_each_language(self, folders, tmp_path):
+        for name, value in {"minlstm0": 0.4, "minlstm1": 0.42}.items():
+            edit_test(
+                folders / name, **{RULE_1: value, "OOD/finished_accuracy": 0.5, "OOD/finished/empty_accuracy": 0.25}
+            )
+            edit(folders / name, {"stop_at_once": {RULE_1: 0.275}})
+        make_report(tmp_path / "report", f"runs={folders / 'minlstm0'},{folders / 'minlstm1'},{folders / 'L5'}")
+        lines = (tmp_path / "report" / "tables" / "overview.md").read_text().splitlines()
+        assert "| | L3 aNbN | L5 parentheses and brackets |" in lines
+        rows = [line for line in lines if line.startswith("| minlstm |")]
+        assert rows == ["| minlstm | 0.41 [0.28, 0.54] | not run |", "| minlstm | 0.50 / 0.25 | not run |"]
+        [stop] = [line for line in lines if line.startswith("| stop at once |")]
+        assert stop.startswith("| stop at once | 0.28 |") or stop.startswith("| stop at once | 0.27 |")
+
+
+def pairs_of(**values):
+    """The pairs of rows with these OOD R1 by seed, None where a run has none."""
+    groups = []
+    for name, of_seeds in values.items():
+        runs = [
+            RunRecord("", {}, {"seed": seed, "test": {} if value is None else {f"Test/{RULE_1}": value}})
+            for seed, value in enumerate(of_seeds)
+        ]
+        groups.append(Group("aNbN", name, "", runs))
+    return pair_table(groups, "aNbN")
 
 
 class TestGroups:
@@ -293,26 +478,82 @@ class TestFigures:
         assert len(thinned([*range(9999)])) <= CURVE_POINTS + 1 and thinned([*range(9999)])[-1] == 9998
 
     def test_losses_of_another_objective_do_not_squeeze_the_others(self, folders):
-        for name, loss in {"linear0": 40.0, "linear1": 50.0}.items():
-            edit(folders / name, {"test": read_results(folders / name)["test"] | {"Test/loss": loss}})
+        optimum = read_results(folders / "linear0")[
+            "optimal_loss_on_test_words"
+        ]  # of all words, so the same in all runs
+        for name, loss in {"linear0": 40.0, "linear1": 50.0, "minlstm0": 1.0, "minlstm1": 1.5}.items():
+            edit_test(folders / name, **{"loss": optimum + loss, RULE_1: 0.5})
         runs = read_run_folders(find_runs([str(folders)]), 10)
         axes = next(ax for ax in draw_all(group_runs(runs))[0]["loss_and_rules"].axes if "aNbN" in ax.get_title("left"))
-        own = [run.results["test"]["Test/loss"] for run in runs if run.source.endswith(("minlstm0", "minlstm1"))]
-        assert max(own) < axes.get_xlim()[1] < 40
+        assert 1.5 < axes.get_xlim()[1] < 40
         assert "linear 40 to 50" in axes.get_xlabel()
         drawn = [x for line in axes.lines for x in line.get_xdata()]
         assert drawn.count(axes.get_xlim()[1]) == 2  # both, at the edge
         alone = draw_all(group_runs([run for run in runs if run.model == "linear"]))[0]["loss_and_rules"]
-        assert alone.axes[0].get_xlabel() == "test loss" and alone.axes[0].get_xlim()[1] >= 50
+        assert alone.axes[0].get_xlabel() == "test loss \N{MINUS SIGN} optimum" and alone.axes[0].get_xlim()[1] >= 50
+
+    def test_losses_are_shown_minus_the_optimum_of_the_words(self, folders):
+        """A run may come to the optimum, and by rounding below it; both are on the axis."""
+        for name, (loss, optimum) in {"minlstm0": (0.3 - 1e-9, 0.3), "minlstm1": (0.45, 0.4)}.items():
+            edit_test(folders / name, **{"loss": loss, RULE_1: 0.5})
+            edit(folders / name, {"optimal_loss_on_test_words": optimum, "optimal_loss": 0.35})
+
+        def panel():
+            groups = group_runs(read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10))
+            axes = draw_all(groups)[0]["loss_and_rules"].axes[0]
+            [points] = [line for line in axes.lines if line.get_marker() == "P"]
+            assert all(axes.get_xlim()[0] < x < axes.get_xlim()[1] for x in points.get_xdata())
+            return axes.get_xlabel(), list(points.get_xdata())
+
+        title, drawn = panel()
+        assert title == "test loss \N{MINUS SIGN} optimum" and drawn == pytest.approx([-1e-9, 0.05])
+        edit(folders / "minlstm1", {"optimal_loss_on_test_words": None})
+        title, drawn = panel()
+        assert title == "test loss \N{MINUS SIGN} optimum (language)" and drawn == pytest.approx([-0.05, 0.1])
+        edit(folders / "minlstm1", {"optimal_loss": None})
+        title, drawn = panel()
+        assert title == "test loss" and drawn == pytest.approx([0.3, 0.45])
+
+    def test_validation_losses_are_shown_minus_each_runs_optimum(self, folders):
+        for name, optimum in {"minlstm0": 0.1, "minlstm1": 0.2}.items():
+            edit(folders / name, {"optimal_loss_on_validation_words": optimum})
+        runs = read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10)
+        axes = draw_all(group_runs(runs))[0]["learning_curves"].axes[0]
+        expected = [
+            [loss - run.results["optimal_loss_on_validation_words"] for loss in run.curves["Val/loss"][1]]
+            for run in runs
+        ]
+        drawn = [list(line.get_ydata()) for line in axes.lines]
+        assert all(curve in drawn for curve in expected)
+        assert axes.get_ylabel() == "Val/loss \N{MINUS SIGN} optimum"
+
+    def test_runs_without_a_finished_completion_are_named(self, folders):
+        results = read_results(folders / "minlstm0")
+        results["test"] = {key: value for key, value in results["test"].items() if "OOD/finished/" not in key}
+        (folders / "minlstm0" / "results.json").write_text(json.dumps(results))
+        edit_test(folders / "minlstm1", **{RULE_1: 0.5})
+        groups = group_runs(read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10))
+        assert "not shown, none finished: 1 minlstm" in draw_all(groups)[0]["loss_and_rules"].axes[0].get_xlabel()
+
+    def test_stop_at_once_is_drawn_where_chance_is(self, folders):
+        for name in ("minlstm0", "minlstm1"):
+            edit_test(folders / name, **{RULE_1: 0.5})
+            edit(folders / name, {"stop_at_once": {RULE_1: 0.275}})
+        groups = group_runs(read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10))
+        figures = draw_all(groups)[0]
+        panels = {"summary": 0, "summary_published": 0, "loss_and_rules": 0, "learning_curves": 1}
+        for name, place in panels.items():
+            lines = [line for line in figures[name].axes[place].lines if list(line.get_ydata()) == [0.275, 0.275]]
+            assert len(lines) == 1, name
+            assert "stop at once" in [text.get_text() for text in figures[name].legends[0].texts]
 
     def test_error_bars_stay_between_0_and_1(self, folders):
         for name, accuracy in {"minlstm0": 0.0, "minlstm1": 1.0}.items():
-            rule = {"Test/OOD/rule_1_accuracy": accuracy}
-            edit(folders / name, {"test": read_results(folders / name)["test"] | rule})
+            edit_test(folders / name, **{RULE_1: accuracy})
         groups = group_runs(read_run_folders(find_runs([str(folders / "minlstm0"), str(folders / "minlstm1")]), 10))
         [bar] = draw_all(groups)[0]["summary"].axes[0].containers
         [segment] = bar.lines[2][0].get_segments()
-        assert [y for _, y in segment] == [0, 1]  # the standard deviation is 0.71
+        assert [y for _, y in segment] == [0, 1]  # the t interval is wider
 
     def test_each_row_has_its_own_chance(self, folders):
         """The linear model's completions end at its window, so that fewer of them finish by chance."""
@@ -321,7 +562,7 @@ class TestFigures:
         ]
         for group, level in zip(groups, (0.2, 0.8)):
             for run in group.runs:
-                run.results["chance_levels"]["OOD/rule_1_accuracy"] = level
+                run.results["chance_levels"][RULE_1] = level
         axes = draw_all(groups)[0]["summary"].axes[0]
         bands = [band.get_paths()[0].get_extents() for band in axes.collections if band.get_alpha() == 0.6]
         drawn = [(round((band.y0 + band.y1) / 2, 6), band.x0, band.x1) for band in bands]

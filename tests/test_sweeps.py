@@ -358,3 +358,17 @@ def test_every_architecture_has_ranges_that_work(tmp_path):
                 numbers = re.findall(r"[\d.]+(?:e-\d+)?", choices)
                 ends.append(f"{key}={numbers[pick]}")
             assemble(config(tmp_path, f"model={path.stem}", *ends), device="meta")
+
+
+def test_models_that_differ_in_size_are_named_before_any_run(cli):
+    short = ["-m", *SHORT, "logger=csv", "trainer.max_steps=1", "callbacks=default", "model=lstm,mingru"]
+    short = [word for word in short if not word.startswith("callbacks.")]
+    status, out, _ = cli(*short, "model.hidden_dim=8", "sweep=apart")
+    line = next(line for line in out.splitlines() if "differ in size" in line)
+    assert status == 0 and re.fullmatch(
+        r"baN: Models differ in size: (lstm|mingru) has [\d,]+ weights, (lstm|mingru) [\d,]+\. "
+        "sizes=matched gives them about as many.",
+        line,
+    )
+    assert out.index(line) < out.index("jobs to run")
+    assert "differ in size" not in cli(*short, "sizes=matched", "sweep=alike")[1]

@@ -24,6 +24,7 @@ from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.hydra_internals import compose_job, jobs_of, sweep_overrides
 from rule_extrapolation.experiment.processes import is_follower
 from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run
+from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.runs.run_folder import check_free
 
@@ -69,8 +70,24 @@ def check_jobs(sweep: Sweep) -> None:
         check_search(sweep.config)
         return
     composed = [sweep.compose_job(job, number) for number, job in enumerate(jobs)]
-    check([job.cfg for job in composed if not job.done])
+    configs = [job.cfg for job in composed if not job.done]
+    experiments = check(configs)
     sweep.print_skipped()
+    sweeps.print_sizes(sizes(configs, experiments))
+
+
+def sizes(configs: list[DictConfig], experiments: list[Experiment]) -> dict[str, set[tuple[int, str]]]:
+    """By language, the models' numbers of weights and names. A model of several sizes is there with its smallest.
+
+    Baselines, which are not trained, are left out.
+    """
+    least: dict[str, dict[str, int]] = {}
+    for cfg, experiment in zip(configs, experiments):
+        model, name = experiment.module.model, cfg.model.name
+        if not model.baseline:
+            found = least.setdefault(experiment.module.task.name, {})
+            found[name] = min(model.num_parameters, found.get(name, model.num_parameters))
+    return {language: {(size, name) for name, size in found.items()} for language, found in least.items()}
 
 
 def check_search(config: DictConfig) -> None:

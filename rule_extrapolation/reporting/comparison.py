@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rule_extrapolation.core.errors import ConfigError, as_written, one_of
 from rule_extrapolation.grammars import LANGUAGES
-from rule_extrapolation.reporting.measures import Measure, Protocol
+from rule_extrapolation.reporting.intervals import binomial_interval, statistics_of
+from rule_extrapolation.reporting.measures import LOSS, OOD_FINISHED, OOD_RULE_1, OOD_RULE_1_REPAIRED, Measure, Protocol
 from rule_extrapolation.reporting.runs import AVERAGED_OVER, UNKNOWN, RunRecord
 
 ARCHITECTURES = (
@@ -69,21 +69,45 @@ class Cell:
 
     mean: float | None = None
     std: float | None = None
+    """The sample standard deviation, None for one run."""
     n: int = 0
     missing: str | None = None
+    low: float | None = None
+    high: float | None = None
+    """The ends of the 95% interval of the mean, None if it is not known."""
 
 
 def average(runs: list[RunRecord], protocol: Protocol, measure: Measure) -> Cell:
-    """Mean, sample standard deviation (None for one run) and number of the runs that have the figure.
+    """Mean, standard deviation, 95% interval of the mean, and number of the runs that have the figure.
 
-    If no run has it, the cell names the most frequent reason.
+    The interval of several runs is a t interval over them. That of one run is an exact binomial interval over its
+    different prompts. If no run has the figure, the cell names the most frequent reason.
     """
-    values = [protocol.value(run.results, measure) for run in runs]
-    known = [value for value in values if value is not None]
+    known = [(run, value) for run in runs if (value := protocol.value(run.results, measure)) is not None]
     if not known:
         reasons = Counter(protocol.missing(run.results, measure) for run in runs)
         return Cell(missing=reasons.most_common(1)[0][0] if reasons else "no finished run")
-    return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+    is_share = measure is not LOSS
+    mean, std, interval = statistics_of([value for _, value in known], is_share)
+    if len(known) == 1 and is_share:
+        interval = binomial_interval(mean, number_of_prompts(known[0][0], protocol, measure))
+    return Cell(mean, std, len(known), None, *interval)
+
+
+def number_of_prompts(run: RunRecord, protocol: Protocol, measure: Measure) -> int:
+    """How many different prompts a run's figure is over, 0 if it is not known.
+
+    Of the prompts that R1 is to be repaired on, as many are taken to finish as of all prompts.
+    """
+    number = (run.results.get("prompts") or {}).get(measure.prompts, 0)
+    if measure.metric == "finished":
+        return number
+    finished = protocol.value(run.results, replace(OOD_FINISHED, prompts=measure.prompts)) or 0
+    if measure is OOD_RULE_1_REPAIRED:
+        # The completion that is EOS alone keeps R1 where the prompt keeps it.
+        kept = (run.results.get("stop_at_once") or {}).get(OOD_RULE_1.name(finished=False))
+        number *= 0 if kept is None else 1 - kept
+    return round(number * finished)
 
 
 def group_runs(runs: list[RunRecord], by: Iterable[str] = (), mix: bool = False) -> list[Group]:

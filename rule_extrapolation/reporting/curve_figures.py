@@ -9,22 +9,23 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from rule_extrapolation.reporting.comparison import Group
-from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_RULE_1
+from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_FINISHED, OOD_RULE_1
 from rule_extrapolation.reporting.plotting import (
     MOST_LINES,
     WIDTH,
     accuracy_axis,
     by_language,
-    chance_handle,
-    draw_chance,
+    draw_references,
     language_name,
     legend_above,
     logarithmic,
     loss_axis,
+    loss_title,
     marked,
-    optima,
+    optimum_entry,
     optimum_handle,
     panels,
+    reference_handles,
     row_handles,
     say_missing,
     step_axis,
@@ -42,8 +43,14 @@ MASSES = {
 }
 
 
-def curves_of(group: Group, name: str) -> list[Curve]:
-    return [run.curves[name] for run in group.runs if name in run.curves]
+def curves_of(group: Group, name: str, entry: str | None = None) -> list[Curve]:
+    """The runs' curves of that name, minus an entry of results.json unless it is None."""
+    curves = []
+    for run in group.runs:
+        if name in run.curves:
+            steps, values = run.curves[name]
+            curves.append((steps, [value - run.results[entry] for value in values] if entry else values))
+    return curves
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
@@ -63,43 +70,47 @@ def draw_curves(axes: Axes, curves: list[Curve], dense: bool, **style: object) -
 
 
 def learning_curves(groups: list[Group]) -> Figure | None:
-    """Val/loss and OOD R1 against steps, by language."""
-    names = ("Val/loss", "Val/OOD/rule_1_accuracy")
+    """Val/loss minus the optimal loss, OOD R1 over finished completions and their share, against steps, by language."""
     languages = {
         grammar: rows
         for grammar, rows in by_language(groups).items()
-        if any(curves_of(group, names[0]) for group in rows)
+        if any(curves_of(group, "Val/loss") for group in rows)
     }
     if not languages:
         return None
     figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * len(languages)), layout="constrained")
-    grid = figure.subplots(len(languages), 2, squeeze=False)
+    grid = figure.subplots(len(languages), 3, squeeze=False)
     row_looks, dense = looks(groups), sum(len(group.runs) for group in groups) > MOST_LINES
-    for (loss_axes, rule_axes), (grammar, rows) in zip(grid, languages.items()):
-        losses = {group.name: [value for _, values in curves_of(group, names[0]) for value in values] for group in rows}
+    for (loss_axes, *rule_axes), (grammar, rows) in zip(grid, languages.items()):
+        entry = optimum_entry(rows, "validation")
+        curves = {group.name: curves_of(group, "Val/loss", entry) for group in rows}
         for group in rows:
-            look = row_looks[group.name]
-            for axes, name in zip((loss_axes, rule_axes), names):
-                if curves := curves_of(group, name):
-                    draw_curves(axes, curves, dense, **marked(look), ls=look.line)
-        for optimal in optima(rows):
-            loss_axes.axhline(optimal, color="black", ls="--", lw=0.8, zorder=0)
-        if beyond := loss_axis(loss_axes, "y", losses, rows):
+            draw_row(loss_axes, curves[group.name], dense, row_looks[group.name])
+        losses = {name: [value for _, values in found for value in values] for name, found in curves.items()}
+        if beyond := loss_axis(loss_axes, "y", losses, rows, entry):
             loss_axes.set_title(f"{beyond} \u2191", loc="right", fontsize=6)
-        draw_chance(rule_axes, rows, OOD_RULE_1, AT_MINIMUM)
-        loss_axes.set_ylabel("Val/loss")
+        loss_axes.set_ylabel(loss_title("Val/loss", entry))
         loss_axes.set_title(language_name(grammar, 60), loc="left")
-        accuracy_axis(rule_axes, OOD_RULE_1.title)
-        if not rule_axes.lines:
-            rule_axes.set_xlim(loss_axes.get_xlim())
-            reason = AT_MINIMUM.missing(rows[0].runs[0].results, OOD_RULE_1)
-            say_missing(rule_axes, sum(loss_axes.get_xlim()) / 2, reason)
-        for axes in (loss_axes, rule_axes):
+        for axes, measure in zip(rule_axes, (OOD_RULE_1, OOD_FINISHED)):
+            for group in rows:
+                draw_row(axes, curves_of(group, f"Val/{measure.name()}"), dense, row_looks[group.name])
+            is_empty = not axes.lines
+            axes.set_xlim(loss_axes.get_xlim())
+            draw_references(axes, rows, measure)
+            accuracy_axis(axes, measure.title)
+            if is_empty:
+                say_missing(axes, sum(loss_axes.get_xlim()) / 2, AT_MINIMUM.missing(rows[0].runs[0].results, measure))
+        for axes in (loss_axes, *rule_axes):
             step_axis(axes)
     for axes in grid[-1]:
         axes.set_xlabel("steps")
-    legend_above(figure, [*row_handles(groups, lines=True), chance_handle(), optimum_handle()])
+    legend_above(figure, [*row_handles(groups, lines=True), *reference_handles(), optimum_handle()])
     return figure
+
+
+def draw_row(axes: Axes, curves: list[Curve], dense: bool, look: Look) -> None:
+    if curves:
+        draw_curves(axes, curves, dense, **marked(look), ls=look.line)
 
 
 def dynamics(groups: list[Group]) -> Figure | None:
@@ -157,9 +168,9 @@ def prompt_lengths(groups: list[Group]) -> Figure | None:
         return None
     languages = by_language(shown)
     columns = {
-        "ID/rule_1_accuracy": "ID R1",
-        "ID/grammatical_accuracy": "ID grammatical",
-        "OOD/rule_1_accuracy": "OOD R1",
+        "ID/finished/rule_1_accuracy": "ID R1",
+        "OOD/finished/rule_1_accuracy": "OOD R1",
+        "OOD/finished_accuracy": "OOD finished",
     }
     figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
     grid = figure.subplots(len(languages), len(columns), squeeze=False)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from rule_extrapolation.reporting.comparison import Group
 from rule_extrapolation.reporting.curve_figures import dynamics, learning_curves, lengths, prompt_lengths
+from rule_extrapolation.reporting.intervals import INTERVALS
 from rule_extrapolation.reporting.measures import AT_MINIMUM, OVER_TRAINING
 from rule_extrapolation.reporting.rule_figures import loss_and_rules, summary, summary_beside_published
 from rule_extrapolation.reporting.style import RC
@@ -65,27 +66,30 @@ def save_as(figure: Figure, path: Path) -> None:
 KINDS = {
     "summary": Kind(
         "Rules on OOD prompts",
-        f"Mean and standard deviation over runs, {AT_MINIMUM.title}, over all completions. Each dot is a run.",
+        f"{AT_MINIMUM.title.capitalize()}, R1 and R2 over finished completions, beside the share of completions that "
+        f"finish. {INTERVALS} Each dot is a run.",
         summary,
         "no finished run",
     ),
     "summary_published": Kind(
         "Rules on OOD prompts, ours and published",
-        f"Mean and standard deviation over runs, {OVER_TRAINING.title}, over finished completions. Each dot is a run, "
-        "each bar a published mean.",
+        f"{OVER_TRAINING.title.capitalize()}, ours and published, R1 and R2 over finished completions, beside the "
+        f"share of completions that finish. {INTERVALS} Each dot is a run, each bar a published mean.",
         summary_beside_published,
         "no finished run on a language of the paper",
     ),
     "loss_and_rules": Kind(
         "Loss against R1 on OOD prompts",
-        f"Each mark is a run, {AT_MINIMUM.title}.",
+        f"Each mark is a run, {AT_MINIMUM.title}; R1 is over finished completions. The optimum is that of the run's "
+        "test words, or where the axis says so that of the language.",
         loss_and_rules,
         "no finished run with OOD prompts and R1",
     ),
     "learning_curves": Kind(
         "Learning curves",
-        "Thin lines are single runs. Thick lines are their means, over the steps that all of them have. OOD R1 is over "
-        "all completions.",
+        "Thin lines are single runs. Thick lines are their means, over the steps that all of them have. The optimum is "
+        "that of the run's validation words, or where the axis says so that of the language. OOD R1 is over finished "
+        "completions.",
         learning_curves,
         "no finished run has a validation in its metrics.csv",
     ),
@@ -105,7 +109,8 @@ KINDS = {
     ),
     "prompt_lengths": Kind(
         "Longer prompts",
-        "Accuracies by the length of the prompts, over all completions. Means over the evaluated runs.",
+        "Accuracies over finished completions, and the share of completions that finish, by the length of the prompts. "
+        "Means over the evaluated runs.",
         prompt_lengths,
         "no finished run has an evaluation of prompts of several lengths; run rule-extrapolation evaluate "
         "run=<folder> prompt_length=4,6,8,10",

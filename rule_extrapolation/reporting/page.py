@@ -15,10 +15,10 @@ from markupsafe import Markup
 from rule_extrapolation.grammars import titles
 from rule_extrapolation.reporting.figures import KINDS
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES
+from rule_extrapolation.reporting.pairs import HEADER as PAIRS_HEADER
 from rule_extrapolation.reporting.plotting import WIDTH
-from rule_extrapolation.reporting.published import SOURCE
 from rule_extrapolation.reporting.runs import RunRecord
-from rule_extrapolation.reporting.tables import HEADER, LABELS, Cell, LanguageTable, format_cell
+from rule_extrapolation.reporting.tables import CAPTION, HEADER, LABELS, Cell, LanguageTable, format_cell
 from rule_extrapolation.reporting.text_tables import HEADER as TEXT_HEADER
 from rule_extrapolation.reporting.text_tables import TextTable
 
@@ -60,8 +60,9 @@ def render(
             *(table_parts(table, HEADER, 2, language_in_words(table.grammar), table.rules) for table in tables),
             *(table_parts(table, TEXT_HEADER, 1, table.title, {}) for table in text_tables),
         ],
-        source=SOURCE,
-        protocol=f"{AT_MINIMUM.title}, over all completions",
+        comparisons=[comparison_parts(table) for table in tables if table.pairs],
+        caption=CAPTION,
+        protocol=f"{AT_MINIMUM.title}, over finished completions",
         measures=[measure.title for measure in MEASURES],
         runs=[run_parts(run) for run in runs],
         not_averaged=sum(run.problem is not None for run in runs),
@@ -114,6 +115,15 @@ def table_parts(
         "references": references,
         "notes": table.notes,
     }
+
+
+def comparison_parts(table: LanguageTable) -> dict[str, Any]:
+    """What the template shows of the pairs of a language."""
+    rows = [
+        {"source": "ours", "strings": pair.strings(), "numbers": [None, None, *pair.numbers()], "first": False}
+        for pair in table.pairs.pairs
+    ]
+    return {"title": table.title, "header": PAIRS_HEADER, "word_columns": 2, "rows": rows, "remark": table.pairs.remark}
 
 
 def run_parts(run: RunRecord) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.reporting import tables as language_tables
 from rule_extrapolation.reporting import text_tables
 from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
+from rule_extrapolation.reporting.overview import overview
+from rule_extrapolation.reporting.pairs import csv_rows as pair_rows
 from rule_extrapolation.reporting.runs import RunRecord, frame
 from rule_extrapolation.reporting.table_files import as_csv
 from rule_extrapolation.reporting.tables import LanguageTable
@@ -36,6 +38,10 @@ def write_report(
     every_row = [row for table in tables for row in language_tables.csv_rows(table)]
     if every_row:
         (out / "tables" / "all.csv").write_text(as_csv(every_row))
+        (out / "tables" / "overview.md").write_text(overview(tables))
+    every_pair = [row for table in tables if table.pairs for row in pair_rows(table.pairs)]
+    if every_pair:
+        (out / "tables" / "comparisons.csv").write_text(as_csv(every_pair))
     frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
     for name, figure in figures.items():
         save(figure, out / "figures", name)

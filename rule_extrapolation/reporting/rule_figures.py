@@ -10,6 +10,7 @@ from rule_extrapolation.reporting.comparison import Group, average
 from rule_extrapolation.reporting.measures import (
     AT_MINIMUM,
     LOSS,
+    OOD_FINISHED,
     OOD_RULE_1,
     OOD_RULE_2_COMPLETION,
     OVER_TRAINING,
@@ -20,32 +21,34 @@ from rule_extrapolation.reporting.plotting import (
     WIDTH,
     accuracy_axis,
     by_language,
-    chance_handle,
-    chance_levels,
-    draw_chance,
+    draw_references,
     language_name,
     legend_above,
     loss_axis,
     loss_limit,
+    loss_title,
     marked,
-    optima,
+    optimum_entry,
     optimum_handle,
     panels,
+    reference_handles,
+    reference_levels,
     row_handles,
     say_missing,
 )
 from rule_extrapolation.reporting.published import published
-from rule_extrapolation.reporting.style import CHANCE, Look, looks
+from rule_extrapolation.reporting.style import CHANCE, STOP, Look, looks
 from rule_extrapolation.reporting.tables import published_row
 
 MOST_MARKS = 500
 """The number of marks in a figure above which they are smaller, and drawn as pixels in the PDF and SVG too."""
+SUMMARIZED = (OOD_RULE_1, OOD_RULE_2_COMPLETION, OOD_FINISHED)
 BAND = 6
 """How many languages are drawn side by side."""
 
 
 def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, show_published: bool = False) -> Figure | None:
-    """Both OOD accuracies by language and row: mean, standard deviation (truncated at 0 and 1) and each run.
+    """Both OOD accuracies and the share finished, by language and row: mean, 95% interval and each run.
 
     Args:
         show_published: draw the published means too.
@@ -55,13 +58,14 @@ def summary(groups: list[Group], protocol: Protocol = AT_MINIMUM, show_published
         return None
     bands = [languages[start : start + BAND] for start in range(0, len(languages), BAND)]
     width = min(WIDTH, max(3.4, 0.8 + 1.6 * len(bands[0])))
-    figure = Figure(figsize=(width, 0.5 + 3.7 * len(bands)), layout="constrained")
-    axes = figure.subplots(2 * len(bands), 1, squeeze=False)[:, 0]
+    figure = Figure(figsize=(width, 0.5 + 5.2 * len(bands)), layout="constrained")
+    axes = figure.subplots(len(SUMMARIZED) * len(bands), 1, squeeze=False)[:, 0]
     row_looks = looks(groups)
     for i, band in enumerate(bands):
-        for j, measure in enumerate((OOD_RULE_1, OOD_RULE_2_COMPLETION)):
-            draw_band(axes[2 * i + j], band, measure, protocol, row_looks, show_published, len(bands[0]), names=j == 1)
-    handles = [*row_handles(groups), chance_handle()]
+        for j, measure in enumerate(SUMMARIZED):
+            ax, is_last = axes[len(SUMMARIZED) * i + j], j == len(SUMMARIZED) - 1
+            draw_band(ax, band, measure, protocol, row_looks, show_published, len(bands[0]), is_last)
+    handles = [*row_handles(groups), *reference_handles()]
     if show_published:
         handles.append(Line2D([], [], marker="_", ls="", color="black", ms=9, mew=1.6, label="published mean"))
     legend_above(figure, handles)
@@ -89,8 +93,10 @@ def draw_band(
         offset = min(0.3 * width, 0.07 * slots / axes.figure.get_figwidth())
         for i, group in enumerate(groups):
             at = x + (i - (len(groups) - 1) / 2) * width
-            for level in chance_levels([group], measure, protocol):
-                ends = [at - width / 2, at + width / 2]
+            ends = [at - width / 2, at + width / 2]
+            for level in reference_levels([group], "stop_at_once", measure):
+                axes.plot(ends, [level, level], **STOP, zorder=1.5)
+            for level in reference_levels([group], "chance_levels", measure):
                 axes.fill_between(ends, level - 0.008, level + 0.008, color=CHANCE, alpha=0.6, lw=0, zorder=1)
             if not all_missing:
                 draw_point(axes, at, group, measure, protocol, row_looks[group.name], offset)
@@ -108,9 +114,8 @@ def draw_point(
     cell = average(group.runs, protocol, measure)
     if cell.mean is None:
         return say_missing(axes, at, cell.missing)
-    std = cell.std or 0.0
-    within = [[min(std, cell.mean)], [min(std, 1 - cell.mean)]]  # no accuracy is below 0 or above 1
-    axes.errorbar(at, cell.mean, within, **marked(look), ms=5, capsize=2, lw=0.9)
+    bar = None if cell.low is None else [[cell.mean - cell.low], [cell.high - cell.mean]]
+    axes.errorbar(at, cell.mean, bar, **marked(look), ms=5, capsize=2, lw=0.9)
     values = [value for run in group.runs if (value := protocol.value(run.results, measure)) is not None]
     dense = len(values) > MOST_MARKS
     axes.plot([at + offset] * len(values), values, ".", color=look.color, ms=4, alpha=0.7, mew=0, rasterized=dense)
@@ -129,7 +134,7 @@ def summary_beside_published(groups: list[Group]) -> Figure | None:
 
 
 def loss_and_rules(groups: list[Group]) -> Figure | None:
-    """Each run's test loss against its OOD R1."""
+    """Each run's test loss, minus the optimal loss, against its OOD R1."""
     languages = {
         grammar: rows
         for grammar, rows in by_language(groups).items()
@@ -141,25 +146,43 @@ def loss_and_rules(groups: list[Group]) -> Figure | None:
     row_looks = looks(groups)
     dense = sum(len(group.runs) for group in groups) > MOST_MARKS
     for ax, (grammar, rows) in zip(axes, languages.items()):
-        points = {group.name: loss_and_rule_1(group) for group in rows}
+        entry = optimum_entry(rows, "test")
+        points = {group.name: loss_and_rule_1(group, entry) for group in rows}
         losses = {name: [x for x, _ in pairs] for name, pairs in points.items()}
         limit = loss_limit(losses, rows)
         for name, pairs in points.items():
+            if not pairs:
+                continue
             size = {"ms": 3, "alpha": 0.4} if dense else {"ms": 4.5, "alpha": 0.8}
             style = {**marked(row_looks[name]), **size, "rasterized": dense}
             shown = [min(x, limit) for x, _ in pairs]
             ax.plot(shown, [y for _, y in pairs], ls="", clip_on=False, **style)
-        for optimal in optima(rows):
-            ax.axvline(optimal, color="black", ls="--", lw=0.8, zorder=0)
-        draw_chance(ax, rows, OOD_RULE_1, AT_MINIMUM)
-        beyond = loss_axis(ax, "x", losses, rows)
-        ax.set_xlabel(f"test loss  ({beyond} \u2192)" if beyond else "test loss")
+        draw_references(ax, rows, OOD_RULE_1)
+        beyond = loss_axis(ax, "x", losses, rows, entry)
+        title = loss_title("test loss", entry)
+        title += f"  ({beyond} \u2192)" if beyond else ""
+        ax.set_xlabel("\n".join(filter(None, [title, not_shown(rows, points)])))
         accuracy_axis(ax, OOD_RULE_1.title)
         ax.set_title(language_name(grammar), loc="left")
-    legend_above(figure, [*row_handles(groups), chance_handle(), optimum_handle()])
+    legend_above(figure, [*row_handles(groups), *reference_handles(), optimum_handle()])
     return figure
 
 
-def loss_and_rule_1(group: Group) -> list[tuple[float, float]]:
-    pairs = [[AT_MINIMUM.value(run.results, measure) for measure in (LOSS, OOD_RULE_1)] for run in group.runs]
-    return [(x, y) for x, y in pairs if x is not None and y is not None]
+def not_shown(groups: list[Group], points: dict[str, list[tuple[float, float]]]) -> str:
+    """Such as "not shown, none finished: 3 lstm", or nothing if all runs have a point."""
+    missing = {group.name: n for group in groups if (n := len(group.runs) - len(points[group.name]))}
+    if not missing:
+        return ""
+    runs = [run for group in groups for run in group.runs if AT_MINIMUM.value(run.results, OOD_RULE_1) is None]
+    reasons = dict.fromkeys(AT_MINIMUM.missing(run.results, OOD_RULE_1) for run in runs)
+    return f"not shown, {' or '.join(reasons)}: {', '.join(f'{n} {name}' for name, n in missing.items())}"
+
+
+def loss_and_rule_1(group: Group, entry: str | None) -> list[tuple[float, float]]:
+    """The runs' losses, minus the entry of results.json unless it is None, and OOD R1."""
+    points = []
+    for run in group.runs:
+        loss, rule_1 = (AT_MINIMUM.value(run.results, measure) for measure in (LOSS, OOD_RULE_1))
+        if loss is not None and rule_1 is not None:
+            points.append((loss - run.results[entry] if entry else loss, rule_1))
+    return points

@@ -23,7 +23,7 @@ from rule_extrapolation.runs.evaluations import read_lengths, read_prompt_length
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT, flatten, without
 from rule_extrapolation.runs.run_folder import read_plain_config, read_results
 
-CURVES = ("Val/loss", "Val/OOD/rule_1_accuracy")
+CURVES = ("Val/loss", "Val/OOD/finished/rule_1_accuracy", "Val/OOD/finished_accuracy")
 """The columns of metrics.csv that are read, in addition to those of DYNAMICS."""
 DYNAMICS = "Dynamics/"
 CURVE_POINTS = 200
@@ -243,7 +243,10 @@ def pack(columns: list[str], rows: list[list[str]], most: int) -> str:
 
 
 def frame(runs: list[RunRecord]) -> pd.DataFrame:
-    """A data frame with a row for each run: what was run, its status, and each figure under each protocol."""
+    """A data frame with a row for each run: what was run, its status, and each figure under each protocol.
+
+    Accuracies are over finished completions; those over all completions follow as ``over_all``.
+    """
     rows = []
     for run in runs:
         row = {
@@ -257,10 +260,16 @@ def frame(runs: list[RunRecord]) -> pd.DataFrame:
             "caveat": run.results.get("caveat"),
             "parameters": run.results.get("num_parameters"),
             "optimal_loss": run.results.get("optimal_loss"),
+            "optimal_loss_on_test_words": run.results.get("optimal_loss_on_test_words"),
             "seconds": run.results.get("seconds", {}).get("total"),
         }
         for protocol in PROTOCOLS:
             row |= {f"{protocol.key}/{measure.key}": protocol.value(run.results, measure) for measure in MEASURES}
+        for protocol in PROTOCOLS:
+            for measure in MEASURES:
+                if measure.name(finished=False) != measure.name():
+                    value = protocol.value(run.results, measure, finished=False)
+                    row[f"{protocol.key}/over_all/{measure.key}"] = value
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -1,7 +1,7 @@
 """The colour and marker of each architecture, the same in all figures.
 
 They can be told apart in grey print and by colour-blind readers. Colours are those of Okabe and Ito (2008) where they
-contrast with white. Grey is chance.
+contrast with white. Grey is chance, and a dotted black line the completion that is EOS alone.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ OTHERS = (
 LINES = ("-", "--", ":", "-.")
 FILLS = ("full", "none", "left", "bottom")
 CHANCE = "#9A9A9A"
+STOP = {"color": "black", "ls": (0, (1, 1)), "lw": 1.4}
+"""The line of the completion that is EOS alone."""
 
 RC = {
     "font.size": 8,

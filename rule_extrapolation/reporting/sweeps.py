@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from rule_extrapolation.reporting.sizes import differing_sizes
+
 NAMED = 5
 """Up to this many skipped runs are named; more are only counted."""
 
@@ -19,6 +21,18 @@ def print_skipped(runs: Collection[Path]) -> None:
             print(f"Skipped (already finished): {run}", flush=True)
     else:
         print(f"Skipped (already finished): {len(runs)} runs", flush=True)
+
+
+def print_sizes(sizes: Mapping[str, Collection[tuple[int, str]]]) -> None:
+    """Print a line for the first language on which models differ in size.
+
+    Args:
+        sizes: by language, numbers of weights and names of models.
+    """
+    lines = ((language, line) for language, models in sizes.items() if (line := differing_sizes(models)))
+    for language, line in lines:
+        print(f"{language}: {line}", flush=True)
+        break
 
 
 def print_failure(run: Path, reason: str, file: str) -> None:

@@ -1,7 +1,8 @@
-"""A table for each language: our figures under both protocols, the published figures, chance and the optimal loss."""
+"""A table for each language: our figures under both protocols, the published figures, and references."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,14 +21,28 @@ from rule_extrapolation.reporting.comparison import (
     differing_settings,
     rank,
 )
-from rule_extrapolation.reporting.measures import LOSS, MEASURES, OVER_TRAINING, PROTOCOLS, Measure, Protocol
+from rule_extrapolation.reporting.intervals import INTERVALS
+from rule_extrapolation.reporting.measures import (
+    AT_MINIMUM,
+    LOSS,
+    MEASURES,
+    OF_FINISHED,
+    OVER_TRAINING,
+    PROTOCOLS,
+    Measure,
+)
+from rule_extrapolation.reporting.pairs import PairTable, pair_table
+from rule_extrapolation.reporting.pairs import latex as pairs_latex
+from rule_extrapolation.reporting.pairs import markdown as pairs_markdown
 from rule_extrapolation.reporting.published import SOURCE, paper_label, published
+from rule_extrapolation.reporting.sizes import differing_sizes
 from rule_extrapolation.reporting.table_files import as_csv, as_latex, as_markdown
 
 NOT_A_MEAN = "n/a"
-OF_ALL, OF_FINISHED = "over all completions", "over finished completions"
 PUBLISHED_MAX_LENGTH = 256
+CAPTION = f"{INTERVALS} Published: mean ± standard deviation over n runs, {SOURCE}. {OF_FINISHED}"
 REFERENCES = (
+    "stop at once: the completion that is EOS alone.",
     "chance: each token is drawn uniformly from the alphabet and EOS.",
     "optimal: the entropy of the training distribution per target position. model=oracle gives the optimal accuracies.",
 )
@@ -38,11 +53,11 @@ LABELS = {name: label for label, name in ALIASES.items()}
 class Row:
     architecture: str
     source: str
-    """ours, published, chance or optimal."""
+    """ours, published, stop at once, chance or optimal."""
     protocol: str
-    """The protocol's title. For chance and optimum, which completions the row is about; empty for both protocols."""
+    """The protocol's title; empty for references."""
     n: int | None
-    """Number of runs, or None for chance and the optimum."""
+    """Number of runs, or None for references."""
     cells: dict[str, Cell]
     """By the measures' keys."""
     model: str = ""
@@ -77,18 +92,25 @@ class LanguageTable:
     rows: list[Row]
     notes: list[str]
     rules: dict[str, str] = field(default_factory=dict)
+    pairs: PairTable | None = None
+    sizes: str | None = None
+    """The note that architectures differ in size, None if they do not."""
 
     @property
     def title(self) -> str:
-        """The name with both labels, such as "parentheses_and_brackets (L5; L4 in the paper)"."""
-        label, paper = LABELS.get(self.grammar), paper_label(self.grammar)
-        if label and label == paper:
-            return f"{self.grammar} ({label}, as in the paper)"
-        labels = "; ".join(filter(None, [label, paper and f"{paper} in the paper"]))
-        return f"{self.grammar} ({labels})" if labels else self.grammar
+        return language_title(self.grammar)
 
     def published_label(self) -> str:
         return paper_label(self.grammar) or "not in the paper"
+
+
+def language_title(grammar: str) -> str:
+    """The name with both labels, such as "parentheses_and_brackets (L5; L4 in the paper)"."""
+    label, paper = LABELS.get(grammar), paper_label(grammar)
+    if label and label == paper:
+        return f"{grammar} ({label}, as in the paper)"
+    labels = "; ".join(filter(None, [label, paper and f"{paper} in the paper"]))
+    return f"{grammar} ({labels})" if labels else grammar
 
 
 def language_tables(groups: list[Group], by: Iterable[str] = ()) -> list[LanguageTable]:
@@ -118,11 +140,13 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
             rows.append(published_row(model, published_figures))
     averaged = [group for group in groups if group.runs]
     rows += [
+        *reference_rows("stop at once", stop_cells, averaged),
         *reference_rows("chance", chance_cells, averaged),
         *reference_rows("optimal", optimal_cells, averaged),
     ]
     rules = next((run.results["rules"] for group in averaged for run in group.runs if run.results.get("rules")), {})
-    return LanguageTable(grammar, rows, table_notes(groups, by), rules)
+    pairs = pair_table(averaged, language_title(grammar)) if averaged else None
+    return LanguageTable(grammar, rows, table_notes(groups, by), rules, pairs, sizes_note(groups))
 
 
 def missing_cells(reason: str) -> dict[str, Cell]:
@@ -137,7 +161,7 @@ def published_row(model: str, figures: pd.DataFrame) -> Row:
     n = int(line["n_runs"])
     cells = {}
     for measure in MEASURES:
-        mean, std = line[f"{measure.key}_mean"], line[f"{measure.key}_std"]
+        mean, std = line.get(f"{measure.key}_mean", math.nan), line.get(f"{measure.key}_std", math.nan)
         known = mean == mean  # an empty field is read as nan
         cells[measure.key] = (
             Cell(float(mean), float(std) if std == std else None, n) if known else Cell(missing="not published")
@@ -148,42 +172,48 @@ def published_row(model: str, figures: pd.DataFrame) -> Row:
 # References
 
 
-def chance_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
-    levels = group.runs[0].results.get("chance_levels") or {}
+def chance_cells(group: Group) -> dict[str, Cell]:
+    return level_cells(group, "chance_levels", "not known")
+
+
+def stop_cells(group: Group) -> dict[str, Cell]:
+    return level_cells(group, "stop_at_once", "not logged")
+
+
+def level_cells(group: Group, entry: str, unknown: str) -> dict[str, Cell]:
+    """The accuracies of a reference, from its entry in results.json."""
+    results = group.runs[0].results
     cells = {LOSS.key: Cell(missing="not defined")}
     for measure in MEASURES[1:]:
-        level = levels.get(measure.name(protocol.finished))
-        missing = protocol.missing(group.runs[0].results, measure)
-        cells[measure.key] = (
-            Cell(missing="not known" if missing == "not logged" else missing) if level is None else Cell(level)
-        )
+        level = reference_level(results, entry, measure)
+        missing = AT_MINIMUM.missing(results, measure)
+        lacks = missing.startswith("no ")
+        cells[measure.key] = Cell(missing=missing if lacks else unknown) if level is None else Cell(level)
     return cells
 
 
-def optimal_cells(group: Group, protocol: Protocol) -> dict[str, Cell]:
+def reference_level(results: dict[str, Any], entry: str, measure: Measure) -> float | None:
+    """A reference's accuracy over finished completions, None if results.json has none."""
+    return (results.get(entry) or {}).get(measure.name())
+
+
+def optimal_cells(group: Group) -> dict[str, Cell]:
     optimal = group.runs[0].results.get("optimal_loss")
     loss = Cell(missing="not known") if optimal is None else Cell(optimal)
     return missing_cells("see oracle") | {LOSS.key: loss}
 
 
-def reference_rows(
-    source: str, cells_of: Callable[[Group, Protocol], dict[str, Cell]], groups: list[Group]
-) -> list[Row]:
-    """One row if the cells are the same for all groups and protocols, otherwise one for each value that names its
-    groups."""
-    found: dict[tuple, tuple[dict[str, Cell], list[tuple[Group, Protocol]]]] = {}
-    for protocol in PROTOCOLS:
-        for group in groups:
-            cells = cells_of(group, protocol)
-            key = tuple(None if cell.mean is None else round(cell.mean, 3) for cell in cells.values())
-            found.setdefault(key, (cells, []))[1].append((group, protocol))
+def reference_rows(source: str, cells_of: Callable[[Group], dict[str, Cell]], groups: list[Group]) -> list[Row]:
+    """One row if the cells are the same for all groups, otherwise one for each value that names its groups."""
+    found: dict[tuple, tuple[dict[str, Cell], list[Group]]] = {}
+    for group in groups:
+        cells = cells_of(group)
+        key = tuple(None if cell.mean is None else round(cell.mean, 3) for cell in cells.values())
+        found.setdefault(key, (cells, []))[1].append(group)
     rows = []
     for cells, owners in found.values():
-        names = dict.fromkeys(group.name for group, _ in owners)
-        finished = {protocol.finished for _, protocol in owners}
-        name = source if len(names) == len({group.name for group in groups}) else f"{source} ({', '.join(names)})"
-        subset = "" if len(finished) > 1 else OF_FINISHED if finished.pop() else OF_ALL
-        rows.append(Row(name, source, subset, None, cells))
+        names = ", ".join(group.name for group in owners)
+        rows.append(Row(source if len(found) == 1 else f"{source} ({names})", source, "", None, cells))
     return rows
 
 
@@ -194,6 +224,7 @@ def table_notes(groups: list[Group], by: list[str]) -> list[str]:
     notes = [*(f"{protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS), *REFERENCES]
     if weights := [f"{group.name} {weights_of(group)}" for group in groups if group.runs]:
         notes.append(f"Trainable weights: {'; '.join(weights)}.")
+    notes += filter(None, [sizes_note(groups)])
     notes += group_notes(groups)
     lengths = {run.settings.get("data.max_length") for group in groups for run in group.runs} - {PUBLISHED_MAX_LENGTH}
     if lengths and paper_label(groups[0].grammar):
@@ -232,6 +263,13 @@ def difference_notes(groups: list[Group], by: list[str]) -> list[str]:
     return notes
 
 
+def sizes_note(groups: list[Group]) -> str | None:
+    """The line on rows that differ in size, None if they do not. Baselines do not count."""
+    trained = [(group, run) for group in groups if not group.baseline for run in group.runs]
+    sizes = [(number, group.name) for group, run in trained if (number := run.results.get("num_parameters"))]
+    return differing_sizes(sizes)
+
+
 def weights_of(group: Group) -> str:
     numbers = {run.results.get("num_parameters") for run in group.runs}
     return " or ".join("not known" if number is None else f"{number:,}" for number in sorted(numbers, key=str))
@@ -241,18 +279,24 @@ def weights_of(group: Group) -> str:
 
 
 def format_cell(cell: Cell, measure: Measure, n: int | None) -> str:
-    """Such as "0.657 ± 0.162 (2 of 3)", if fewer than ``n`` runs have the figure. If ``n`` is None, the mean alone."""
+    """Such as "0.657 [0.31, 1.00] (2 of 3)", if fewer than ``n`` runs have the figure.
+
+    If ``n`` is None, it is the mean alone. Published figures have a standard deviation in place of the interval.
+    """
     if cell.mean is None:
         return str(cell.missing)
     digits = 4 if measure is LOSS else 3
     string = f"{cell.mean:.{digits}f}"
     if n is None:
         return string
-    if cell.std is not None:
+    if cell.low is not None:
+        digits = 4 if measure is LOSS else 2
+        string += f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+    elif cell.std is not None:
         string += f" ± {cell.std:.{digits}f}"
     if cell.n < n:
         string += f" ({cell.n} of {n})"
-    elif cell.std is None:
+    elif cell.n == 1:
         string += " (one run)"
     return string
 
@@ -261,14 +305,17 @@ HEADER = ["architecture", "figures", "n", *(measure.title for measure in MEASURE
 
 
 def files(table: LanguageTable) -> dict[str, str]:
-    """The table's files by their ending."""
-    return {"md": markdown(table), "tex": latex(table), "csv": as_csv(csv_rows(table))}
+    """The table's files by their ending. Markdown and LaTeX have the pairs of architectures below it."""
+    words = {"md": markdown(table), "tex": latex(table)}
+    if table.pairs:
+        words["md"] += "\n" + pairs_markdown(table.pairs)
+        words["tex"] += "\n" + pairs_latex(table.pairs)
+    return words | {"csv": as_csv(csv_rows(table))}
 
 
 def markdown(table: LanguageTable) -> str:
-    remark = f"Mean ± standard deviation over n runs. Published: {SOURCE}."
     rows = [row.strings() for row in table.rows]
-    return as_markdown(table.title, HEADER, rows, remark, table.notes, word_columns=2, subtitle=rules_line(table))
+    return as_markdown(table.title, HEADER, rows, CAPTION, table.notes, word_columns=2, subtitle=rules_line(table))
 
 
 def rules_line(table: LanguageTable) -> str:
@@ -280,8 +327,8 @@ def latex(table: LanguageTable) -> str:
     letters = dict(zip((protocol.title for protocol in PROTOCOLS), "ab"))
     meanings = [f"({letters[protocol.title]}) {protocol.title}: {protocol.meaning}." for protocol in PROTOCOLS]
     others = table.notes[len(PROTOCOLS) :]
-    words = [table.title, rules_line(table), "Mean ± standard deviation over n runs."]
-    caption = " ".join([". ".join(filter(None, words)), *meanings, *others, f"Published: {SOURCE}."])
+    words = [table.title, rules_line(table), CAPTION]
+    caption = " ".join([". ".join(filter(None, words)), *meanings, *others])
 
     def strings(row: Row) -> list[str]:
         name, figures, *cells = row.strings()
@@ -307,8 +354,12 @@ def csv_rows(table: LanguageTable) -> list[dict[str, Any]]:
         for measure in MEASURES:
             cell = row.cells[measure.key]
             single = NOT_A_MEAN if row.n is None else "one run"
-            line[f"{measure.key}_mean"] = cell.missing if cell.mean is None else cell.mean
-            line[f"{measure.key}_std"] = cell.missing if cell.mean is None else single if cell.std is None else cell.std
+            no_interval = NOT_A_MEAN if row.n is None else "not published" if row.source == "published" else "not known"
+            figures = {"mean": (cell.mean, ""), "low": (cell.low, no_interval), "high": (cell.high, no_interval)}
+            figures["std"] = (cell.std, single)
+            for key, (value, otherwise) in figures.items():
+                reason = cell.missing if cell.mean is None else otherwise
+                line[f"{measure.key}_{key}"] = reason if value is None else value
             line[f"{measure.key}_n"] = NOT_A_MEAN if row.n is None else cell.n
         rows.append(line)
     return rows
