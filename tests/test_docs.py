@@ -2,7 +2,6 @@
 
 import ast
 import configparser
-import csv
 import importlib
 import importlib.util
 import io
