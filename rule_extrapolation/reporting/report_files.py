@@ -10,6 +10,7 @@ from rule_extrapolation.reporting import text_tables
 from rule_extrapolation.reporting.figures import FORMATS, KINDS, save
 from rule_extrapolation.reporting.overview import overview
 from rule_extrapolation.reporting.pairs import csv_rows as pair_rows
+from rule_extrapolation.reporting.published import all_published
 from rule_extrapolation.reporting.runs import RunRecord, frame
 from rule_extrapolation.reporting.table_files import as_csv
 from rule_extrapolation.reporting.tables import LanguageTable
@@ -42,6 +43,10 @@ def write_report(
     every_pair = [row for table in tables if table.pairs for row in pair_rows(table.pairs)]
     if every_pair:
         (out / "tables" / "comparisons.csv").write_text(as_csv(every_pair))
+    theirs = all_published()
+    theirs = theirs[theirs["grammar"].isin([table.grammar for table in tables])]
+    if len(theirs):
+        theirs.to_csv(out / "tables" / "published.csv", index=False)
     frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
     for name, figure in figures.items():
         save(figure, out / "figures", name)

@@ -74,9 +74,8 @@ def print_end(
         )
     for name, reason in left_out.items():
         console.print(f"no figure of {KINDS[name].title}: {reason}", style="yellow", **options)
-    more = sorted(
-        {"all.csv", "comparisons.csv", "overview.md", "runs.csv"} & {path.name for path in (out / "tables").iterdir()}
-    )
+    across = {"all.csv", "comparisons.csv", "overview.md", "published.csv", "runs.csv"}
+    more = sorted(across & {path.name for path in (out / "tables").iterdir()})
     console.print(f"Tables: {out}/tables/ (.md, .tex and .csv of {', '.join(tables)}; {', '.join(more)})", **options)
     if figures:
         console.print(f"Figures: {out}/figures/ (.pdf, .svg and .png of {', '.join(figures)})", **options)

@@ -34,7 +34,7 @@ from rule_extrapolation.reporting.measures import (
 from rule_extrapolation.reporting.pairs import PairTable, pair_table
 from rule_extrapolation.reporting.pairs import latex as pairs_latex
 from rule_extrapolation.reporting.pairs import markdown as pairs_markdown
-from rule_extrapolation.reporting.published import SOURCE, paper_label, published
+from rule_extrapolation.reporting.published import PEOPLE, SOURCE, paper_label, people, published
 from rule_extrapolation.reporting.sizes import differing_sizes
 from rule_extrapolation.reporting.table_files import as_csv, as_latex, as_markdown
 
@@ -138,6 +138,8 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
             rows.append(Row(model, "ours", "both protocols", 0, missing_cells("not run"), model))
         if model not in baselines:
             rows.append(published_row(model, published_figures))
+    if (figures := people(grammar)) is not None:
+        rows.append(Row(PEOPLE, "published", "", int(figures["n_runs"]), published_cells(figures), PEOPLE))
     averaged = [group for group in groups if group.runs]
     rows += [
         *reference_rows("stop at once", stop_cells, averaged),
@@ -158,15 +160,17 @@ def published_row(model: str, figures: pd.DataFrame) -> Row:
     if model not in figures.index:
         return Row(model, "published", "", 0, missing_cells("not published"), model)
     line = figures.loc[model]
-    n = int(line["n_runs"])
+    return Row(model, "published", OVER_TRAINING.title, int(line["n_runs"]), published_cells(line), model)
+
+
+def published_cells(line: pd.Series) -> dict[str, Cell]:
+    """The cells of a row of published_results.csv, where an empty field is read as nan."""
     cells = {}
     for measure in MEASURES:
         mean, std = line.get(f"{measure.key}_mean", math.nan), line.get(f"{measure.key}_std", math.nan)
-        known = mean == mean  # an empty field is read as nan
-        cells[measure.key] = (
-            Cell(float(mean), float(std) if std == std else None, n) if known else Cell(missing="not published")
-        )
-    return Row(model, "published", OVER_TRAINING.title, n, cells, model)
+        known = Cell(float(mean), None if math.isnan(std) else float(std), int(line["n_runs"]))
+        cells[measure.key] = Cell(missing="not published") if math.isnan(mean) else known
+    return cells
 
 
 # References
