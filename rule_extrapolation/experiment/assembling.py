@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, ProgressBar
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.config.building import (
     build,
@@ -29,6 +29,7 @@ from rule_extrapolation.core.task import Task
 from rule_extrapolation.experiment.processes import World, world_of
 from rule_extrapolation.experiment.resuming import checkpoint_to_resume, load_initial_weights
 from rule_extrapolation.experiment.sweep import is_worker
+from rule_extrapolation.grammars.checking import check_language
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.callbacks.best_metrics import BestMetrics
@@ -70,6 +71,8 @@ def assemble(
     """
     check_settings(cfg)
     data = build_data(cfg, grammar)
+    if data.task.kind == "language":
+        check_once(data.task, cfg, grammar)
     model = build_model_for(cfg, data, device, model)
     check_trainable(cfg, model)
     ood = build_optional(cfg, "training", grammar=data.task, model=model)
@@ -85,6 +88,22 @@ def assemble(
         raise ConfigError("trainer.devices", cfg.trainer.devices, fix)
     callbacks = build_callbacks(cfg, module)
     return Experiment(data, module, callbacks, checkpoint_to_resume(cfg, module), world)
+
+
+CHECKED: set[str] = set()
+"""The languages that this process has checked, as their settings."""
+
+
+def check_once(language: Grammar, cfg: DictConfig, given: Grammar | None) -> None:
+    """Check that the parts of a language agree, unless this process has checked the same settings.
+
+    Args:
+        given: the language, if it is not made from the configuration. It is checked each time.
+    """
+    settings = f"{OmegaConf.to_container(cfg.grammar, resolve=True)} {language.max_length}"
+    if given is not None or settings not in CHECKED:
+        check_language(language)
+    CHECKED.add(settings)
 
 
 def build_model_for(
