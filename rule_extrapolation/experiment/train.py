@@ -44,7 +44,7 @@ def train(
 
     Raises:
         ValueError: overrides that make no configuration, in one line.
-        ConfigError: a setting that cannot work, or a model with another number of tokens than the language.
+        ConfigError: an invalid setting, or a model with another number of tokens than the language.
     """
     try:
         cfg = compose(*overrides)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class TrainedRun:
-    """A run's model with its trained weights, on the CPU and in evaluation mode, beside all that its folder says."""
+    """A run's model with its trained weights, on the CPU and in evaluation mode, and all that its folder says."""
 
     folder: Path
     cfg: DictConfig
@@ -40,7 +40,7 @@ class TrainedRun:
     model: LanguageModel
     decoder: Decoder
     caveat: str | None
-    """What a table must say beside the run's figures, if anything."""
+    """What a table must say next to the run's figures, if anything."""
 
     def __repr__(self) -> str:
         weights = f"{self.checkpoint.stem} checkpoint" if self.checkpoint else "no weights"
@@ -109,7 +109,7 @@ class TrainedRun:
         """The run's language with another max_length or test_prompt_length.
 
         Raises:
-            ConfigError: the language refuses it.
+            ConfigError: the language rejects it.
         """
         make = resolve_factory(self.cfg, "grammar", given=["max_length"])
         return make(**{"max_length": self.grammar.max_length, **changed})
@@ -150,7 +150,7 @@ def load_run(
             whose weights allow any number.
 
     Raises:
-        ConfigError: there is no such run, its configuration cannot work, or its weights are missing or do not fit.
+        ConfigError: there is no such run, its configuration is invalid, or its weights are missing or do not fit.
     """
     config = find_config(folder)
     from rule_extrapolation.experiment.assembling import build_model_for, build_module
