@@ -150,7 +150,7 @@ def test_with_a_key_it_is_saved(takes, call, monkeypatch):
         assert len(panels(json.loads(view["spec"]))) == 19
     else:
         assert (status, out, len(err.splitlines())) == (2, "", 1)
-        assert err.startswith("error: project=us/rule_extrapolation: W&B refuses the view: ")
+        assert err.startswith("error: project=us/rule_extrapolation: W&B rejects the view: ")
 
 
 def test_help_needs_no_torch(tmp_path):

@@ -47,7 +47,7 @@ def sizes(cfg: DictConfig, keys: list[str], start: int = 1) -> Iterator[Size]:
     """The number of weights at every width from ``start`` on that the architecture admits, without end.
 
     The first key counts up and the others keep their ratio to it. Widths at which one of them would be a fraction, or
-    that the constructor refuses, are left out.
+    that the constructor rejects, are omitted.
     """
     for width in itertools.count(start):
         if all(width * cfg.model[key] % cfg.model[keys[0]] == 0 for key in keys):

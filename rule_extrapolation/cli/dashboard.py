@@ -129,7 +129,7 @@ def save(workspace: Workspace, required: bool) -> None:
     """Save the view in W&B and print its address, or one line if there is no key or no server.
 
     Raises:
-        ConfigError: the server refuses it; or, if ``required``, there is no key or no server.
+        ConfigError: the server rejects it; or, if ``required``, there is no key or no server.
     """
     import wandb
 
@@ -144,8 +144,8 @@ def save(workspace: Workspace, required: bool) -> None:
     try:
         workspace.save()
     except Exception as error:
-        refused = str(error).partition("\n")[0] or repr(error)
-        raise ConfigError("project", where, f"W&B refuses the view: {refused}") from error
+        reason = str(error).partition("\n")[0] or repr(error)
+        raise ConfigError("project", where, f"W&B rejects the view: {reason}") from error
     print(f"W&B: {workspace.url}")
 
 

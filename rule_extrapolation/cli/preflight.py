@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Preflight(Callback):
-    """A Hydra callback that assembles every job without weights, and exits with one line if one cannot work."""
+    """A Hydra callback that assembles every job without weights, and exits with one line if one is invalid."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():

@@ -1,7 +1,7 @@
 """From a configuration's groups to objects.
 
 Each group names a class or a function by its ``_target_``. Its other keys are checked against the signature before any
-work: an unknown key or a value of the wrong type is a ConfigError, and so is a value that the constructor refuses.
+work: an unknown key or a value of the wrong type is a ConfigError, and so is a value that the constructor rejects.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def config_error_context(cfg: DictConfig, group: str) -> Iterator[None]:
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """The exceptions by which constructors refuse their arguments."""
+    """The exceptions by which constructors reject their arguments."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException  # its import takes seconds
 
     return ValueError, TypeError, MisconfigurationException
@@ -149,7 +149,7 @@ def check_before_lightning(cfg: DictConfig) -> None:
     """Check what needs no more than torch, since importing Lightning takes seconds more.
 
     Raises:
-        ConfigError: naming the key, its value and what would work.
+        ConfigError: naming the key, its value and how to fix it.
     """
     import torch
 

@@ -48,7 +48,7 @@ def check_settings(cfg: DictConfig) -> None:
     """Check the top level, and the numbers without which nothing would be trained or validated.
 
     Raises:
-        ConfigError: naming the key, its value and what would work.
+        ConfigError: naming the key, its value and how to fix it.
     """
     check_arguments(Settings, dict(cfg), "")
     check_seed(seed=cfg.seed)

@@ -88,7 +88,7 @@ def choices_in(folder: Path) -> Iterator[str]:
 
 
 def min_positive(*numbers: int | float) -> int | float:
-    """The least positive number. Lightning's -1 means no limit; other values are refused where they are used."""
+    """The least positive number. Lightning's -1 means no limit; other values are rejected where they are used."""
     return min(number for number in numbers if isinstance(number, int | float) and number > 0)
 
 
@@ -98,5 +98,5 @@ def seed_label(seed: int, seeds: int | None) -> str:
 
 
 def sum_ints(*numbers: int) -> int:
-    """The sum of all ints. Other values are refused where they are used."""
+    """The sum of all ints. Other values are rejected where they are used."""
     return sum(number for number in numbers if isinstance(number, int))

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors as one line that names the key, its value and what would work."""
+"""Hydra's and OmegaConf's errors as one line that names the key, its value and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PLUGINS = {
     ("hydra/launcher", "joblib"): "-c constraints.txt hydra-joblib-launcher",
     ("hydra/launcher", "submitit_local"): "-c constraints.txt hydra-submitit-launcher",
     ("hydra/launcher", "submitit_slurm"): "-c constraints.txt hydra-submitit-launcher",
-    ("hydra/launcher", "ray"): '-e ".[ray]", in an environment of its own',
+    ("hydra/launcher", "ray"): '-e ".[ray]", in a separate environment',
     ("hydra/sweeper", "optuna"): "-c constraints.txt hydra-optuna-sweeper",
 }
 """What pip has to install for Hydra to know these names."""
 
 
 def one_line(error: Exception) -> str:
-    """Hydra's and OmegaConf's errors as one line with the key, its value and what would work."""
+    """Hydra's and OmegaConf's errors as one line with the key, its value and how to fix it."""
     if isinstance(error, MissingConfigException):
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if package := PLUGINS.get((group, choice)):

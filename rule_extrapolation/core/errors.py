@@ -9,7 +9,7 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work. Its message is one line: ``field=value: fix``."""
+    """An invalid setting. Its message is one line: ``field=value: fix``."""
 
     def __init__(self, field: str, value: Any, fix: str):
         super().__init__(f"{field}={as_written(value)}: {fix}")

@@ -30,7 +30,7 @@ def cores() -> int:
 
 
 def threads_per_job(launcher: DictConfig) -> int | None:
-    """Threads for each of the runs that a Hydra launcher starts side by side, or None if its settings do not say."""
+    """Threads for each of the runs that a Hydra launcher starts in parallel, or None if its settings do not say."""
     if jobs := launcher.get("n_jobs"):  # of joblib: -1 is one job per core, -2 one job fewer
         return max(1, cores() // (jobs if jobs > 0 else max(1, cores() + 1 + jobs)))
     return launcher.get("cpus_per_task") or OmegaConf.select(launcher, "ray.remote.num_cpus")

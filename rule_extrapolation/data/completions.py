@@ -20,7 +20,7 @@ SPLITS = 4
 class CompletionDataModule(GrammarDataModule):
     """Words of a language, each split into a prompt (SOS and k symbols) and its completion (the other symbols and EOS).
 
-    Given a word of l symbols, k ~ U{min(min_prompt_length, l)..l}. Training words are split anew in every epoch;
+    Given a word of l symbols, k ~ U{min(min_prompt_length, l)..l}. Training words are split again in every epoch;
     validation and test words are split once. Batches are (B, 2, max_length + 1) tokens: prompts and completions, both
     followed by PAD.
 
@@ -84,7 +84,7 @@ class CompletionDataModule(GrammarDataModule):
 
 
 class RedrawnBatches(TensorBatches):
-    """Batches of rows that are drawn anew for each pass.
+    """Batches of rows that are drawn again for each pass.
 
     Args:
         draw: maps the number of a pass, from 0 on, to its rows.

@@ -28,7 +28,7 @@ from rule_extrapolation.data.vocabulary import LEVELS, UNK, Level, Vocabulary
 
 PARTS = ("training", "validation", "test")
 FORMAT = 3
-"""Version of the cache. Another number makes all texts be tokenised anew."""
+"""Version of the cache. Another number makes all texts be tokenised again."""
 BLOCK = 2**22
 """Bytes that are read at once."""
 MAX_SHIFT = 2**12

@@ -148,7 +148,7 @@ class TextDataModule(LightningDataModule):
         val_fraction, test_fraction: of the file's bytes.
         max_vocabulary: the maximum size of the vocabulary, which consists of the most frequent tokens of the training
             part.
-        min_count: rarer tokens are left out of the vocabulary. None: 1 for characters, 2 for words.
+        min_count: rarer tokens are omitted from the vocabulary. None: 1 for characters, 2 for words.
         unknown: whether tokens outside the vocabulary are read as <UNK>. If false, they are an error. None: true for
             words.
         cache: the folder of tokenised texts. None: a folder in the user's cache.

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run. Whatever cannot work is refused here, before any work."""
+"""From a configuration to the objects of a run. Whatever is invalid is rejected here, before any work."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def assemble(
         grammar, model: objects that take the place of what the configuration describes.
 
     Raises:
-        ConfigError: naming the key, its value and what would work.
+        ConfigError: naming the key, its value and how to fix it.
     """
     check_settings(cfg)
     data = build_data(cfg, grammar)
@@ -116,7 +116,7 @@ def build_model_for(
         data: the datamodule, or what is left of it in a run folder: ``task``, ``conditional`` and ``carry_state``.
 
     Raises:
-        ConfigError: the configuration cannot work, or the model does not train on such data.
+        ConfigError: the configuration is invalid, or the model does not train on such data.
     """
     if cfg.grammar.name != data.task.name:
         raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {data.task.name}; use grammar=")
@@ -153,7 +153,7 @@ def build_module(cfg: DictConfig, data: Any, model: LanguageModel, ood: OODTrain
     """The LightningModule that trains the model on such data.
 
     Raises:
-        ConfigError: naming the key, its value and what would work.
+        ConfigError: naming the key, its value and how to fix it.
     """
     decoder = build(cfg, "decoding")
     optimizer = resolve_factory(cfg, "optimizer", given=["params"])
@@ -173,7 +173,7 @@ def check_optimization(cfg: DictConfig, module: LanguageModeling) -> None:
     """Build the optimizer and the scheduler once, for the errors that they raise.
 
     Raises:
-        ConfigError: naming the key, its value and what would work.
+        ConfigError: naming the key, its value and how to fix it.
     """
     # No optimizer takes an empty list of parameters, which a model with nothing to train has.
     parameters = list(module.model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
@@ -191,10 +191,10 @@ def build_callbacks(cfg: DictConfig, module: LanguageModeling) -> list[Callback]
     """The callbacks that the configuration names.
 
     Raises:
-        ConfigError: naming the key, its value and what would work.
+        ConfigError: naming the key, its value and how to fix it.
     """
     nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
-    # Where other runs print beside this one, its lines begin with the name of its folder.
+    # Where other runs print too, its lines begin with the name of its folder.
     run_name = Path(cfg.run_dir).name if is_worker() else None
     context = {"grammar": module.task, "model": module.model, "run_name": run_name}
     callbacks = [build_with_context(cfg, f"callbacks.{name}", **context) for name in nodes]

@@ -176,7 +176,7 @@ def watch(children: list[subprocess.Popen], ended: threading.Event) -> None:
 
 @cache
 def end_with_parent() -> None:
-    """End this process when its parent has ended: a new sweep would otherwise run beside it."""
+    """End this process when its parent has ended: a new sweep would otherwise run at the same time."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -108,7 +108,7 @@ def run(
         grammar, model: objects that take the place of what the configuration describes.
 
     Raises:
-        ConfigError: the configuration cannot work.
+        ConfigError: the configuration is invalid.
         KeyboardInterrupt: after Ctrl-C, once the last checkpoint and results.json are written.
     """
     cfg = set_depth_and_width(cfg)

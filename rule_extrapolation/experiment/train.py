@@ -51,8 +51,8 @@ def train(
         quiet: print only warnings, neither progress nor results.
 
     Raises:
-        ConfigError: overrides that make no configuration, a setting that cannot work, or a model with another number of
-            tokens than the language.
+        ConfigError: overrides that make no configuration, an invalid setting, or a model with another number of tokens
+            than the language.
     """
     check_call(str(run_dir), overrides, grammar, model)
     names = [f"{key}={value}" for key, value in (("grammar", grammar), ("model", model)) if isinstance(value, str)]

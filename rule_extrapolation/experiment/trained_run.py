@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class TrainedRun:
-    """A run's model with its trained weights, on the CPU and in evaluation mode, beside all that its folder says."""
+    """A run's model with its trained weights, on the CPU and in evaluation mode, and all that its folder says."""
 
     folder: Path
     cfg: DictConfig
@@ -41,7 +41,7 @@ class TrainedRun:
     model: LanguageModel
     decoder: Decoder
     caveat: str | None
-    """What a table must say beside the run's figures, if anything."""
+    """What a table must say next to the run's figures, if anything."""
 
     def __repr__(self) -> str:
         weights = f"{self.checkpoint.stem} checkpoint" if self.checkpoint else "no weights"
@@ -110,7 +110,7 @@ class TrainedRun:
         """The run's language with another max_length or test_prompt_length.
 
         Raises:
-            ConfigError: the language refuses it.
+            ConfigError: the language rejects it.
         """
         make = resolve_factory(self.cfg, "grammar", given=["max_length"])
         for key in changed.keys() - inspect.signature(make).parameters:
@@ -166,7 +166,7 @@ def load_run(
             whose weights allow any number.
 
     Raises:
-        ConfigError: there is no such run, its configuration cannot work, or its weights are missing or do not fit.
+        ConfigError: there is no such run, its configuration is invalid, or its weights are missing or do not fit.
     """
     config = find_config(folder)
     check_objects(grammar, model)

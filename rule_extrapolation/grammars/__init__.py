@@ -22,7 +22,7 @@ class Language(NamedTuple):
     Args:
         path: module and class, within ``rule_extrapolation.grammars`` for the built-in languages, else absolute.
         label: a short alias of the name, such as L3.
-        options: the arguments of the class beside Grammar's own, with their defaults.
+        options: the arguments of the class in addition to Grammar's own, with their defaults.
     """
 
     path: str

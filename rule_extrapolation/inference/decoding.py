@@ -68,7 +68,7 @@ class Decoder(ABC):
 
         Args:
             prompts: (B, P) tokens, SOS included.
-            generator: continues the random draws of an earlier call. None: draws begin anew from the decoder's seed.
+            generator: continues the random draws of an earlier call. None: draws start again from the decoder's seed.
             rows: complete only these prompts, with the same draws as if all were completed.
 
         Returns:

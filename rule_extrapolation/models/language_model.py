@@ -17,7 +17,7 @@ in place."""
 class LanguageModel(nn.Module, ABC):
     """A causal model of the next token.
 
-    A subclass defines ``init_state`` and ``advance``, from which the other methods follow. Reading a sequence at once
+    A subclass defines ``init_state`` and ``advance``, from which the other methods follow. Reading a whole sequence
     and token by token then agree. A subclass may override ``step`` with a faster computation for a single token.
 
     Shapes: B rows, T tokens, P tokens of a prompt.
@@ -27,7 +27,7 @@ class LanguageModel(nn.Module, ABC):
     """Whether the model trains on ``loss_ignore_pad`` instead of ``loss``."""
 
     caveat: str | None = None
-    """A note that tables show beside the model's figures, or None."""
+    """A note that tables show next to the model's figures, or None."""
 
     causal: bool = True
     """Whether the logits at a position depend only on the tokens up to it."""

@@ -1,4 +1,4 @@
-"""The figures of a report: each is drawn from the rows of the tables, or left out with a reason."""
+"""The figures of a report: each is drawn from the rows of the tables, or omitted with a reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Kind(NamedTuple):
     caption: str
     draw: Callable[[list[Group]], Figure | None]
     without: str
-    """Why the figure is left out, if ``draw`` returns None."""
+    """Why the figure is omitted, if ``draw`` returns None."""
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def styled() -> Iterator[None]:
 
 
 def draw_all(groups: list[Group]) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Draw all figures. Returns them by name, and the reasons for those that are left out."""
+    """Draw all figures. Returns them by name, and the reasons for those that are omitted."""
     groups = [group for group in groups if group.runs]
     figures, left_out = {}, {}
     with styled():

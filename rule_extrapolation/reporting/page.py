@@ -72,12 +72,12 @@ def render(
 
 
 def language_in_words(grammar: str) -> str:
-    """Such as "L3 aNbN"."""
+    """For example, "L3 aNbN"."""
     return " ".join(filter(None, [LABELS.get(grammar), grammar]))
 
 
 def count_in_words(runs: list[RunRecord]) -> str:
-    """Such as "21 runs: 19 finished, 2 diverged"."""
+    """For example, "21 runs: 19 finished, 2 diverged"."""
     statuses = Counter("finished" if run.problem is None else run.problem.partition(":")[0] for run in runs)
     listed = ", ".join(f"{n} {status}" for status, n in statuses.most_common())
     return f"{len(runs)} run{'s' * (len(runs) != 1)}: {listed}"

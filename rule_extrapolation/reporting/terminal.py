@@ -128,7 +128,7 @@ def seen_from_here(folder: Path) -> Path:
 
 
 def model_title(results: dict[str, Any]) -> str:
-    """Such as "minlstm on aNbN, best checkpoint"."""
+    """For example, "minlstm on aNbN, best checkpoint"."""
     caveat = f" ({results['caveat']})" if results["caveat"] else ""
     tested = f", {results['tested']} checkpoint" if results["tested"] else ""
     return f"{results['model']}{caveat} on {results['grammar']}{tested}"

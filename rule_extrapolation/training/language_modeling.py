@@ -88,7 +88,7 @@ class LanguageModeling(LightningModule, ABC):
 
     @property
     def caveat(self) -> str | None:
-        """What a table must say beside the run's figures, or None."""
+        """What a table must say next to the run's figures, or None."""
         return self.model.caveat
 
     @property

@@ -21,7 +21,7 @@ class OODTraining:
     """The loss on completions of the language's OOD prompts, which is added to the loss on its words.
 
     Each prompt gets the shortest completion that keeps a rule (or breaks it), whether or not it keeps the others
-    (``shortest_completion``). A prompt without such a completion is left out. As in the paper, all OOD prompts are
+    (``shortest_completion``). A prompt without such a completion is omitted. As in the paper, all OOD prompts are
     trained on: accuracies on them are accuracies on training data, and say nothing about extrapolation.
 
     Args:

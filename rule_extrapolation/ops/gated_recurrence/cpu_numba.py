@@ -17,7 +17,7 @@ from rule_extrapolation.ops._kernels.launcher import NUMPY_TYPES, launch, width_
 from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, exp, fields, kernel, row
 
 LARGE = np.float32(80)
-"""2 exp(80) is finite in float32, and exp(-80) is negligible beside 1."""
+"""2 exp(80) is finite in float32, and exp(-80) is negligible compared with 1."""
 
 
 def forward(x: Tensor, h0: Tensor, gates: int, positive: bool) -> Tensor:

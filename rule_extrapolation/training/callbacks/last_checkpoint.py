@@ -64,7 +64,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.estimated_stepping_batches
         if trainer.world_size > 1:
-            # Lightning's handler would wait for the other processes at once, while they wait for this one.
+            # Lightning's handler would wait for the other processes immediately, while they wait for this one.
             signal.signal(signal.SIGTERM, self.on_sigterm)
 
     def on_sigterm(self, signum: int, frame: Any) -> None:
