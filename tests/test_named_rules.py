@@ -103,7 +103,7 @@ def test_dynamics_are_about_the_first_two_rules(trained):
         "in_order_only",
         "neither",
     ]
-    masses = [row for row in read_metrics(trained.folder) if "Dynamics/neither" in row][0]
+    masses = next(row for row in read_metrics(trained.folder) if "Dynamics/neither" in row)
     assert sum(mass for name, mass in masses.items() if name.startswith("Dynamics/")) == pytest.approx(1, abs=1e-6)
 
 
