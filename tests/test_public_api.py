@@ -7,11 +7,13 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, SHORT, environment, read_results
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.functional import one_hot
 
 import rule_extrapolation
 from rule_extrapolation.__main__ import COMMANDS, main
+from rule_extrapolation.config.composing import compose
 from rule_extrapolation.experiment.prompts import Completion
 from rule_extrapolation.grammars.abn import AbN
 from rule_extrapolation.models.language_model import LanguageModel
@@ -60,6 +62,31 @@ def test_languages_lists_them(call):
     assert status == 0
     assert "L3  aNbN  context-free" in out
     assert "not_nested_parentheses_and_brackets" in out
+
+
+@pytest.mark.parametrize("word", ["L3", "foo=bar", "--all"])
+def test_languages_rejects_arguments(call, word):
+    assert call(main, "languages", word) == (2, "", f"error: {word}: languages takes no arguments\n")
+
+
+def test_version(call):
+    assert call(main, "--version") == (0, f"rule_extrapolation {rule_extrapolation.__version__}\n", "")
+
+
+@pytest.mark.parametrize(("command", "key"), [("evaluate", "run"), ("complete", "run"), ("report", "runs")])
+def test_a_folder_without_its_key_is_one_line(call, command, key):
+    message = f"error: arguments=runs/first: settings are key=value; write {key}=runs/first\n"
+    assert call(main, command, "runs/first") == (2, "", message)
+
+
+def test_help_explains_every_setting_of_a_run(call):
+    _, out, _ = call(main, "train", "--help")
+    explained = out.split("Settings of a run:")[1].split("Groups")[0]
+    cfg = compose()
+    for key in cfg:
+        if OmegaConf.is_interpolation(cfg, key) or not OmegaConf.is_config(cfg[key]):
+            assert f"\n  {key}= " in explained
+    assert all(f"\n  {option} " in out for option in ("-m", "--list", "--cfg job", "hydra.run.dir="))
 
 
 def test_train_is_the_runner(cli, call, tmp_path):
