@@ -1,8 +1,11 @@
 """What import rule_extrapolation gives, and the command rule-extrapolation."""
 
+import ast
+import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +33,16 @@ def test_importing_the_package_imports_no_torch():
 def test_every_public_name_is_there(name):
     value = getattr(rule_extrapolation, name)
     assert value == "0.1.0" if name == "__version__" else value.__name__ == name
+
+
+def test_type_checkers_see_every_public_name():
+    """The imports that they follow are those that are made when a name is first used."""
+    tree = ast.parse(Path(rule_extrapolation.__file__).read_text())
+    imports = [node for branch in tree.body if isinstance(branch, ast.If) for node in branch.body]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    assert sorted([*seen, "__version__"]) == sorted(rule_extrapolation.__all__)
+    for name, module in seen.items():
+        assert getattr(importlib.import_module(module), name) is getattr(rule_extrapolation, name)
 
 
 def test_a_misspelt_name_is_an_attribute_error():
