@@ -19,6 +19,7 @@ PACKAGE = {
         [project.entry-points."rule_extrapolation.languages"]
         all_alike = "outside.all_alike:AllAlike"
         long_only = "outside.all_alike:LongOnly"
+        renamed = "outside.all_alike:AllAlike"
         gone = "outside.gone:Gone"
         aNbN = "outside.all_alike:AllAlike"
         L3 = "outside.all_alike:AllAlike"
@@ -170,6 +171,7 @@ def test_one_that_does_not_work_leaves_the_lists_of_the_others(command):
     assert "L6  not_nested_parentheses_and_brackets" in out and "long_only  regular" in out
     [line] = [line for line in out.splitlines() if "gone" in line]
     assert "gone = outside.gone.Gone does not work" in line and "No module named 'outside.gone'" in line
+    assert "renamed = outside.all_alike.AllAlike does not work: ValueError: the language's name is all_alike" in out
     models = out.split("model=<name>")[1]
     assert "outside_gru  A GRU of somebody else's" in models
     assert "lstm         LSTM, Hochreiter & Schmidhuber 1997" in models
@@ -178,6 +180,16 @@ def test_one_that_does_not_work_leaves_the_lists_of_the_others(command):
         "warning: rule_extrapolation.languages: aNbN = outside.all_alike:AllAlike is left out, the name is taken",
         "warning: rule_extrapolation.models: lstm = outside.gru:GRU is left out, the name is taken",
     ]
+
+
+def test_an_entry_point_has_the_name_of_its_language(command):
+    status, _, err = command("train", "grammar=renamed")
+    [line] = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert (status, line) == (
+        2,
+        "error: grammar.name=renamed: the language's name is all_alike; use grammar=all_alike, "
+        "and the same name for an entry point",
+    )
 
 
 def test_ours_keep_their_names(command):

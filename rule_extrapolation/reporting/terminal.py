@@ -39,6 +39,8 @@ def print_languages(console: Console) -> None:
     for name in LANGUAGES:
         try:
             cls = language_class(name)
+            if cls.name != name:
+                raise ValueError(f"the language's name is {cls.name}; give the entry point the same name")
             grammar = cls(max_length=max(12, cls.min_max_length, cls.default_prompt_length))
             print_language(console, grammar)
         except Exception as error:
