@@ -11,9 +11,18 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rule_extrapolation.core.version import __version__
+
+if TYPE_CHECKING:  # what __getattr__ imports, for type checkers and editors
+    from rule_extrapolation.core.errors import ConfigError
+    from rule_extrapolation.experiment.train import train
+    from rule_extrapolation.experiment.trained_run import load_run
+    from rule_extrapolation.grammars import get_grammar
+    from rule_extrapolation.grammars.grammar import Grammar
+    from rule_extrapolation.models.language_model import LanguageModel
+    from rule_extrapolation.reporting.runs import read_runs
 
 _HOMES = {
     "train": "experiment.train",

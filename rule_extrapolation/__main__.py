@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from rule_extrapolation import __version__
 from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import one_of
 
@@ -23,6 +24,7 @@ Train sequence models on formal languages and measure which rules their completi
 
   rule-extrapolation <command> [key=value ...]
   rule-extrapolation <command> --help
+  rule-extrapolation --version
 
 Commands:"""
 
@@ -33,6 +35,8 @@ def main() -> None:
     if name in ("--help", "-h"):
         width = max(map(len, COMMANDS))
         return print(USAGE, *(f"  {command:{width}}  {does}" for command, does in COMMANDS.items()), sep="\n")
+    if name == "--version":
+        return print(f"rule_extrapolation {__version__}")
     if name not in COMMANDS:
         print(f"error: {name}: no such command; {one_of(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)

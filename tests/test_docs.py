@@ -218,7 +218,8 @@ def test_the_examples_to_extend_it_work():
     names = {}
     exec(language, names)
     exec(model, names)
-    grammar = names["AbN"](max_length=8)
+    grammar = names["BaN"](max_length=8)
+    assert len(grammar.prompts["ID"]) == len(grammar.prompts["OOD"]) == 128
     words = grammar.sample(4)
     assert grammar.judge(words[:, 1:])["grammatical"].all()
     assert names["LSTM_LLM"](grammar.num_tokens)(words).shape == (4, grammar.num_tokens, 10)

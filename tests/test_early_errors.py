@@ -8,6 +8,11 @@ from conftest import environment
 
 WITHOUT_TORCH = {
     "model=lst": "did you mean lstm?",
+    "lstm": "lstm: settings are key=value; did you mean model=lstm?",
+    "--model lstm": "--model: settings are key=value; did you mean model=lstm?",
+    "--model=lstm": "--model=lstm: settings are key=value; did you mean model=lstm?",
+    "--grammar": "--grammar: settings are key=value; did you mean grammar=...?",
+    "-m nonsense": "nonsense: settings are key=value",
     "modle=lstm": "modle",
     "model.hiden_dim=3": "did you mean hidden_dim?",
 }
@@ -27,6 +32,7 @@ WITHOUT_LIGHTNING = {
     "data.max_length=1": "aNbN has no word that short",
     "optimizer.lr=x": "must be float",
     "decoding=sample decoding.temperature=-1": "must be greater than 0",
+    "-m model=ffnn,lstm,linear depth=2": "depth=2: no depth to set in ffnn, linear; sweep over them apart",
     "-m model=lstm model.num_layers=2,0": "model.num_layers=0: must be greater than 0",
 }
 LATER = {

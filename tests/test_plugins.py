@@ -18,10 +18,16 @@ PACKAGE = {
 
         [project.entry-points."rule_extrapolation.languages"]
         all_alike = "outside.all_alike:AllAlike"
+        long_only = "outside.all_alike:LongOnly"
+        renamed = "outside.all_alike:AllAlike"
+        gone = "outside.gone:Gone"
+        aNbN = "outside.all_alike:AllAlike"
+        L3 = "outside.all_alike:AllAlike"
 
         [project.entry-points."rule_extrapolation.models"]
         outside_gru = "outside.gru:GRU"
         plain_gru = "outside.gru:GRU"
+        lstm = "outside.gru:GRU"
 
         [tool.setuptools.package-data]
         outside = ["conf/**/*.yaml"]
@@ -54,6 +60,11 @@ PACKAGE = {
                 lengths = torch.randint(1, self.max_length + 1, (num, 1), generator=generator)
                 letters = torch.randint(FIRST_SYMBOL, FIRST_SYMBOL + 2, (num, 1), generator=generator)
                 return letters.where(torch.arange(self.max_length) < lengths, PAD)
+
+
+        class LongOnly(AllAlike):
+            name = "long_only"
+            min_max_length = 14
     ''',
     "outside/gru.py": '''
         """A GRU."""
@@ -77,11 +88,20 @@ PACKAGE = {
                 return self.head(output), state
     ''',
     "outside/conf/model/outside_gru.yaml": """
+        # A GRU of somebody else's
         name: outside_gru
         _target_: outside.gru.GRU
         hidden_dim: 8
         width_key: hidden_dim
     """,
+}
+
+# Another package, as pip would install it, without __init__.py.
+WITHOUT_INIT = {
+    "spaced-0.1.dist-info/METADATA": "Name: spaced\nVersion: 0.1\n",
+    "spaced-0.1.dist-info/entry_points.txt": "[rule_extrapolation.models]\nspaced_gru = spaced.gru:GRU\n",
+    "spaced/gru.py": "from outside.gru import GRU\n",
+    "spaced/conf/model/spaced_gru.yaml": "name: spaced_gru\n_target_: spaced.gru.GRU\nhidden_dim: 3\n",
 }
 
 
@@ -97,6 +117,9 @@ def command(tmp_path_factory):
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     target = ["--disable-pip-version-check", "--target", str(home / "site"), str(home / "source")]
     subprocess.run([*pip, *target], check=True, capture_output=True)
+    for name, content in WITHOUT_INIT.items():
+        (home / "site" / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / "site" / name).write_text(content)
     env = environment(home)
     env["PYTHONPATH"] = f"{home / 'site'}:{env['PYTHONPATH']}"
 
@@ -140,3 +163,43 @@ def test_width_sets_the_key_that_its_yaml_names(command):
     status, out, _ = command("train", *SHORT, "grammar=all_alike", "model=outside_gru", "width=4", "hydra.run.dir=wide")
     assert status == 0
     assert out.startswith("outside_gru (165 parameters)")
+
+
+def test_one_that_does_not_work_leaves_the_lists_of_the_others(command):
+    status, out, err = command("train", "--list")
+    assert status == 0
+    assert "L6  not_nested_parentheses_and_brackets" in out and "long_only  regular" in out
+    [line] = [line for line in out.splitlines() if "gone" in line]
+    assert "gone = outside.gone.Gone does not work" in line and "No module named 'outside.gone'" in line
+    assert "renamed = outside.all_alike.AllAlike does not work: ValueError: the language's name is all_alike" in out
+    models = out.split("model=<name>")[1]
+    assert "outside_gru  A GRU of somebody else's" in models
+    assert "lstm         LSTM, Hochreiter & Schmidhuber 1997" in models
+    assert err.splitlines() == [
+        "warning: rule_extrapolation.languages: L3 = outside.all_alike:AllAlike is left out, the name is taken",
+        "warning: rule_extrapolation.languages: aNbN = outside.all_alike:AllAlike is left out, the name is taken",
+        "warning: rule_extrapolation.models: lstm = outside.gru:GRU is left out, the name is taken",
+    ]
+
+
+def test_an_entry_point_has_the_name_of_its_language(command):
+    status, _, err = command("train", "grammar=renamed")
+    [line] = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert (status, line) == (
+        2,
+        "error: grammar.name=renamed: the language's name is all_alike; use grammar=all_alike, "
+        "and the same name for an entry point",
+    )
+
+
+def test_ours_keep_their_names(command):
+    status, out, _ = command("train", *SHORT, "grammar=L3", "model=lstm", "hydra.run.dir=ours")
+    assert status == 0
+    assert out.startswith("lstm (2,") and "on aNbN (L3, context-free)" in out
+
+
+def test_the_settings_of_a_package_without_init_are_found(command):
+    status, out, error = command("train", *SHORT, "model=spaced_gru", "hydra.run.dir=spaced")
+    assert status == 0, error
+    assert out.startswith("spaced_gru (")
+    assert "hidden_dim: 3" in command("train", "model=spaced_gru", "--cfg", "job")[1]

@@ -1,17 +1,22 @@
 """What import rule_extrapolation gives, and the command rule-extrapolation."""
 
+import ast
+import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, SHORT, environment, read_results
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn.functional import one_hot
 
 import rule_extrapolation
 from rule_extrapolation.__main__ import COMMANDS, main
+from rule_extrapolation.config.composing import compose
 from rule_extrapolation.experiment.prompts import Completion
 from rule_extrapolation.grammars.abn import AbN
 from rule_extrapolation.models.language_model import LanguageModel
@@ -28,6 +33,16 @@ def test_importing_the_package_imports_no_torch():
 def test_every_public_name_is_there(name):
     value = getattr(rule_extrapolation, name)
     assert value == "0.1.0" if name == "__version__" else value.__name__ == name
+
+
+def test_type_checkers_see_every_public_name():
+    """The imports that they follow are those that are made when a name is first used."""
+    tree = ast.parse(Path(rule_extrapolation.__file__).read_text())
+    imports = [node for branch in tree.body if isinstance(branch, ast.If) for node in branch.body]
+    seen = {alias.name: node.module for node in imports for alias in node.names}
+    assert sorted([*seen, "__version__"]) == sorted(rule_extrapolation.__all__)
+    for name, module in seen.items():
+        assert getattr(importlib.import_module(module), name) is getattr(rule_extrapolation, name)
 
 
 def test_a_misspelt_name_is_an_attribute_error():
@@ -76,6 +91,31 @@ def test_languages_lists_them(call):
     assert status == 0
     assert "L3  aNbN  context-free" in out
     assert "not_nested_parentheses_and_brackets" in out
+
+
+@pytest.mark.parametrize("word", ["L3", "foo=bar", "--all"])
+def test_languages_rejects_arguments(call, word):
+    assert call(main, "languages", word) == (2, "", f"error: {word}: languages takes no arguments\n")
+
+
+def test_version(call):
+    assert call(main, "--version") == (0, f"rule_extrapolation {rule_extrapolation.__version__}\n", "")
+
+
+@pytest.mark.parametrize(("command", "key"), [("evaluate", "run"), ("complete", "run"), ("report", "runs")])
+def test_a_folder_without_its_key_is_one_line(call, command, key):
+    message = f"error: arguments=runs/first: settings are key=value; write {key}=runs/first\n"
+    assert call(main, command, "runs/first") == (2, "", message)
+
+
+def test_help_explains_every_setting_of_a_run(call):
+    _, out, _ = call(main, "train", "--help")
+    explained = out.split("Settings of a run:")[1].split("Groups")[0]
+    cfg = compose()
+    for key in cfg:
+        if OmegaConf.is_interpolation(cfg, key) or not OmegaConf.is_config(cfg[key]):
+            assert f"\n  {key}= " in explained
+    assert all(f"\n  {option} " in out for option in ("-m", "--list", "--cfg job", "hydra.run.dir="))
 
 
 def test_train_is_the_runner(cli, call, tmp_path):

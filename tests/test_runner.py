@@ -54,7 +54,7 @@ class TestOutput:
                 row.append(results["test"][f"Test/{name}/{metric}_accuracy"])
                 row += [results[levels][f"{name}/{metric}_accuracy"] for levels in ("chance_levels", "stop_at_once")]
             assert re.search(rf"│ {title} +│ +" + "│ +".join(map(figure, row)), out)
-        assert f"Test loss {test['Test/loss']:.4f}, optimal loss" in out
+        assert f"Test loss {results['test']['Test/loss']:.4f}, optimal loss" in out
         assert len(re.findall(r"\|.* R1 [✓✗]  R2 [✓✗]", out)) == 5
         assert f"Run folder: {run.relative_to(tmp_path)}" in out
 

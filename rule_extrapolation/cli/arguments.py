@@ -31,6 +31,8 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
     values: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
+        if not equals and key not in known:
+            raise ConfigError("arguments", word, f"settings are key=value; write {next(iter(known))}={word}")
         if key not in known:
             raise ConfigError(key, text, f"no such key; {one_of(key, known)}")
         if not equals:

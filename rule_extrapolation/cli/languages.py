@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Annotated
 
 from rule_extrapolation.cli.arguments import command
 from rule_extrapolation.cli.pipes import ends_with_pipe
+from rule_extrapolation.config.composing import clashes
 from rule_extrapolation.core.errors import ConfigError, one_of
 from rule_extrapolation.grammars import ALIASES, LANGUAGES
 
@@ -30,6 +32,8 @@ class Arguments:
 
 
 def languages(arguments: Arguments) -> None:
+    for clash in clashes():
+        print(f"warning: {clash}", file=sys.stderr)
     from rich.console import Console
 
     from rule_extrapolation.reporting.terminal import print_languages

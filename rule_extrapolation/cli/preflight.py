@@ -102,6 +102,7 @@ def check_search(config: DictConfig) -> None:
 
 def check(configs: list[DictConfig]) -> list[Experiment]:
     """Assemble the experiments without weights."""
+    check_depth_and_width(configs)
     configs = [set_depth_and_width(without_hydra(config)) for config in configs]
     for cfg in configs:
         check_before_lightning(cfg)
@@ -110,6 +111,16 @@ def check(configs: list[DictConfig]) -> list[Experiment]:
 
     set_up_libraries()
     return [assemble(cfg, device="meta") for cfg in configs]
+
+
+def check_depth_and_width(configs: list[DictConfig]) -> None:
+    """Raise a ConfigError that names all models of a sweep that have no depth or no width to set."""
+    for key in ("depth", "width"):
+        lacking = [cfg for cfg in configs if cfg[key] is not None and cfg.model.get(f"{key}_key") is None]
+        if len(configs) > 1 and lacking:
+            names = ", ".join(sorted({cfg.model.name for cfg in lacking}))
+            fix = f"no {key} to set in {names}; sweep over them apart, without {key}="
+            raise ConfigError(key, lacking[0][key], fix)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated, get_origin, get_type_hints
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,11 +12,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.cli.pipes import ends_with_pipe, outlive_pipes
 from rule_extrapolation.cli.preflight import fail
-from rule_extrapolation.config.composing import CONF_DIR, compose, groups, register
+from rule_extrapolation.config.checks import Settings
+from rule_extrapolation.config.composing import CONF_DIR, clashes, compose, groups, models, register
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, RunsFailed
 from rule_extrapolation.core.threads import limit_threads, threads_per_job
 from rule_extrapolation.experiment import sweep
+
+OPTIONS = """
+   -m              a sweep: one run for each combination of values that are separated by commas
+   --list          list the languages and the models
+   --cfg job       print the configuration instead of training
+   hydra.run.dir=  the run's folder; default: a new one in runs/. hydra.sweep.dir= is that of a sweep"""
+
+FLAGS = ("--list", "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
+FLAGS += ("--shell-completion", "-sc")
+FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn")
+FLAGS_WITH_VALUE += ("--config-dir", "-cd", "--experimental-rerun", "--info", "-i")
+"""The options of ``--list`` and of Hydra."""
 
 register()
 
@@ -39,13 +53,31 @@ def work(cfg: DictConfig) -> None:
     run_seeds(cfg) if cfg.seeds else run(cfg)
 
 
+def check_words(words: list[str]) -> None:
+    """Exit with one line if a word of the command line is neither an option nor ``key=value``."""
+    for before, word, after in zip(["", *words], words, [*words[1:], ""]):
+        key, equals, value = word.partition("=")
+        if before in FLAGS_WITH_VALUE or key in (*FLAGS, *FLAGS_WITH_VALUE) or word.startswith("~"):
+            continue
+        if word.startswith("-"):
+            setting = f"{key.lstrip('-')}={value or ('' if '=' in after else after) or '...'}"
+            fail(f"{word}: settings are key=value; did you mean {setting}?")
+        if not equals:
+            meant = [f"{group}={word}" for group, choices in groups().items() if word in choices]
+            fail(f"{word}: settings are key=value" + (f"; did you mean {' or '.join(meant)}?" if meant else ""))
+
+
 def print_help(arguments: list[str]) -> None:
     """Print what Hydra's --help prints, in a third of the time: Hydra copies all configurations for each group."""
     try:
         cfg = compose(*(argument for argument in arguments if not argument.startswith("-")), with_hydra=True)
     except Exception as error:
         fail(one_line(error))
-    print(cfg.hydra.help.header, "\nGroups, to be chosen from by group=choice:", sep="\n")
+    print(cfg.hydra.help.header, OPTIONS, "\nSettings of a run:", sep="\n")
+    for key, hint in get_type_hints(Settings, include_extras=True).items():
+        if get_origin(hint) is Annotated:
+            print(f"  {key + '=':16}{hint.__metadata__[0]}")
+    print("\nGroups, to be chosen from by group=choice:", sep="\n")
     for group, choices in groups().items():
         print(f"  {group}: {', '.join(choices)}")
     settings = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
@@ -54,12 +86,17 @@ def print_help(arguments: list[str]) -> None:
 
 @ends_with_pipe
 def main() -> None:
+    check_words(sys.argv[1:])
+    for clash in clashes():
+        print(f"warning: {clash}", file=sys.stderr)
     if "--list" in sys.argv[1:]:
         from rich.console import Console
 
-        from rule_extrapolation.reporting.terminal import print_languages
+        from rule_extrapolation.reporting.terminal import print_languages, print_models
 
-        return print_languages(Console())
+        print_languages(Console())
+        print_models(Console(), models())
+        return
     if {"--help", "-h"} & set(sys.argv[1:]):
         return print_help(sys.argv[1:])
     # Hydra would print its own errors over several lines and exit with 1.

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, ListConfig
 
@@ -33,15 +33,15 @@ class Settings:
     callbacks: dict
     logger: dict
     training: dict
-    seed: int
-    seeds: int | None
-    resume: str | None
-    ckpt: str | None
-    sweep: str | None
-    threads: int | None
-    depth: int | None
-    width: int | None
-    run_dir: str
+    seed: Annotated[int, "of the weights, of the words and of their order"]
+    seeds: Annotated[int | None, "how many seeds to train, from seed on, each with its own run folder"]
+    resume: Annotated[str | None, "a run folder or a .ckpt file to resume"]
+    ckpt: Annotated[str | None, "a run folder or a .ckpt file to take the weights from; the steps start again"]
+    depth: Annotated[int | None, "the number of layers, whatever the model calls it"]
+    width: Annotated[int | None, "the model's width, whatever the model calls it"]
+    threads: Annotated[int | None, "how many threads a run uses; default: one for each core"]
+    sweep: Annotated[str | None, "the name of a sweep, of its folder and of its W&B group"]
+    run_dir: Annotated[str, "where the run writes, which follows hydra.run.dir: set that one"]
 
 
 def check_settings(cfg: DictConfig) -> None:

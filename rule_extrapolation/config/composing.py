@@ -14,12 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core import plugins
 from rule_extrapolation.data import text_name
-from rule_extrapolation.grammars import ALIASES, LANGUAGES, target
+from rule_extrapolation.grammars import ALIASES, LANGUAGES, TAKEN, target
 from rule_extrapolation.runs.identity import identity
 
 PACKAGE = Path(__file__).parents[1]
 # Installed, the configuration lies inside the package; in a checkout, beside it.
 CONF_DIR = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+
+OUR_MODELS = {file.stem for file in (CONF_DIR / "model").glob("*.yaml")}
+"""The names that another package cannot give a model."""
 
 
 class OutsideConfigurations(SearchPathPlugin):
@@ -40,7 +43,7 @@ def register() -> None:
     # data=text has no language; its runs are named by the text.
     store.store(group="grammar", name="none", node={"name": "${text_name:${data.path}}", "_target_": None})
     with_settings = {name for folder in plugins.conf_folders().values() for name in choices_in(folder / "model")}
-    for name, path in plugins.targets(plugins.MODELS).items():
+    for name, path in plugins.targets(plugins.MODELS, OUR_MODELS).items():
         if name not in with_settings:
             store.store(group="model", name=name, node={"name": name, "_target_": path})
     Plugins.instance().register(OutsideConfigurations)
@@ -73,8 +76,24 @@ def groups() -> dict[str, list[str]]:
         for folder in filter(Path.is_dir, conf.iterdir()):
             choices.setdefault(folder.name, set()).update(choices_in(folder))
     choices["grammar"] = {*ALIASES, *LANGUAGES}
-    choices["model"] |= {*plugins.targets(plugins.MODELS)}
+    choices["model"] |= {*plugins.targets(plugins.MODELS, OUR_MODELS)}
     return {group: sorted(choices[group]) for group in sorted(choices) if choices[group]}
+
+
+def models() -> dict[str, str]:
+    """Each model with the first line of its YAML file if that is a comment, or else with its class."""
+    described = dict(plugins.targets(plugins.MODELS, OUR_MODELS))
+    for conf in (*plugins.conf_folders().values(), CONF_DIR):
+        for file in (conf / "model").glob("*.yaml"):
+            first = file.read_text().lstrip().partition("\n")[0]
+            if first.startswith("#"):
+                described[file.stem] = first.removeprefix("#").strip()
+    return {name: described.get(name, "") for name in groups()["model"]}
+
+
+def clashes() -> list[str]:
+    """A line for each language and model of another package that is left out since its name is taken."""
+    return plugins.clashes(plugins.LANGUAGES, TAKEN) + plugins.clashes(plugins.MODELS, OUR_MODELS)
 
 
 def choices_in(folder: Path) -> Iterator[str]:

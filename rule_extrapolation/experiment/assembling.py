@@ -118,8 +118,9 @@ def build_model_for(
     Raises:
         ConfigError: the configuration is invalid, or the model does not train on such data.
     """
-    if cfg.grammar.name != data.task.name:
-        raise ConfigError("grammar.name", cfg.grammar.name, f"the language's name is {data.task.name}; use grammar=")
+    if cfg.grammar.name != (name := data.task.name):
+        fix = f"the language's name is {name}; use grammar={name}, and the same name for an entry point"
+        raise ConfigError("grammar.name", cfg.grammar.name, fix)
     if model is not None:
         check_num_tokens(model, data.task)
     else:

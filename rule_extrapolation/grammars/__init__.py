@@ -49,10 +49,13 @@ BUILT_IN = {
     ),
 }
 
-LANGUAGES = BUILT_IN | {name: Language(path) for name, path in plugins.targets(plugins.LANGUAGES).items()}
-"""All languages: ours, and those that other installed packages add."""
+ALIASES = {language.label: name for name, language in BUILT_IN.items() if language.label}
 
-ALIASES = {language.label: name for name, language in LANGUAGES.items() if language.label}
+TAKEN = {*BUILT_IN, *ALIASES}
+"""The names that another package cannot give a language."""
+
+LANGUAGES = BUILT_IN | {name: Language(path) for name, path in plugins.targets(plugins.LANGUAGES, TAKEN).items()}
+"""All languages: ours, and those that other installed packages add."""
 
 
 def target(name: str) -> str:
@@ -68,6 +71,20 @@ def target(name: str) -> str:
     return f"{__name__}.{path}" if name in BUILT_IN else path
 
 
+def language_class(name: str) -> type[Grammar]:
+    """The class of the language with this name or label.
+
+    Raises:
+        ConfigError: an unknown name, or an entry point that cannot be imported.
+    """
+    path = target(name)
+    module, _, cls = path.rpartition(".")
+    try:
+        return getattr(import_module(module), cls)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError("grammar", name, f"{path} cannot be imported: {error}") from error
+
+
 def get_grammar(name: str, max_length: int | None = None, **options: Any) -> Grammar:
     """The language with this name or label.
 
@@ -81,8 +98,7 @@ def get_grammar(name: str, max_length: int | None = None, **options: Any) -> Gra
     >>> get_grammar("L3", max_length=8).name
     'aNbN'
     """
-    module, _, cls = target(name).rpartition(".")
-    make = getattr(import_module(module), cls)
+    make = language_class(name)
     parameters = inspect.signature(make).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key, value in options.items():

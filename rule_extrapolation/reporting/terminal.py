@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.task import Task
-from rule_extrapolation.grammars import LANGUAGES, get_grammar
+from rule_extrapolation.grammars import BUILT_IN, LANGUAGES, language_class, target
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.judging import metric_names
 from rule_extrapolation.grammars.titles import rules_in_words, title
@@ -28,13 +28,36 @@ def print_languages(console: Console) -> None:
     """Print every language's label, name, level and rules, with an example word and prompts."""
     console.print("grammar=<name or label>", style="dim")
     for name in LANGUAGES:
-        grammar = get_grammar(name, max_length=12)
-        words = grammar.to_text(grammar.sample(16, generator(0))[:, 1:])
-        prompts = {kind: grammar.to_text(tokens[-1:, 1:]) for kind, tokens in grammar.prompts.items()}
-        examples = {"word": max(words, key=len), "ID": prompts["ID"][0], "OOD": (prompts["OOD"] or ["none"])[0]}
-        console.print(Text.assemble(f"{grammar.label or '':4}", (name, "bold"), f"  {grammar.level}"), soft_wrap=True)
-        console.print(Text(f"    {rules_in_words(grammar.rules)}"), soft_wrap=True)
-        console.print(Text("    " + "   ".join(f"{kind} {text}" for kind, text in examples.items())), soft_wrap=True)
+        try:
+            cls = language_class(name)
+            if cls.name != name:
+                raise ValueError(f"the language's name is {cls.name}; give the entry point the same name")
+            grammar = cls(max_length=max(12, cls.min_max_length, cls.default_prompt_length))
+            print_language(console, grammar)
+        except Exception as error:
+            if name in BUILT_IN:
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            console.print(Text(f"    {name} = {target(name)} does not work: {reason}", "yellow"), soft_wrap=True)
+
+
+def print_models(console: Console, models: dict[str, str]) -> None:
+    """Print every model with a line about it."""
+    console.print("\nmodel=<name>", style="dim")
+    width = max(map(len, models))
+    for name, about in models.items():
+        console.print(Text.assemble("    ", (f"{name:{width}}", "bold"), f"  {about}"), soft_wrap=True)
+
+
+def print_language(console: Console, grammar: Grammar) -> None:
+    """Print a language's label, name, level and rules, with an example word and prompts."""
+    words = grammar.to_text(grammar.sample(16, generator(0))[:, 1:])
+    prompts = {kind: grammar.to_text(tokens[-1:, 1:]) for kind, tokens in grammar.prompts.items()}
+    examples = {"word": max(words, key=len), "ID": prompts["ID"][0], "OOD": (prompts["OOD"] or ["none"])[0]}
+    heading = Text.assemble(f"{grammar.label or '':4}", (grammar.name, "bold"), f"  {grammar.level}")
+    console.print(heading, soft_wrap=True)
+    console.print(Text(f"    {rules_in_words(grammar.rules)}"), soft_wrap=True)
+    console.print(Text("    " + "   ".join(f"{kind} {text}" for kind, text in examples.items())), soft_wrap=True)
 
 
 def describe_run(results: dict[str, Any], task: Task) -> str:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-import rule_extrapolation
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.version import __version__
 
 if TYPE_CHECKING:  # the report reads run folders without torch
     import pandas as pd
@@ -49,7 +49,7 @@ def header(cfg: DictConfig, task: Task, model: LanguageModel, caveat: str | None
         "versions": {
             "python": platform.python_version(),
             **{package: installed(package) for package in PACKAGES},
-            "rule_extrapolation": rule_extrapolation.__version__,
+            "rule_extrapolation": __version__,
         },
         "commit": commit(),
     }
