@@ -47,11 +47,14 @@ class TestOutput:
         assert status == 0
         assert err == ""
         [run] = runs(tmp_path)
-        test = read_results(run)["test"]
-        for name in ("ID", "OOD", "SOS"):
-            row = [figure(test[f"Test/{name}/{metric}_accuracy"]) for metric in ("finished", "rule_1", "rule_2")]
-            assert re.search(rf"│ {name} +│ +\d+ │ +" + " │ +".join(row), out)
-        assert f"Test loss {test['Test/loss']:.4f}, optimal loss" in out
+        results = read_results(run)
+        for title, metric in {"finished": "finished", "empty": "empty", "R1": "rule_1", "R2": "rule_2"}.items():
+            row = []
+            for name in ("ID", "OOD", "SOS"):
+                row.append(results["test"][f"Test/{name}/{metric}_accuracy"])
+                row += [results[levels][f"{name}/{metric}_accuracy"] for levels in ("chance_levels", "stop_at_once")]
+            assert re.search(rf"│ {title} +│ +" + "│ +".join(map(figure, row)), out)
+        assert f"Test loss {results['test']['Test/loss']:.4f}, optimal loss" in out
         assert len(re.findall(r"\|.* R1 [✓✗]  R2 [✓✗]", out)) == 5
         assert f"Run folder: {run.relative_to(tmp_path)}" in out
 
