@@ -168,7 +168,7 @@ def test_command_runs(cli, call, tmp_path, monkeypatch, command):
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_in_the_text_exist(page):
     for name in re.findall(r"`rule-extrapolation ([^`\s]+)", PAGES[page]):
-        assert name in (*program.COMMANDS, "--help")
+        assert name in (*program.COMMANDS, "--help", "--version")
 
 
 def test_make_targets_exist():

@@ -34,6 +34,8 @@ RUNS = Path("runs", "sweeps", "default")
 class FailsOnce(Callback):
     """Raises in a hook at a step, the first time that it comes there."""
 
+    works_in_stack = True
+
     def __init__(self, hook: str, step: int, seed: int = 0):
         setattr(self, hook, self.fail)
         self.step, self.seed = step, seed
