@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from rule_extrapolation import __main__ as program
 from rule_extrapolation import train
 from rule_extrapolation.experiment.assembling import assemble
-from rule_extrapolation.experiment.seeds import why_apart
+from rule_extrapolation.experiment.seeds import reason_not_to_stack
 from rule_extrapolation.runs.identity import identity
 
 README = ROOT / "README.md"
@@ -240,7 +240,7 @@ def test_the_callback_of_the_recipe_logs(tmp_path, monkeypatch):
     assert all(row["Train/gradient_norm"] > 0 for row in logged)
     # Two seeds do not share the Trainer and the gradients that it reads.
     cfg = config(tmp_path / "many", *added)
-    assert why_apart(cfg, assemble(cfg, device="meta")).startswith("GradientNorm")
+    assert reason_not_to_stack(cfg, assemble(cfg, device="meta")).startswith("GradientNorm")
 
 
 @pytest.mark.parametrize("page", PAGES)
