@@ -16,6 +16,7 @@ from rule_extrapolation.reporting.published import all_published
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "results" / "paper" / "tables" / "runs.csv"
+NONE = "–"
 MEASURES = {
     "test_loss": "loss",
     "id_rule_1": "ID R1",
@@ -31,7 +32,8 @@ names, as mean and standard deviation over n runs. Unless a heading says otherwi
 training, and accuracies are over finished completions. [Reproducing the paper](paper.md) explains the options in the
 commands and says which figures mislead.
 
-Commands begin with `rule-extrapolation train`; a dash means that there is no such figure, or that we have not run it.
+The head of each table has the beginning of its commands, after `rule-extrapolation train`, and each row the rest. A
+table without columns of ours has figures that we have not repeated yet.
 """
 SECTIONS = {
     "main": (
@@ -102,29 +104,43 @@ def our_runs() -> pd.DataFrame:
 
 def ours(row: pd.Series, runs: pd.DataFrame, measure: str) -> str:
     if row.experiment != "main":
-        return "–"
+        return NONE
     mine = runs[(runs["grammar"] == row.grammar) & (runs["model"] == row.model)][
         f"best_over_training/{measure}"
     ].dropna()
-    return "–" if mine.empty else number(mine.mean(), mine.std(), measure)
+    return NONE if mine.empty else number(mine.mean(), mine.std(), measure)
 
 
 def number(mean: float, std: float, measure: str) -> str:
     digits = 4 if measure == "test_loss" else 3
-    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+    spread = "" if pd.isna(std) else f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{std:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}"
 
 
-def table(published: pd.DataFrame, runs: pd.DataFrame, measures: list[str]) -> list[str]:
-    """A table with a line for each row and a pair of columns, published and ours, for each measure."""
-    columns = ["command", "n", *(title for measure in measures for title in (MEASURES[measure], "ours"))]
-    lines = [" | ".join(["", *columns, ""]).strip(), " | ".join(["", *["---"] * len(columns), ""]).strip()]
-    for row in published.itertuples():
-        cells = [f"`{command(row)}`" if command(row) else f"people on {row.grammar}", str(row.n_runs)]
-        for measure in measures:
+def table(published: pd.DataFrame, runs: pd.DataFrame, start: str) -> str:
+    """A table with a line for each row: the rest of its command and each measure, published and, if there is one, ours.
+
+    Args:
+        start: what all commands begin with.
+    """
+    header, lines = [command_title(start), "n"], [[] for _ in range(len(published))]
+    for row, line in zip(published.itertuples(), lines):
+        line += [f"`{command(row).removeprefix(start).strip()}`" if command(row) else row.model, str(row.n_runs)]
+    for measure, title in MEASURES.items():
+        if published[f"{measure}_mean"].isna().all():
+            continue
+        mine = [ours(row, runs, measure) for row in published.itertuples()]
+        any_of_ours = any(cell != NONE for cell in mine)
+        header += [title, "ours"] if any_of_ours else [title]
+        for row, line, own in zip(published.itertuples(), lines, mine):
             mean, std = getattr(row, f"{measure}_mean"), getattr(row, f"{measure}_std")
-            cells += ["–" if pd.isna(mean) else number(mean, std, measure), ours(row, runs, measure)]
-        lines.append(" | ".join(["", *cells, ""]).strip())
-    return lines
+            line.append(NONE if pd.isna(mean) else number(mean, std, measure))
+            line += [own] if any_of_ours else []
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *lines]) + "\n"
+
+
+def command_title(start: str) -> str:
+    return f"`{start}` and" if start else ""
 
 
 def page() -> str:
@@ -132,12 +148,12 @@ def page() -> str:
     parts = [HEAD]
     for experiment, (title, text) in SECTIONS.items():
         of_experiment = published[published["experiment"] == experiment]
-        measures = [name for name in MEASURES if experiment == "main" or name != "id_rule_1"]
         parts.append(f"## {title}\n\n{text}\n")
-        for protocol, of_protocol in of_experiment.groupby("protocol", sort=False):
-            if of_experiment["protocol"].nunique() > 1:
-                parts.append(f"{protocol.capitalize()}:\n")
-            parts.append("\n".join(table(of_protocol, runs, measures)) + "\n")
+        by = ["grammar", "protocol"]
+        for (grammar, protocol), group in of_experiment.groupby(by, sort=False):
+            remark = f", {protocol}" if of_experiment["protocol"].nunique() > 1 else ""
+            start = f"experiment=paper/{grammar}" if experiment not in ("ood_training", "people") else ""
+            parts += [f"**{grammar}{remark}**\n", table(group, runs, start)]
     return "\n".join(parts)
 
 
