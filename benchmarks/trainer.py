@@ -16,6 +16,7 @@ from rule_extrapolation.config.building import build
 from rule_extrapolation.config.composing import CONF_DIR, register
 from rule_extrapolation.core.threads import threads_limited
 from rule_extrapolation.experiment.assembling import Experiment, assemble
+from rule_extrapolation.experiment.libraries import set_up_libraries
 from rule_extrapolation.experiment.run import start_loggers, training_threads
 
 
@@ -46,6 +47,7 @@ def with_trainer(cfg: DictConfig) -> tuple[Trainer, Experiment]:
 
 def comparisons(steps: int = 500, repeats: int = REPEATS) -> Iterator[Comparison]:
     register()
+    set_up_libraries()
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", [f"trainer.max_steps={steps}", f"run_dir={folder}", "logger=csv"])

@@ -81,7 +81,13 @@ class TestPrompts:
         test = evaluation["prompt_length"]["3"]["test"]
         assert test["Test/OOD/finished_accuracy"] == pytest.approx(finished)
         assert len({row["completion"] for row in rows if row["prompt"] == "baa"}) > 1
-        assert evaluation["decoding"] == {"name": "sample", "max_new_tokens": 24, "temperature": 2.0, "seed": 0}
+        assert evaluation["decoding"] == {
+            "name": "sample",
+            "max_new_tokens": 24,
+            "temperature": 2.0,
+            "seed": 0,
+            "max_tokens": None,
+        }
         assert "3 samples each" in out
 
     def test_longer_budgets(self, trained, evaluated):

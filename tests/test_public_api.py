@@ -93,9 +93,15 @@ def test_languages_lists_them(call):
     assert "not_nested_parentheses_and_brackets" in out
 
 
-@pytest.mark.parametrize("word", ["L3", "foo=bar", "--all"])
-def test_languages_rejects_arguments(call, word):
-    assert call(main, "languages", word) == (2, "", f"error: {word}: languages takes no arguments\n")
+@pytest.mark.parametrize(
+    ("word", "message"),
+    {
+        "L3": "arguments=L3: settings are key=value; write check=L3",
+        "foo=bar": "foo=bar: no such key; must be one of check",
+    }.items(),
+)
+def test_languages_rejects_other_arguments(call, word, message):
+    assert call(main, "languages", word) == (2, "", f"error: {message}\n")
 
 
 def test_version(call):

@@ -20,10 +20,10 @@ from rule_extrapolation.core.threads import limit_threads, threads_per_job
 from rule_extrapolation.experiment import sweep
 
 OPTIONS = """
-   -m              a sweep: one run for each combination of values that are separated by commas
-   --list          list the languages and the models
-   --cfg job       print the configuration instead of training
-   hydra.run.dir=  the run's folder; default: a new one in runs/. hydra.sweep.dir= is that of a sweep"""
+  -m              a sweep: one run for each combination of values that are separated by commas
+  --list          list the languages and the models
+  --cfg job       print the configuration instead of training
+  hydra.run.dir=  the run's folder; default: a new one in runs/. hydra.sweep.dir= is that of a sweep"""
 
 FLAGS = ("--list", "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
 FLAGS += ("--shell-completion", "-sc")

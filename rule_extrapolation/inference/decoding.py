@@ -119,15 +119,15 @@ class Sample(Decoder):
     """Draws tokens from the model's distribution, with the same draws on every call.
 
     Args:
-        max_new_tokens, max_tokens: as for all decoders.
         temperature: by which logits are divided.
         seed: of the draws.
+        max_new_tokens, max_tokens: as for all decoders.
 
     Raises:
         ConfigError: a temperature that is not positive.
     """
 
-    def __init__(self, max_new_tokens: int, max_tokens: int | None = None, temperature: float = 1.0, seed: int = 0):
+    def __init__(self, max_new_tokens: int, temperature: float = 1.0, seed: int = 0, max_tokens: int | None = None):
         super().__init__(max_new_tokens, max_tokens)
         if temperature == 0:
             raise ConfigError("temperature", temperature, "must be greater than 0; set decoding=greedy instead")

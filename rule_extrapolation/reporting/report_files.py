@@ -46,7 +46,7 @@ def write_report(
     theirs = all_published()
     theirs = theirs[theirs["grammar"].isin([table.grammar for table in tables])]
     if len(theirs):
-        theirs.to_csv(out / "tables" / "published.csv", index=False)
+        theirs.to_csv(out / "tables" / "published.csv", index=False, na_rep="none")
     frame(runs).to_csv(out / "tables" / "runs.csv", index=False, na_rep="none")
     for name, figure in figures.items():
         save(figure, out / "figures", name)
