@@ -101,7 +101,9 @@ def test_a_killed_sweep_is_continued_by_the_same_command(tmp_path):
     assert "step 6/" in out.split("on L1")[-1]  # the runs that had not begun start at the beginning
 
     # In a process of its own too: in this one, earlier tests have set the number of threads.
-    assert start(whole, *SWEEP).wait() == 0
+    process = start(whole, *SWEEP)
+    out, _ = process.communicate()
+    assert process.returncode == 0, out
     expected = runs(whole)
     assert len(expected) == 4
     assert runs(killed) == expected
