@@ -61,7 +61,12 @@ def test_a_measurement_is_of_what_was_called():
     assert timing.ratio == timing.peer / timing.ours > 0
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+WHOLE_COMMANDS = ("seeds", "startup")
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=pytest.mark.slow) if name in WHOLE_COMMANDS else name for name in SCRIPTS]
+)
 def test_both_sides_of_every_comparison_run(script):
     if script == "recurrence":
         pytest.importorskip("minGRU_pytorch")

@@ -141,7 +141,7 @@ def test_a_closed_pipe_ends_a_command_without_traceback(command, tmp_path):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("unbuffered", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_outlives_a_closed_pipe(tmp_path, unbuffered):
     """Each run of a sweep is finished; what they print is dropped."""
     read, write = os.pipe()

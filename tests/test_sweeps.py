@@ -27,7 +27,7 @@ SHORT = [
     "callbacks=dynamics", "callbacks.dynamics.every_n_steps=3", "callbacks.dynamics.max_length=3",
 ]  # fmt: skip
 TINY = [*SHORT, "logger=csv", "model.embedding_dim=4", "model.hidden_dim=4"]
-SWEEP = ["-m", *TINY, "model=lstm,mingru", "seed=0,1"]
+SWEEP = ["-m", *TINY, "model=lstm", "seed=0,1,2"]
 RUNS = Path("runs", "sweeps", "default")
 
 
@@ -97,7 +97,7 @@ def test_a_killed_sweep_is_continued_by_the_same_command(tmp_path):
     out, _ = process.communicate()
     assert process.returncode == 0, out
     assert out.count("Skipped (already finished): ") == 1
-    assert "Sweep default: 3 finished, 1 skipped, 0 failed. Run folders: runs/sweeps/default" in out
+    assert "Sweep default: 2 finished, 1 skipped, 0 failed. Run folders: runs/sweeps/default" in out
     assert "step 6/" in out.split("on L1")[-1]  # the runs that had not begun start at the beginning
 
     # In a process of its own too: in this one, earlier tests have set the number of threads.
@@ -105,7 +105,7 @@ def test_a_killed_sweep_is_continued_by_the_same_command(tmp_path):
     out, _ = process.communicate()
     assert process.returncode == 0, out
     expected = runs(whole)
-    assert len(expected) == 4
+    assert len(expected) == 3
     assert runs(killed) == expected
 
 
@@ -126,7 +126,7 @@ def test_workers_of_a_killed_sweep_end_with_it(tmp_path):
     out, _ = process.communicate()
     assert process.returncode == 0, out
     assert "Another process" not in out
-    assert len(runs(tmp_path)) == 4
+    assert len(runs(tmp_path)) == 3
 
 
 def test_what_diverged_and_what_failed_while_it_was_built_is_named_and_reported(cli, tmp_path):
@@ -152,7 +152,7 @@ def test_what_diverged_and_what_failed_while_it_was_built_is_named_and_reported(
         pytest.param("on_validation_epoch_end", 18, marks=pytest.mark.slow),
         pytest.param("on_train_batch_end", 20, marks=pytest.mark.slow),
         pytest.param("on_train_end", 20, marks=pytest.mark.slow),
-        ("on_test_epoch_end", 20),
+        pytest.param("on_test_epoch_end", 20, marks=pytest.mark.slow),
     ],
 )
 def test_a_failed_run_is_tried_again_from_its_checkpoint(cli, tmp_path, hook, step):
@@ -285,7 +285,7 @@ def test_what_cannot_work_is_refused_before_any_work(cli, tmp_path, overrides, m
     "launcher",
     [
         ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-        ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"],
+        pytest.param(["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"], marks=pytest.mark.slow),
         ["hydra/launcher=ray"],
     ],
     ids=["joblib", "submitit_local", "ray"],
