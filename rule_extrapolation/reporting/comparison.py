@@ -80,8 +80,9 @@ class Cell:
 def average(runs: list[RunRecord], protocol: Protocol, measure: Measure) -> Cell:
     """Mean, standard deviation, 95% interval of the mean, and number of the runs that have the figure.
 
-    The interval of several runs is a t interval over them. That of one run is an exact binomial interval over its
-    different prompts. If no run has the figure, the cell names the most frequent reason.
+    The interval of several runs is a t interval over them. That of one run, or of runs that do not differ, is an exact
+    binomial interval over the different prompts of one of them. If no run has the figure, the cell names the most
+    frequent reason.
     """
     known = [(run, value) for run in runs if (value := protocol.value(run.results, measure)) is not None]
     if not known:
@@ -89,7 +90,7 @@ def average(runs: list[RunRecord], protocol: Protocol, measure: Measure) -> Cell
         return Cell(missing=reasons.most_common(1)[0][0] if reasons else "no finished run")
     is_share = measure is not LOSS
     mean, std, interval = statistics_of([value for _, value in known], is_share)
-    if len(known) == 1 and is_share:
+    if interval == (None, None) and is_share:
         interval = binomial_interval(mean, number_of_prompts(known[0][0], protocol, measure))
     return Cell(mean, std, len(known), None, *interval)
 

@@ -103,7 +103,7 @@ KINDS = {
     "lengths": Kind(
         "Longer words",
         "Loss in nats per symbol and EOS, and accuracies of completions of the words' first halves plus one symbol, by "
-        "the length of the words. Means over the evaluated runs.",
+        "the length of the words, over all completions, finished or not. Means over the evaluated runs.",
         lengths,
         "no finished run has an evaluation by length; run rule-extrapolation evaluate run=<folder>",
     ),
