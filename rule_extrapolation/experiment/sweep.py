@@ -26,9 +26,8 @@ from rule_extrapolation.experiment.hydra_internals import compose_job, wrap_laun
 from rule_extrapolation.experiment.processes import InUse, end_with_parent, lock
 from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.runs.identity import identity
-from rule_extrapolation.runs.run_folder import read_config, read_results, replace_text, write_results
+from rule_extrapolation.runs.run_folder import DONE, read_config, read_results, replace_text, write_results
 
-DONE = ("finished", "diverged")
 ERROR_FILE = "error.txt"
 
 current: Sweep | None = None

@@ -10,6 +10,10 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 
+VALIDATION = "validation"
+"""The key in the state of Lightning's epoch loop that tells at which point of a validation a checkpoint was written."""
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint writer, made atomic.
 
@@ -39,6 +43,11 @@ def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:
     """The steps and the complete epochs that a checkpoint was written after."""
     epochs = checkpoint["epoch"] + checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
     return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
+
+
+def lacks_validation(checkpoint: dict[str, Any]) -> bool:
+    """Whether a validation was due when a checkpoint was written, whose figures it therefore lacks."""
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"].get(VALIDATION) == "due"
 
 
 def logged_rows(path: Path) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # the report reads run folders without torch
     from rule_extrapolation.core.task import Task
     from rule_extrapolation.models.language_model import LanguageModel
 
+DONE = ("finished", "diverged")
+"""The statuses of runs that have all their results."""
 COMPLETIONS_ALONE = "loss of completions alone"
 """The caveat of runs whose loss is over completions only, not over whole words and PAD."""
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
