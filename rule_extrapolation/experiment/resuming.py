@@ -16,6 +16,7 @@ from rule_extrapolation.runs.checkpoints import (
     lacks_validation,
     last_checkpoint,
     load,
+    loads,
     shapes,
 )
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT
@@ -47,11 +48,20 @@ def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | No
     if ("ood" in checkpoint) != (module.ood is not None):
         fix = "the run to resume has another; use the same value"
         raise ConfigError("training.name", cfg.training.get("name"), fix)
+    check_best(cfg, path)
     if not lacks_results(path, checkpoint):
         for key, done in completed_progress(checkpoint).items():
             if 0 < (cfg.trainer.get(key) or -1) <= done:
                 raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"already trained for {done}; increase it")
     return path
+
+
+def check_best(cfg: DictConfig, path: Path) -> None:
+    """Raise a ConfigError if the best checkpoint beside the one to resume cannot be read, since it may be tested."""
+    best = path.with_name(best_checkpoint(Path()).name)
+    if best.is_file() and not loads(best):
+        fix = f"{best} is not a checkpoint; delete it to go on without the best weights so far"
+        raise ConfigError("resume", cfg.resume, fix)
 
 
 def lacks_results(path: Path, checkpoint: dict[str, Any]) -> bool:

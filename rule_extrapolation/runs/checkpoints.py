@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-
 VALIDATION = "validation"
 """The key in the state of Lightning's epoch loop that tells at which point of a validation a checkpoint was written."""
 
@@ -60,6 +59,15 @@ def load(path: Path, device: str) -> dict[str, Any]:
     if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
         raise KeyError(*missing)
     return checkpoint
+
+
+def loads(path: Path) -> bool:
+    """Whether there is a checkpoint that can be read."""
+    try:
+        load(path, "meta")
+    except Exception:
+        return False
+    return True
 
 
 def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
