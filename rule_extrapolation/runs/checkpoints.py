@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+VALIDATION = "validation"
+"""The key in the state of Lightning's epoch loop that tells at which point of a validation a checkpoint was written."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint writer, made atomic.
@@ -41,6 +44,11 @@ def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:
     return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
 
 
+def lacks_validation(checkpoint: dict[str, Any]) -> bool:
+    """Whether a validation was due when a checkpoint was written, whose figures it therefore lacks."""
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"].get(VALIDATION) == "due"
+
+
 def logged_rows(path: Path) -> int:
     """How many rows metrics.csv had when a checkpoint was written."""
     return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
@@ -51,6 +59,15 @@ def load(path: Path, device: str) -> dict[str, Any]:
     if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
         raise KeyError(*missing)
     return checkpoint
+
+
+def loads(path: Path) -> bool:
+    """Whether there is a checkpoint that can be read."""
+    try:
+        load(path, "meta")
+    except Exception:
+        return False
+    return True
 
 
 def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
