@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rule_extrapolation.core.errors import ConfigError
@@ -35,7 +36,7 @@ def write_report(
     contents |= {table.grammar: text_tables.files(table) for table in texts}
     for name, by_format in contents.items():
         for format, content in by_format.items():
-            (out / "tables" / f"{name}.{format}").write_text(content)
+            (out / "tables" / f"{file_name(name)}.{format}").write_text(content)
     every_row = [row for table in tables for row in language_tables.csv_rows(table)]
     if every_row:
         (out / "tables" / "all.csv").write_text(as_csv(every_row))
@@ -51,3 +52,8 @@ def write_report(
     for name, figure in figures.items():
         save(figure, out / "figures", name)
     return {name: (out / "figures" / f"{name}.svg").read_text() for name in figures}
+
+
+def file_name(name: str) -> str:
+    """A language's name as part of a path: run folders of other people give it, and must not choose the folder."""
+    return re.sub(r"[/\\\0]", "_", name)

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,8 +108,28 @@ def read_metrics(folder: Path) -> pd.DataFrame:
 
 
 def read_config(folder: Path) -> DictConfig:
-    """A run's resolved configuration."""
-    return OmegaConf.load(folder / "config.yaml")
+    """A run's resolved configuration.
+
+    Raises:
+        ConfigError: it is no mapping, or a value is an interpolation, such as ``${oc.env:HOME}``. A run writes none,
+            and somebody else's run folder must not read the environment.
+    """
+    cfg = OmegaConf.load(folder / "config.yaml")
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError("config.yaml", folder / "config.yaml", "must be a mapping; name the folder of a run")
+    for key, value in strings(OmegaConf.to_container(cfg)):
+        if "${" in value:
+            raise ConfigError(key, value, f"{folder / 'config.yaml'} looks no value up; write the value itself")
+    return cfg
+
+
+def strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Each string of a nested mapping or list, with its dotted key."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from strings(value, f"{key}.{name}" if key else str(name))
 
 
 def read_plain_config(folder: Path) -> dict[str, Any]:
