@@ -283,7 +283,7 @@ class TestTrainWithObjects:
     def test_a_language_with_a_constructor_of_its_own_is_built_again(self, tmp_path):
         self.train_on(Multiples(12, k=3), tmp_path / "run")
         with pytest.raises(
-            rule_extrapolation.ConfigError, match=r"grammar\._target_=test_public_api\.Multiples: neither"
+            rule_extrapolation.ConfigError, match=r"grammar\._target_=test_public_api\.Multiples: is no grammar"
         ):
             rule_extrapolation.load_run(tmp_path / "run")
         run = rule_extrapolation.load_run(tmp_path / "run", trust_run=True)

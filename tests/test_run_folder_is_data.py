@@ -103,7 +103,7 @@ class TestLoading:
     )
     def test_a_class_has_to_be_of_the_group(self, run, path):
         change(run, decoding=lambda node: {"_target_": path})
-        with pytest.raises(ConfigError, match=f"decoding._target_={path}: neither"):
+        with pytest.raises(ConfigError, match=f"decoding._target_={path}: is no decoding of this package"):
             rule_extrapolation.load_run(run)
 
     def test_trusted_it_is_built(self, run, ran, call):
@@ -210,6 +210,20 @@ def test_a_pickle_in_place_of_a_checkpoint_gives_one_line_and_no_warning(run, ra
         assert "best.ckpt is not a checkpoint" in refused(call(main, "complete", f"run={run}", "prompt=ab"))
         assert "last.ckpt is not a checkpoint" in refused(cli(*SHORT, f"resume={run}", "hydra.run.dir=rest"))
         assert "best.ckpt is not a checkpoint" in refused(cli(*SHORT, "training=finetune", f"ckpt={run}"))
+    assert not ran()
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: [", "a: ${", "!!python/object/apply:os.system [exit]", "\xff"])
+def test_a_config_that_cannot_be_read(run, call, cli, text):
+    (run / "config.yaml").write_text(text, encoding="latin-1")
+    assert f"run={run}: its config.yaml cannot be used: " in refused(call(main, "evaluate", f"run={run}"))
+    assert f"config.yaml={run / 'config.yaml'}: " in refused(cli(*SHORT, f"resume={run}", "trainer.max_steps=5"))
+
+
+def test_hydras_pickled_runs_are_not_run(run, ran, cli, tmp_path):
+    (run / ".hydra").mkdir(exist_ok=True)
+    (run / ".hydra" / "config.pickle").write_bytes(pickle.dumps(Touches(tmp_path / "mark")))
+    refused(cli("--experimental-rerun", str(run / ".hydra" / "config.pickle")))
     assert not ran()
 
 

@@ -36,9 +36,8 @@ def check_targets(cfg: DictConfig, own: Collection[str] = ()) -> None:
     for group in BUILT:
         for key, path in targets(settings.get(group), group):
             if path is not None and not (isinstance(path, str) and path in {*known(group), *own}):
-                fix = "neither this package nor an installed one registers it, so it is not run"
-                trust = "pass --trust-run (in Python trust_run=True) if you trust the author of the run folder"
-                raise ConfigError(key, path, f"{fix}; {trust}")
+                fix = "pass --trust-run (in Python trust_run=True) if you trust the run's author"
+                raise ConfigError(key, path, f"is no {group} of this package or of an installed one; {fix}")
 
 
 def targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.version import __version__
@@ -111,15 +112,19 @@ def read_config(folder: Path) -> DictConfig:
     """A run's resolved configuration.
 
     Raises:
-        ConfigError: it is no mapping, or a value is an interpolation, such as ``${oc.env:HOME}``. A run writes none,
+        ConfigError: it cannot be read, or a value is an interpolation, such as ``${oc.env:HOME}``. A run writes none,
             and somebody else's run folder must not read the environment.
     """
-    cfg = OmegaConf.load(folder / "config.yaml")
+    path = folder / "config.yaml"
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError("config.yaml", path, f"cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(cfg, DictConfig):
-        raise ConfigError("config.yaml", folder / "config.yaml", "must be a mapping; name the folder of a run")
+        raise ConfigError("config.yaml", path, "must be a mapping; name the folder of a run")
     for key, value in strings(OmegaConf.to_container(cfg)):
         if "${" in value:
-            raise ConfigError(key, value, f"{folder / 'config.yaml'} looks no value up; write the value itself")
+            raise ConfigError(key, value, f"{path} holds plain values only; write the value itself")
     return cfg
 
 
