@@ -202,13 +202,15 @@ class Touches:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_pickle_in_place_of_a_checkpoint_gives_one_line_and_no_warning(run, ran, call, cli, tmp_path):
+def test_a_pickle_in_place_of_a_checkpoint_gives_one_line_and_no_warning(run, trained, ran, call, cli, tmp_path):
     for name in ("best", "last"):
         (run / "checkpoints" / f"{name}.ckpt").write_bytes(pickle.dumps(Touches(tmp_path / "mark")))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "best.ckpt is not a checkpoint" in refused(call(main, "complete", f"run={run}", "prompt=ab"))
         assert "last.ckpt is not a checkpoint" in refused(cli(*SHORT, f"resume={run}", "hydra.run.dir=rest"))
+        shutil.copy(trained() / "checkpoints" / "last.ckpt", run / "checkpoints")
+        assert "best.ckpt is not a checkpoint" in refused(cli(*SHORT, f"resume={run}", "hydra.run.dir=rest"))
         assert "best.ckpt is not a checkpoint" in refused(cli(*SHORT, "training=finetune", f"ckpt={run}"))
     assert not ran()
 
