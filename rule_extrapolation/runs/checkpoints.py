@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def logged_rows(path: Path) -> int:
 
 
 def load(path: Path, device: str) -> dict[str, Any]:
-    checkpoint = torch.load(path, map_location=device, weights_only=True)
+    with warnings.catch_warnings():  # a pickle of another program is an error, which torch precedes by a warning
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
     if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
         raise KeyError(*missing)
     return checkpoint

@@ -8,12 +8,14 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.version import __version__
@@ -126,16 +128,29 @@ def read_config(folder: Path) -> DictConfig:
     """A run's resolved configuration.
 
     Raises:
-        ConfigError: config.yaml is not one.
+        ConfigError: config.yaml is not one, or a value is an interpolation, such as ``${oc.env:HOME}``. A run writes
+            none, and somebody else's run folder must not read the environment.
     """
+    path = folder / "config.yaml"
     try:
-        cfg = OmegaConf.load(folder / "config.yaml")
-    except (yaml.YAMLError, ValueError) as error:  # UnicodeDecodeError too
-        reason = " ".join(str(error).split())
-        raise ConfigError("run", folder, f"{folder / 'config.yaml'} cannot be read: {reason}") from error
+        cfg = OmegaConf.load(path)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:  # UnicodeDecodeError is a ValueError
+        raise ConfigError("run", folder, f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(cfg, DictConfig) or "model" not in cfg:
-        raise ConfigError("run", folder, f"{folder / 'config.yaml'} is not the configuration of a run")
+        raise ConfigError("run", folder, f"{path} is not the configuration of a run")
+    for key, value in strings(OmegaConf.to_container(cfg)):
+        if "${" in value:
+            raise ConfigError(key, value, f"{path} holds plain values only; write the value itself")
     return cfg
+
+
+def strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Each string of a nested mapping or list, with its dotted key."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from strings(value, f"{key}.{name}" if key else str(name))
 
 
 def read_plain_config(folder: Path) -> dict[str, Any]:
