@@ -185,7 +185,8 @@ class TestInterpolations:
         err = refused(cli(*SHORT, "trainer.max_steps=5", f"resume={run}", "hydra.run.dir=rest"))
         assert f"model.hidden_dim={value}: " in err and "hush" not in err
         (run / "results.json").unlink()
-        assert "hush" not in refused(cli(*SHORT, "sweep=s", f"hydra.run.dir={run}"))
+        status, out, err = cli(*SHORT, "sweep=s", f"hydra.run.dir={run}")
+        assert (status, err) == (0, "") and "Made anew" in out and "hush" not in out
 
     def test_the_report_leaves_them_as_they_are(self, run, call, tmp_path):
         change(run, model=lambda node: {**node, "hidden_dim": "${oc.env:SECRET}"})
@@ -219,7 +220,7 @@ def test_a_pickle_in_place_of_a_checkpoint_gives_one_line_and_no_warning(run, tr
 def test_a_config_that_cannot_be_read(run, call, cli, text):
     (run / "config.yaml").write_text(text, encoding="latin-1")
     assert f"run={run}: its config.yaml cannot be used: " in refused(call(main, "evaluate", f"run={run}"))
-    assert f"config.yaml={run / 'config.yaml'}: " in refused(cli(*SHORT, f"resume={run}", "trainer.max_steps=5"))
+    assert f"run={run}: {run / 'config.yaml'} " in refused(cli(*SHORT, f"resume={run}", "trainer.max_steps=5"))
 
 
 def test_hydras_pickled_runs_are_not_run(run, ran, cli, tmp_path):
@@ -227,11 +228,3 @@ def test_hydras_pickled_runs_are_not_run(run, ran, cli, tmp_path):
     (run / ".hydra" / "config.pickle").write_bytes(pickle.dumps(Touches(tmp_path / "mark")))
     refused(cli("--experimental-rerun", str(run / ".hydra" / "config.pickle")))
     assert not ran()
-
-
-def test_a_languages_name_chooses_no_folder(run, call, tmp_path):
-    text = (run / "results.json").read_text()
-    (run / "results.json").write_text(text.replace('"aNbN"', '"../../elsewhere"'))
-    assert call(main, "report", f"runs={run}", f"out={tmp_path / 'out' / 'report'}")[0] == 0
-    assert not list(tmp_path.glob("*/elsewhere*"))
-    assert (tmp_path / "out" / "report" / "tables" / ".._.._elsewhere.csv").is_file()

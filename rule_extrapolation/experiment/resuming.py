@@ -41,8 +41,6 @@ def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | No
         return None
     check_has_steps(cfg, "resume", module.model)
     path, checkpoint = read_checkpoint(cfg, "resume", last_checkpoint, "meta")
-    if (best := path.with_name(best_checkpoint(path).name)).is_file():  # tested after training, unless that improves it
-        load_checked(cfg, "resume", best, "meta")
     check_same_settings(cfg, module.model, path.parent.parent)
     if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
         raise ConfigError("resume", cfg.resume, "its weights are of another model; use that model's name and sizes")
@@ -138,17 +136,8 @@ def read_checkpoint(
     path = of_folder(path) if path.is_dir() else path
     if not path.is_file():
         raise ConfigError(key, cfg[key], f"there is no {path}; name a run folder or a .ckpt file")
-    return path, load_checked(cfg, key, path, device)
-
-
-def load_checked(cfg: DictConfig, key: str, path: Path, device: str) -> dict[str, Any]:
-    """The content of a .ckpt file that ``cfg[key]`` leads to.
-
-    Raises:
-        ConfigError: it is not a checkpoint.
-    """
     try:
-        return load(path, device)
+        return path, load(path, device)
     except Exception as error:
         raise ConfigError(key, cfg[key], f"{path} is not a checkpoint of a run") from error
 
