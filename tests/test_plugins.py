@@ -157,6 +157,8 @@ def test_a_model_without_yaml_has_its_own_defaults(command):
     status, out, error = command("train", *SHORT, "model=plain_gru", "+model.hidden_dim=4", "hydra.run.dir=plain")
     assert status == 0, error
     assert out.startswith("plain_gru (")
+    status, out, error = command("complete", "run=plain", "prompt=ab", "samples=0")
+    assert (status, error) == (0, "") and out.startswith("plain_gru on aNbN")
 
 
 def test_width_sets_the_key_that_its_yaml_names(command):

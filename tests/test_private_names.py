@@ -71,3 +71,7 @@ def test_the_listed_names_are_used_and_exist():
     assert module._trainer is None and module._current_fx_name is None
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1)
     assert "_batches_that_stepped" in trainer.fit_loop.state_dict()["epoch_loop.state_dict"]
+    epoch_loop = trainer.fit_loop.epoch_loop
+    assert callable(epoch_loop._should_check_val_fx) and callable(epoch_loop._num_ready_batches_reached)
+    assert epoch_loop._skip_next_val is False and trainer.fit_loop._data_fetcher is None
+    assert trainer.fit_loop._can_stop_early and callable(epoch_loop.val_loop._on_evaluation_end)

@@ -214,7 +214,7 @@ class TestTrainWithObjects:
 
     def test_a_run_of_importable_classes_loads_with_the_object_that_needs_arguments(self, trained_objects):
         run, model, _ = trained_objects
-        again = rule_extrapolation.load_run(run.folder, model=Copier(num_tokens=5))
+        again = rule_extrapolation.load_run(run.folder, model=Copier(num_tokens=5), trust_run=True)
         assert torch.equal(again.model.confidence, model.confidence)
         assert again.grammar.name == "ABs" and again.grammar.max_length == 10
 
@@ -259,7 +259,7 @@ class TestTrainWithObjects:
             run.folder.parent / "again", *self.SETTINGS, "decoding.max_new_tokens=4", grammar=grammar, model=model
         )
         assert not torch.equal(again.model.confidence, before)
-        loaded = rule_extrapolation.load_run(run.folder, model=Copier(num_tokens=5))
+        loaded = rule_extrapolation.load_run(run.folder, model=Copier(num_tokens=5), trust_run=True)
         assert loaded.model.confidence.requires_grad
 
     def test_a_model_without_trainable_weights_is_refused(self, tmp_path):
@@ -282,7 +282,11 @@ class TestTrainWithObjects:
 
     def test_a_language_with_a_constructor_of_its_own_is_built_again(self, tmp_path):
         self.train_on(Multiples(12, k=3), tmp_path / "run")
-        run = rule_extrapolation.load_run(tmp_path / "run")
+        with pytest.raises(
+            rule_extrapolation.ConfigError, match=r"grammar\._target_=test_public_api\.Multiples: is no grammar"
+        ):
+            rule_extrapolation.load_run(tmp_path / "run")
+        run = rule_extrapolation.load_run(tmp_path / "run", trust_run=True)
         assert run.grammar.k == 3
         assert run.grammar_with(max_length=20).max_length == 20
         with pytest.raises(
@@ -292,7 +296,7 @@ class TestTrainWithObjects:
 
     def test_such_a_language_can_be_evaluated(self, tmp_path, call):
         self.train_on(Multiples(12, k=3), tmp_path / "run")
-        status, _, err = call(main, "evaluate", f"run={tmp_path / 'run'}", "max_length_factor=1")
+        status, _, err = call(main, "evaluate", f"run={tmp_path / 'run'}", "max_length_factor=1", "--trust-run")
         assert (status, err) == (0, "")
 
     def test_an_option_that_no_attribute_tells_needs_the_object_again(self, tmp_path):
@@ -300,7 +304,7 @@ class TestTrainWithObjects:
         with pytest.raises(
             rule_extrapolation.ConfigError, match=r"does not keep as attributes: grammar\.k; pass grammar="
         ):
-            rule_extrapolation.load_run(tmp_path / "run")
+            rule_extrapolation.load_run(tmp_path / "run", trust_run=True)
         assert rule_extrapolation.load_run(tmp_path / "run", grammar=Secret(12, k=3)).grammar.hidden == 3
 
     def test_a_model_whose_arguments_no_attribute_tells_needs_the_object_again(self, tmp_path):

@@ -268,6 +268,10 @@ class TestLosses:
         assert read_results(run)["optimal_loss"] is None
 
 
+EPOCHS = ["trainer.max_steps=-1", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2"]
+EPOCHS += ["trainer.val_check_interval=1.0"]
+
+
 class TestRuns:
     def test_run_folder(self, train):
         run = train("grammar=L3", *TINY)
@@ -306,11 +310,10 @@ class TestRuns:
         assert read_results(run)["test"]["Test/loss"] == pytest.approx(loss, abs=1e-6)
         assert read_results(run)["at_best_validation"]["Val/loss"] != pytest.approx(loss, abs=1e-6)
 
-    def test_a_training_that_ends_before_its_first_validation(self, train):
+    def test_a_training_that_ends_before_its_first_validation_is_validated_then(self, train):
         run = train("trainer.check_val_every_n_epoch=5", "trainer.val_check_interval=1.0", *TINY)
-        assert read_results(run)["tested"] == "last"
-        assert read_results(run)["at_best_validation"] == {}
-        assert read_results(run)["test"]
+        assert read_results(run)["tested"] == "best"
+        assert read_results(run)["at_best_validation"]["step"] == 4
 
     def test_same_seed_same_numbers_other_seed_others(self, train):
         one, same, other = (train(f"seed={s}", "grammar=L1", *TINY, folder=f"run{i}") for i, s in enumerate((0, 0, 1)))
@@ -344,8 +347,10 @@ class TestRuns:
                 (row["step"], key): row[key] for run in runs for row in read_metrics(run) for key in keys if key in row
             }
 
-        assert by_step(first, rest) == by_step(whole)
-        for figures in ("test", "over_training", "at_best_validation"):
+        more = by_step(first, rest).items() - by_step(whole).items()
+        assert by_step(whole).items() <= by_step(first, rest).items()
+        assert {step for (step, _), _ in more} == ({6} if stop == 7 else set())  # the first run ended with a validation
+        for figures in ("test", "at_best_validation"):
             assert read_results(rest)[figures] == read_results(whole)[figures]
         weights = [
             torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (whole, rest)
@@ -356,13 +361,17 @@ class TestRuns:
         ("stage", "n", "missing"),
         [
             ("train", 3, {(2, "Train/loss")}),
-            ("train", 4, {(3, "Train/loss"), (3, "Val/loss")}),
-            ("validation", 6, {(3, "Val/loss")}),
-            ("validation", 8, {(3, "Val/loss")}),
+            ("train", 4, set()),
+            ("train", 8, set()),
+            ("validation", 6, set()),
+            ("validation", 8, set()),
+            ("validation", 13, set()),
+            ("validation", 16, set()),
         ],
     )
     def test_an_interrupted_run_resumes_with_the_same_curve(self, train, tmp_path, stage, n, missing):
-        """Four steps per epoch, a validation of four batches every two steps; Ctrl-C in a step or in a validation."""
+        """Four steps per epoch, a validation of four batches every two steps; Ctrl-C in a step or in a validation, also
+        in the last ones."""
         overrides = [
             "grammar=L1", "data.num_train=16", "data.num_val=16", "data.batch_size=4", "trainer.max_steps=8",
             "trainer.val_check_interval=2", *TINY,
@@ -379,10 +388,22 @@ class TestRuns:
             for run in (whole, tmp_path / "first", rest)
         ]
         both = {**losses[1], **losses[2]}
-        # The step in which Ctrl-C came is complete but not logged. A validation that was running or due is not logged
-        # either.
+        # The step in which Ctrl-C came is complete but not logged, unless a validation follows it.
         assert both == {key: loss for key, loss in losses[0].items() if key not in missing}
-        assert read_results(rest)["test"] == read_results(whole)["test"]
+        assert not losses[1].keys() & losses[2].keys()
+        epochs = [
+            {row["step"]: row["epoch"] for row in read_metrics(run) if "Val/loss" in row} for run in (whole, rest)
+        ]
+        assert epochs[1].items() <= epochs[0].items()
+        for figures in ("status", "tested", "test", "over_training", "at_best_validation"):
+            assert read_results(rest)[figures] == read_results(whole)[figures]
+
+    @pytest.mark.parametrize("interval", [["trainer.max_steps=7", "trainer.val_check_interval=5"], EPOCHS])
+    def test_the_end_of_training_is_validated_and_not_twice(self, train, interval):
+        """Two steps an epoch."""
+        run = train(*interval, "grammar=L1", "data.num_train=8", "data.batch_size=4", *TINY)
+        validated = [row["step"] for row in read_metrics(run) if "Val/loss" in row]
+        assert validated == ([4, 6] if interval is not EPOCHS else [3, 5])
 
     def test_a_model_that_sees_the_future_is_marked(self, train, capsys):
         run = train("model=linear", "model.published_mask=true", "trainer.max_steps=1")

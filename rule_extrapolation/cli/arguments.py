@@ -19,6 +19,8 @@ from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, check_choice, one_of
 
 Arguments = TypeVar("Arguments")
+TRUST_RUN = "true, or --trust-run: build whatever class the run names, which can run any code"
+"""The meaning of the argument ``trust_run`` of the commands that load a run."""
 
 
 def parse(cls: type[Arguments], words: list[str]) -> Arguments:
@@ -30,7 +32,7 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
     known, hints = meanings(cls), typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for word in words:
-        key, equals, text = word.partition("=")
+        key, equals, text = (flags(cls)[word], "=", "true") if word in flags(cls) else word.partition("=")
         if not equals and key not in known:
             raise ConfigError("arguments", word, f"settings are key=value; write {next(iter(known))}={word}")
         if key not in known:
@@ -64,6 +66,11 @@ def convert(key: str, text: str, hint: Any) -> Any:
 def meanings(cls: type) -> dict[str, str]:
     """The meaning of each argument."""
     return {key: hint.__metadata__[0] for key, hint in typing.get_type_hints(cls, include_extras=True).items()}
+
+
+def flags(cls: type) -> dict[str, str]:
+    """The arguments that a flag such as --trust-run sets to true, by flag."""
+    return {f"--{key.replace('_', '-')}": key for key, hint in typing.get_type_hints(cls).items() if hint is bool}
 
 
 def help_text(cls: type, usage: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.arguments import TRUST_RUN, command
 from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed
 from rule_extrapolation.experiment.prompts import encode_prompt
@@ -41,6 +41,7 @@ class Arguments:
     seed: Annotated[int, "seed of the draws"] = 0
     max_new_tokens: Annotated[int | None, "most tokens of a completion; default: the run's"] = None
     attention: Annotated[str | None, "a .png, .svg or .pdf file to draw the greedy completion's attention to"] = None
+    trust_run: Annotated[bool, TRUST_RUN] = False
 
 
 def check(arguments: Arguments) -> None:
@@ -176,7 +177,11 @@ def session(run: TrainedRun, arguments: Arguments) -> None:
 def complete(arguments: Arguments) -> None:
     check(arguments)
     prompt_length = 1 + len(arguments.prompt or "")
-    run = load_run(arguments.run, min_context=lambda cfg: prompt_length + most_new_tokens(cfg, arguments))
+    run = load_run(
+        arguments.run,
+        trust_run=arguments.trust_run,
+        min_context=lambda cfg: prompt_length + most_new_tokens(cfg, arguments),
+    )
 
     from rule_extrapolation.reporting.terminal import model_title
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rule_extrapolation.cli.arguments import command
+from rule_extrapolation.cli.arguments import TRUST_RUN, command
 from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
 from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
@@ -47,6 +47,7 @@ class Arguments:
     seed: Annotated[int | None, "seed of words and samples; default: the run's data.seed and decoding.seed"] = None
     lengths: Annotated[list[int] | None, "lengths of words, such as 16,32,64; default: by max_length_factor"] = None
     max_length_factor: Annotated[float, "longest words as a multiple of the run's max_length; 0: no longer words"] = 4.0
+    trust_run: Annotated[bool, TRUST_RUN] = False
 
 
 def check(arguments: Arguments) -> None:
@@ -135,7 +136,7 @@ def words_by_length(run: TrainedRun, arguments: Arguments, seed: int) -> tuple[l
 
 def evaluate(arguments: Arguments) -> None:
     check(arguments)
-    run = load_run(arguments.run, min_context=lambda cfg: tokens_needed(cfg, arguments))
+    run = load_run(arguments.run, trust_run=arguments.trust_run, min_context=lambda cfg: tokens_needed(cfg, arguments))
     if run.task.kind == "text":
         fix = f"{run.task.name} is a text, which has no rules; its perplexity is in results.json"
         raise ConfigError("run", arguments.run, fix)

@@ -21,9 +21,10 @@ from rule_extrapolation.config.composing import register
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.experiment.broken_runs import set_aside_if_broken
 from rule_extrapolation.experiment.hydra_internals import compose_job, jobs_of, sweep_overrides
 from rule_extrapolation.experiment.processes import is_follower
-from rule_extrapolation.experiment.sweep import Sweep, begin, check_same_run
+from rule_extrapolation.experiment.sweep import Job, Sweep, begin, check_same_run
 from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.runs.run_folder import check_free
@@ -44,6 +45,8 @@ class Preflight(Callback):
             if experiment.world.rank:
                 return self.use_no_folder(config)
             if config.sweep is not None:
+                for run in Job([], config, Path(config.hydra.run.dir)).runs:
+                    set_aside_if_broken(config, run)
                 return check_same_run(Path(config.hydra.run.dir), config, "hydra.run.dir")
             check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 

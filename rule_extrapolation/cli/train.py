@@ -28,8 +28,8 @@ OPTIONS = """
 FLAGS = ("--list", "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m")
 FLAGS += ("--shell-completion", "-sc")
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn")
-FLAGS_WITH_VALUE += ("--config-dir", "-cd", "--experimental-rerun", "--info", "-i")
-"""The options of ``--list`` and of Hydra."""
+FLAGS_WITH_VALUE += ("--config-dir", "-cd", "--info", "-i")
+"""The options of ``--list`` and of Hydra, except --experimental-rerun, which would run any code of a pickled file."""
 
 register()
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from omegaconf import DictConfig, ListConfig
 
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed, one_of
+from rule_extrapolation.core.names import check_file_name
 
 NO_ARGUMENTS = ("_target_", "name", "search", "depth_key", "width_key")
 """Keys that no constructor takes. People and dashboards filter by ``name``, sweepers read ``search``, and ``depth`` and
@@ -52,6 +53,7 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_arguments(Settings, dict(cfg), "")
     check_seed(seed=cfg.seed)
+    check_file_name(sweep=cfg.sweep, **{"grammar.name": cfg.grammar.get("name")})
     check_positive(**{key: cfg[key] for key in ("threads", "depth", "width") if cfg[key] is not None})
     if cfg.seeds is not None:
         check_positive(seeds=cfg.seeds)

@@ -150,15 +150,20 @@ def check_num_tokens(model: LanguageModel, task: Task) -> None:
         raise ConfigError("model", name, f"has {num_tokens} tokens; {task.name} has {task.num_tokens}")
 
 
-def build_module(cfg: DictConfig, data: Any, model: LanguageModel, ood: OODTraining | None = None) -> LanguageModeling:
+def build_module(
+    cfg: DictConfig, data: Any, model: LanguageModel, ood: OODTraining | None = None, trains: bool = True
+) -> LanguageModeling:
     """The LightningModule that trains the model on such data.
+
+    Args:
+        trains: whether it needs an optimizer. That of a trained run does not.
 
     Raises:
         ConfigError: naming the key, its value and how to fix it.
     """
     decoder = build(cfg, "decoding")
-    optimizer = resolve_factory(cfg, "optimizer", given=["params"])
-    scheduler = resolve_factory(cfg, "scheduler", given=["optimizer"])
+    optimizer = resolve_factory(cfg, "optimizer", given=["params"]) if trains else None
+    scheduler = resolve_factory(cfg, "scheduler", given=["optimizer"]) if trains else None
     with config_error_context(cfg, "data"):
         return module_class(data)(model, data.task, optimizer, scheduler, decoder, ood)
 

@@ -10,9 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core.errors import ConfigError, as_written
 from rule_extrapolation.models.language_model import LanguageModel
-from rule_extrapolation.runs.checkpoints import best_checkpoint, completed_progress, last_checkpoint, load, shapes
+from rule_extrapolation.runs.checkpoints import (
+    best_checkpoint,
+    completed_progress,
+    lacks_validation,
+    last_checkpoint,
+    load,
+    loads,
+    shapes,
+)
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT
-from rule_extrapolation.runs.run_folder import read_config, read_results
+from rule_extrapolation.runs.run_folder import DONE, read_config, read_results
 from rule_extrapolation.training.language_modeling import LanguageModeling
 
 
@@ -40,10 +48,28 @@ def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | No
     if ("ood" in checkpoint) != (module.ood is not None):
         fix = "the run to resume has another; use the same value"
         raise ConfigError("training.name", cfg.training.get("name"), fix)
-    for key, done in completed_progress(checkpoint).items():
-        if 0 < (cfg.trainer.get(key) or -1) <= done:
-            raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"already trained for {done}; increase it")
+    check_best(cfg, path)
+    if not lacks_results(path, checkpoint):
+        for key, done in completed_progress(checkpoint).items():
+            if 0 < (cfg.trainer.get(key) or -1) <= done:
+                raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"already trained for {done}; increase it")
     return path
+
+
+def check_best(cfg: DictConfig, path: Path) -> None:
+    """Raise a ConfigError if the best checkpoint beside the one to resume cannot be read, since it may be tested."""
+    best = path.with_name(best_checkpoint(Path()).name)
+    if best.is_file() and not loads(best):
+        fix = f"{best} is not a checkpoint; delete it to go on without the best weights so far"
+        raise ConfigError("resume", cfg.resume, fix)
+
+
+def lacks_results(path: Path, checkpoint: dict[str, Any]) -> bool:
+    """Whether the run of a checkpoint was interrupted in its last validation or later, so that its results are left to
+    compute although it has had all its steps."""
+    folder = path.parent.parent
+    is_run = path == last_checkpoint(folder) and (folder / "config.yaml").is_file()
+    return lacks_validation(checkpoint) or (is_run and (read_results(folder) or {}).get("status") not in DONE)
 
 
 def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
@@ -58,9 +84,11 @@ def own_checkpoint(cfg: DictConfig, module: LanguageModeling) -> Path | None:
     return path if fits else None
 
 
-def has_ended(cfg: DictConfig, path: Path) -> bool:
-    """Whether a checkpoint was written at the end of training, or where early stopping ended it."""
-    checkpoint = load(path, "meta")
+def has_ended(cfg: DictConfig, checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint was written at the end of training, or where early stopping ended it, and no validation is
+    left to do."""
+    if lacks_validation(checkpoint):
+        return False
     stopped = any(state.get("stopped") for state in checkpoint["callbacks"].values())
     progress = completed_progress(checkpoint)
     return stopped or any(0 < (cfg.trainer.get(key) or -1) <= done for key, done in progress.items())

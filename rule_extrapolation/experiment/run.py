@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,6 +42,7 @@ from rule_extrapolation.runs.checkpoints import best_checkpoint, last_checkpoint
 from rule_extrapolation.training.language_modeling import end_of_training
 from rule_extrapolation.training.loggers import metrics_file
 from rule_extrapolation.training.loggers.wandb import close_run
+from rule_extrapolation.training.loops import use_loops
 
 
 def print_results(run: Run) -> None:
@@ -65,6 +69,13 @@ def run_tags(cfg: DictConfig, task: Task) -> dict[str, str]:
     names = {"language": task.name, "label": task.label, "architecture": cfg.model.name}
     names["experiment"] = choices.get("experiment")
     return {tag: name for tag, name in names.items() if name}
+
+
+def build_trainer(cfg: DictConfig, loggers: Logger | list[Logger], callbacks: list[Callback]) -> Trainer:
+    """The configured Trainer, which loses no validation."""
+    trainer = build(cfg, "trainer", logger=loggers, callbacks=callbacks)
+    use_loops(trainer)
+    return trainer
 
 
 @dataclass
@@ -118,7 +129,7 @@ def run(
             print(describe_run(run.results, run.task), flush=True)
         with processes(run.experiment.world, run.folder / "config.yaml"):
             run.prepare()
-            trainer = build(cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
+            trainer = build_trainer(cfg, run.loggers, run.experiment.callbacks)
             if run.experiment.module.model.fitted_by_counting:
                 fit_counts(run, trainer)
             elif run.experiment.module.model.num_parameters:
@@ -126,6 +137,21 @@ def run(
             test(run, trainer)
     if verbose:
         print_results(run)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise a KeyboardInterrupt, as Ctrl-C does, so that the run folder says how the run ended."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():  # after an error, Lightning sets those of the training again
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -156,7 +182,8 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
     module.save_task(run.folder)
     results, beginning = run.results, time.perf_counter()
     try:
-        yield run
+        with ended_by_sigterm():
+            yield run
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns a KeyboardInterrupt into a SystemExit
         results["status"] = "interrupted"
         raise KeyboardInterrupt from stop
@@ -179,7 +206,8 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
     (folder / "results.json").unlink(missing_ok=True)
     (folder / "completions.csv").unlink(missing_ok=True)
     if checkpoint == last_checkpoint(folder):
-        metrics_file.truncate(folder / "metrics.csv", None if has_ended(cfg, checkpoint) else logged_rows(checkpoint))
+        rows = None if has_ended(cfg, load(checkpoint, "meta")) else logged_rows(checkpoint)
+        metrics_file.truncate(folder / "metrics.csv", rows)
     else:
         (folder / "metrics.csv").unlink(missing_ok=True)
         shutil.rmtree(last_checkpoint(folder).parent, ignore_errors=True)
@@ -188,19 +216,22 @@ def clear(cfg: DictConfig, checkpoint: Path | None) -> None:
 def fit(run: Run, trainer: Trainer) -> None:
     """Train, from the checkpoint if there is one."""
     experiment = run.experiment
+    checkpoint = experiment.checkpoint and load(experiment.checkpoint, "meta")
+    ended = checkpoint is not None and has_ended(run.cfg, checkpoint)
     if run.is_rank_zero and experiment.checkpoint not in (None, last_checkpoint(run.folder)):
+        last_checkpoint(run.folder).parent.mkdir()
         best = experiment.checkpoint.with_name(best_checkpoint(run.folder).name)
         if best.is_file():
-            best_checkpoint(run.folder).parent.mkdir()
             shutil.copy(best, best_checkpoint(run.folder))
+        if ended:  # and no other one will be written
+            shutil.copy(experiment.checkpoint, last_checkpoint(run.folder))
     keep_freed_memory()
     beginning = time.perf_counter()
     with threads_limited(training_threads(experiment)):
         trainer.fit(experiment.module, experiment.data, ckpt_path=experiment.checkpoint, weights_only=True)
     run.results["seconds"]["fit"] = time.perf_counter() - beginning
-    if experiment.checkpoint is not None and has_ended(run.cfg, experiment.checkpoint):
-        epoch = load(experiment.checkpoint, "meta")["epoch"]
-        trainer.fit_loop.load_state_dict(end_of_training(trainer, epoch))
+    if ended:
+        trainer.fit_loop.load_state_dict(end_of_training(trainer, checkpoint["epoch"]))
 
 
 def fit_counts(run: Run, trainer: Trainer) -> None:

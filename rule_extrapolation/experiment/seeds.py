@@ -20,19 +20,18 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from rule_extrapolation.config.building import build
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.core.errors import RunsFailed
 from rule_extrapolation.core.threads import cores, threads_limited, threads_per_job
 from rule_extrapolation.experiment.assembling import Experiment, assemble
 from rule_extrapolation.experiment.libraries import set_up_libraries
-from rule_extrapolation.experiment.run import Run, started, test, training_threads
-from rule_extrapolation.experiment.sweep import DONE, status
+from rule_extrapolation.experiment.run import Run, build_trainer, started, test, training_threads
+from rule_extrapolation.experiment.sweep import status
 from rule_extrapolation.ops.allocator import keep_freed_memory
 from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.runs.checkpoints import last_checkpoint
-from rule_extrapolation.runs.run_folder import read_results
+from rule_extrapolation.runs.run_folder import DONE, read_results
 from rule_extrapolation.training.stack import Member, MemberCallbacks, MemberLoggers, Stack
 
 INTERRUPTED = 130
@@ -116,9 +115,7 @@ def run_stacked(configs: list[DictConfig]) -> None:
         first, last = configs[0].seed, configs[-1].seed
         print(f"{describe_run(runs[0].results, runs[0].task)}, seeds {first} to {last} together", flush=True)
         bars = [callback for callback in runs[0].experiment.callbacks if isinstance(callback, ProgressBar)]
-        trainer = build(
-            configs[0], "trainer", logger=MemberLoggers(members), callbacks=[MemberCallbacks(members), *bars]
-        )
+        trainer = build_trainer(configs[0], MemberLoggers(members), [MemberCallbacks(members), *bars])
         keep_freed_memory()
         beginning = time.perf_counter()
         with threads_limited(training_threads(runs[0].experiment, len(runs))):
@@ -126,7 +123,7 @@ def run_stacked(configs: list[DictConfig]) -> None:
         for run in runs:
             run.results["seconds"]["fit"] = time.perf_counter() - beginning
         for run, member in zip(runs, members):
-            trainer = build(run.cfg, "trainer", logger=run.loggers, callbacks=run.experiment.callbacks)
+            trainer = build_trainer(run.cfg, run.loggers, run.experiment.callbacks)
             trainer.fit_loop.load_state_dict(member.progress)  # the test is logged at this step and epoch
             test(run, trainer)
 

@@ -22,13 +22,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.experiment.broken_runs import set_aside_if_broken
 from rule_extrapolation.experiment.hydra_internals import compose_job, wrap_launcher
 from rule_extrapolation.experiment.processes import InUse, end_with_parent, lock
 from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.runs.identity import identity
-from rule_extrapolation.runs.run_folder import read_config, read_results, replace_text, write_results
+from rule_extrapolation.runs.run_folder import DONE, read_config, read_results, replace_text, write_results
 
-DONE = ("finished", "diverged")
 ERROR_FILE = "error.txt"
 
 current: Sweep | None = None
@@ -97,6 +97,8 @@ class Sweep:
             if any(identity(other.cfg) != identity(job.cfg) for other in same):
                 fix = "several jobs would share a folder; put ${identity:} into the name"
                 raise ConfigError("hydra.sweep.subdir", job.folder.name, fix)
+            for run in job.runs:
+                set_aside_if_broken(job.cfg, run)
             check_same_run(job.folder, job.cfg, "hydra.sweep.dir")
             self.jobs[key] = job
             self.skipped |= {run for run in job.runs if status(run) in DONE}
@@ -128,8 +130,11 @@ def check_same_run(folder: Path, cfg: DictConfig, key: str) -> None:
 
 
 def status(run: Path) -> str | None:
-    """The status in a run folder's results.json, or None if there is no such file."""
-    results = read_results(run)
+    """The status in a run folder's results.json, or None if there is no such file or it cannot be read."""
+    try:
+        results = read_results(run)
+    except ConfigError:
+        return None
     return results and results["status"]
 
 
@@ -139,7 +144,7 @@ def outcome(job: Job, run: Path) -> tuple[str, str | None]:
     if ended in DONE:
         return ended, None
     if ended == "failed":
-        return "failed", first_line(read_results(run)["error"])
+        return "failed", first_line(str(read_results(run).get("error")))
     if ended == "interrupted":
         return "interrupted", "interrupted"
     files = [folder / ERROR_FILE for folder in (run, job.folder)]
@@ -186,7 +191,7 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
 def record_failure(cfg: DictConfig, reason: str) -> None:
     """Write a results.json for a run that failed before it could write one, so that the report lists it."""
     folder = Path(cfg.run_dir)
-    if read_results(folder) is None and not cfg.seeds:
+    if status(folder) is None and not cfg.seeds:
         replace_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         about = {"grammar": cfg.grammar.name, "model": cfg.model.name, "seed": cfg.seed}
         write_results(folder, {"status": "failed", **about, "error": reason})

@@ -16,7 +16,7 @@ from rule_extrapolation.config.composing import compose, register
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.run import run
-from rule_extrapolation.experiment.trained_run import TrainedRun, check_objects, load_run
+from rule_extrapolation.experiment.trained_run import TrainedRun, check_objects, import_path, load_run
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 
@@ -75,7 +75,7 @@ def train(
     if model is not None:
         model.train()  # an earlier call has left it in evaluation mode
     run(cfg, quiet, grammar=grammar, model=model)
-    return load_run(str(run_dir), grammar=grammar, model=model)
+    return load_run(str(run_dir), grammar=grammar, model=model, trust_run=True)  # the caller's own
 
 
 def check_call(
@@ -132,9 +132,8 @@ def describe(value: Grammar | LanguageModel, given: Iterable[str]) -> dict[str, 
     Args:
         given: arguments that the program passes itself.
     """
-    cls = type(value)
-    described = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
-    for name, parameter in inspect.signature(cls).parameters.items():
+    described = {"_target_": import_path(value)}
+    for name, parameter in inspect.signature(type(value)).parameters.items():
         if name not in given and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             argument = getattr(value, name, MISSING)
             described[name] = argument if is_plain(argument) else MISSING

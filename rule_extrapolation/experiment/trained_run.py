@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pydoc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from omegaconf import DictConfig
 
 from rule_extrapolation.config.building import build_data, resolve_factory
 from rule_extrapolation.config.checks import check_settings
+from rule_extrapolation.config.messages import one_line
+from rule_extrapolation.config.trust import check_targets
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.prompts import Completion, encode_prompt
 from rule_extrapolation.runs.run_folder import read_config, read_metrics, read_results
@@ -152,39 +155,52 @@ def check_objects(grammar: Any, model: Any) -> None:
             raise ConfigError(name, type(value).__name__, f"must be a {cls.__name__}")
 
 
+def import_path(value: Any) -> str:
+    """The import path of an object's class, as a configuration names it."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
 def load_run(
     folder: str | Path,
     *,
     grammar: Grammar | None = None,
     model: LanguageModel | None = None,
+    trust_run: bool = False,
     min_context: Callable[[DictConfig], int] = lambda cfg: 0,
 ) -> TrainedRun:
     """Load a run's model with the weights of its best checkpoint, or of the last where there is no best.
 
     Args:
         grammar, model: the objects that the run was trained with, if its configuration cannot build them again.
+        trust_run: build what the configuration names whatever it is, which can run any code. Otherwise only languages,
+            models, data and decoders of this package and of installed plugins are built.
         min_context: from the run's configuration, the number of tokens that the model must be able to read, for models
             whose weights allow any number.
 
     Raises:
-        ConfigError: there is no such run, its configuration is invalid, or its weights are missing or do not fit.
+        ConfigError: there is no such run, its configuration is invalid or names another class, or its weights are
+            missing or do not fit.
     """
-    config = find_config(folder)
+    path = find_config(folder).parent
     check_objects(grammar, model)
+    given = {"grammar": grammar, "model": model}
+    own = {group: import_path(value) for group, value in given.items() if value is not None}
+    with config_usable(folder):
+        cfg = read_config(path)
+        for group in own:
+            cfg[group]._target_ = own[group]
+        if not trust_run:
+            check_targets(cfg, own.values())
     from rule_extrapolation.experiment.assembling import build_model_for, build_module
     from rule_extrapolation.experiment.libraries import set_up_libraries
     from rule_extrapolation.runs.checkpoints import tested_checkpoint
 
     set_up_libraries()
-    path = config.parent
-    try:
-        cfg = read_config(path)
+    with config_usable(folder):
         check_settings(cfg)
         settings = for_evaluation(cfg, min_context)
         data = saved_data(settings, path) or build_data(settings, grammar)
-        module = build_module(settings, data, build_model_for(settings, data, model=model))
-    except Exception as error:
-        raise ConfigError("run", folder, f"its config.yaml cannot be used: {error}") from error
+        module = build_module(settings, data, build_model_for(settings, data, model=model), trains=False)
     checkpoint = None
     if any(True for _ in module.model.parameters()) or module.model.fitted_by_counting:
         checkpoint = tested_checkpoint(path)
@@ -195,6 +211,15 @@ def load_run(
     if model is None:  # an object stays as trainable as the caller has made it
         module.requires_grad_(False)
     return TrainedRun(path, cfg, checkpoint, module.task, module.model, module.decoder, caveat_of(path, module))
+
+
+@contextmanager
+def config_usable(folder: str | Path) -> Iterator[None]:
+    """Turn what is wrong with a run's configuration into a ConfigError of one line that names the run."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError("run", folder, f"its config.yaml cannot be used: {one_line(error)}") from error
 
 
 def for_evaluation(cfg: DictConfig, min_context: Callable[[DictConfig], int]) -> DictConfig:
@@ -230,10 +255,10 @@ def load_trained_weights(module: LanguageModeling, checkpoint: Path, folder: str
     Raises:
         ConfigError: the file cannot be read, or its weights are of another model.
     """
-    import torch
+    from rule_extrapolation.runs.checkpoints import load
 
     try:
-        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        module.load_state_dict(load(checkpoint, "cpu")["state_dict"])
     except Exception as error:
         fix = f"checkpoints/{checkpoint.name} is not a checkpoint of the model in its config.yaml"
         raise ConfigError("run", folder, fix) from error

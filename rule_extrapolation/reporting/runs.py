@@ -18,10 +18,11 @@ import pandas as pd
 import yaml
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.names import check_file_name, is_file_name
 from rule_extrapolation.reporting.measures import MEASURES, PROTOCOLS
 from rule_extrapolation.runs.evaluations import read_lengths, read_prompt_lengths
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT, flatten, without
-from rule_extrapolation.runs.run_folder import read_plain_config, read_results
+from rule_extrapolation.runs.run_folder import is_set_aside, read_plain_config, read_results
 
 CURVES = ("Val/loss", "Val/OOD/finished/rule_1_accuracy", "Val/OOD/finished_accuracy")
 """The columns of metrics.csv that are read, in addition to those of DYNAMICS."""
@@ -73,6 +74,12 @@ class RunRecord:
     @property
     def grammar(self) -> str:
         """The language, or the text and its level."""
+        name = self.stated_grammar
+        return name if is_file_name(name) else UNKNOWN
+
+    @property
+    def stated_grammar(self) -> str:
+        """What the run's files say, which may not be the name of anything."""
         name = str(self.results.get("grammar") or named(self.config, "grammar"))
         return f"{name}_{self.text['level']}" if self.text else name
 
@@ -135,7 +142,8 @@ def runs_below(folder: Path) -> list[Path]:
         if "results.json" in files or ("config.yaml" in files and (".hydra" in folders or "metrics.csv" in files)):
             runs.append(Path(path))
             folders.clear()
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "wandb")
+        kept = (name for name in folders if not name.startswith(".") and name != "wandb" and not is_set_aside(name))
+        folders[:] = sorted(kept)
     return runs
 
 
@@ -160,6 +168,7 @@ def read_run(folder: Path, most_completions: int) -> RunRecord:
         run.problem = problem(run.results, "without results.json: running, or killed")
         if run.problem is None and not run.config:
             run.problem = "without config.yaml"
+        check_file_name(grammar=run.stated_grammar)
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         run.problem = f"unreadable: {' '.join(str(error).split())}"
     return run

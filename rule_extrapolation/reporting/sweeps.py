@@ -40,6 +40,11 @@ def print_failure(run: Path, reason: str, file: str) -> None:
     print(f"error: {run}: {reason}; see {file} there", file=sys.stderr, flush=True)
 
 
+def print_set_aside(run: Path, reason: str, aside: Path) -> None:
+    """Print that a run is made anew, and where its old files are."""
+    print(f"Made anew, since its {reason}: {run}; its files are now in {aside}", flush=True)
+
+
 def print_in_use(run: Path) -> None:
     """Print that a run is left to the process that runs it."""
     print(f"Another process is running it: {run}", flush=True)

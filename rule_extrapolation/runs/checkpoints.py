@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+VALIDATION = "validation"
+"""The key in the state of Lightning's epoch loop that tells at which point of a validation a checkpoint was written."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,16 +45,32 @@ def completed_progress(checkpoint: dict[str, Any]) -> dict[str, int]:
     return {"max_steps": checkpoint["global_step"], "max_epochs": epochs}
 
 
+def lacks_validation(checkpoint: dict[str, Any]) -> bool:
+    """Whether a validation was due when a checkpoint was written, whose figures it therefore lacks."""
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"].get(VALIDATION) == "due"
+
+
 def logged_rows(path: Path) -> int:
     """How many rows metrics.csv had when a checkpoint was written."""
     return next(state["rows"] for state in load(path, "meta")["callbacks"].values() if "rows" in state)
 
 
 def load(path: Path, device: str) -> dict[str, Any]:
-    checkpoint = torch.load(path, map_location=device, weights_only=True)
+    with warnings.catch_warnings():  # a pickle of another program is an error, which torch precedes by a warning
+        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
     if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
         raise KeyError(*missing)
     return checkpoint
+
+
+def loads(path: Path) -> bool:
+    """Whether there is a checkpoint that can be read."""
+    try:
+        load(path, "meta")
+    except Exception:
+        return False
+    return True
 
 
 def shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

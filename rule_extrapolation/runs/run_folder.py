@@ -8,12 +8,14 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.version import __version__
@@ -24,6 +26,10 @@ if TYPE_CHECKING:  # the report reads run folders without torch
     from rule_extrapolation.core.task import Task
     from rule_extrapolation.models.language_model import LanguageModel
 
+DONE = ("finished", "diverged")
+"""The statuses of runs that have all their results."""
+BROKEN = ".broken"
+"""Between the name of a run folder and a number, it names a folder that was set aside since it could not be read."""
 COMPLETIONS_ALONE = "loss of completions alone"
 """The caveat of runs whose loss is over completions only, not over whole words and PAD."""
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -91,9 +97,21 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
-    """The content of results.json, or None if there is no such file."""
+    """The content of results.json, or None if there is no such file.
+
+    Raises:
+        ConfigError: it cannot be read, or does not say how the run stands.
+    """
     path = folder / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        results = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError("run", folder, f"{path} is no JSON: {error}; delete it, or make the run again") from error
+    if not isinstance(results, dict) or not isinstance(results.get("status"), str):
+        raise ConfigError("run", folder, f"{path} has no status of a run; delete it, or make the run again")
+    return results
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
@@ -107,13 +125,46 @@ def read_metrics(folder: Path) -> pd.DataFrame:
 
 
 def read_config(folder: Path) -> DictConfig:
-    """A run's resolved configuration."""
-    return OmegaConf.load(folder / "config.yaml")
+    """A run's resolved configuration.
+
+    Raises:
+        ConfigError: config.yaml is not one, or a value is an interpolation, such as ``${oc.env:HOME}``. A run writes
+            none, and somebody else's run folder must not read the environment.
+    """
+    path = folder / "config.yaml"
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:  # UnicodeDecodeError is a ValueError
+        raise ConfigError("run", folder, f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(cfg, DictConfig) or "model" not in cfg:
+        raise ConfigError("run", folder, f"{path} is not the configuration of a run")
+    for key, value in strings(OmegaConf.to_container(cfg)):
+        if "${" in value:
+            raise ConfigError(key, value, f"{path} holds plain values only; write the value itself")
+    return cfg
+
+
+def strings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Each string of a nested mapping or list, with its dotted key."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from strings(value, f"{key}.{name}" if key else str(name))
 
 
 def read_plain_config(folder: Path) -> dict[str, Any]:
     """A run's resolved configuration as a dict, which is read much faster."""
-    return yaml.load((folder / "config.yaml").read_bytes(), YAML_LOADER) or {}
+    config = yaml.load((folder / "config.yaml").read_bytes(), YAML_LOADER) or {}
+    if not isinstance(config, dict):
+        raise ConfigError("run", folder, f"{folder / 'config.yaml'} is not the configuration of a run")
+    return config
+
+
+def is_set_aside(name: str) -> bool:
+    """Whether a folder of this name is one that a sweep has set aside."""
+    _, found, number = name.rpartition(BROKEN)
+    return bool(found) and number.isdecimal()
 
 
 def finite(value: Any) -> Any:

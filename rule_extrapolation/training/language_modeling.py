@@ -29,7 +29,7 @@ class LanguageModeling(LightningModule, ABC):
     Args:
         model: the model to train.
         task: what the model is trained on, a Grammar or a TextTask.
-        optimizer: builds the optimizer from the model's parameters.
+        optimizer: builds the optimizer from the model's parameters; None, like the scheduler, if it is not trained.
         scheduler: builds Lightning's scheduler configuration from the optimizer.
         decoder: completes the prompts.
     """
@@ -43,8 +43,8 @@ class LanguageModeling(LightningModule, ABC):
         self,
         model: LanguageModel,
         task: Task,
-        optimizer: Callable[..., Optimizer],
-        scheduler: Callable[[Optimizer], dict[str, Any]],
+        optimizer: Callable[..., Optimizer] | None,
+        scheduler: Callable[[Optimizer], dict[str, Any]] | None,
         decoder: Decoder,
     ):
         super().__init__()

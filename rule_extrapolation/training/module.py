@@ -45,8 +45,8 @@ class RuleExtrapolation(LanguageModeling):
         self,
         model: LanguageModel,
         grammar: Grammar,
-        optimizer: Callable[..., Optimizer],
-        scheduler: Callable[[Optimizer], dict[str, Any]],
+        optimizer: Callable[..., Optimizer] | None,
+        scheduler: Callable[[Optimizer], dict[str, Any]] | None,
         decoder: Decoder,
         ood: OODTraining | None = None,
     ):

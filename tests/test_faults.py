@@ -1,0 +1,181 @@
+"""What interrupted or broken runs leave is gone on with, or made anew; nothing else is lost, and nothing is wrong."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from conftest import SHORT, read_metrics, read_results
+from lightning.pytorch import Callback
+
+from rule_extrapolation.cli import complete, evaluate, report
+from rule_extrapolation.core.names import is_file_name
+from rule_extrapolation.runs.run_folder import is_set_aside
+
+RUN = [
+    *SHORT, "grammar=L1", "model=mingru", "model.embedding_dim=4", "model.hidden_dim=4", "trainer.max_steps=4",
+    "trainer.val_check_interval=2", "data.batch_size=8", "decoding.max_new_tokens=4",
+]  # fmt: skip
+
+
+class SignalsOnce(Callback):
+    """Sends this process a signal in a hook at a step, the first time that a run comes there."""
+
+    works_in_stack = True
+
+    def __init__(self, hook: str, number: int, folder: str = "."):
+        setattr(self, hook, self.signal)
+        self.number, self.flag = number, os.path.join(folder, "signalled")
+
+    def signal(self, trainer, *_) -> None:
+        if trainer.global_step == 4 and not os.path.exists(self.flag):
+            open(self.flag, "w").close()
+            os.kill(os.getpid(), self.number)
+
+
+def signals(hook, number=signal.SIGINT):
+    callback = "+callbacks.signals"
+    return [
+        f"{callback}._target_=test_faults.SignalsOnce",
+        f"{callback}.hook={hook}",
+        f"{callback}.number={int(number)}",
+    ]
+
+
+def figures(folder):
+    results = read_results(folder)
+    return {key: results[key] for key in ("status", "tested", "test", "at_best_validation", "over_training")}
+
+
+HOOKS = [
+    "on_train_batch_end", "on_validation_start", "on_validation_batch_end",
+    "on_validation_epoch_end", "on_validation_end", "on_test_start", "on_test_end",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_run_that_is_stopped_at_its_end_goes_on_to_the_same_figures(cli, tmp_path, hook, number):
+    """The same command with sweep=, and resume= without."""
+    same = [*RUN, *signals(hook, number)]
+    (tmp_path / "signalled").touch()
+    assert cli(*same, "hydra.run.dir=whole")[0] == 0
+    whole = tmp_path / "whole"
+    for sweep in (["sweep=x"], []):
+        name = "r" if sweep else "first"
+        (tmp_path / "signalled").unlink()
+        assert cli(*same, *sweep, f"hydra.run.dir={name}")[0] == 130
+        assert read_results(tmp_path / name)["status"] == "interrupted"
+        more = [*sweep, "hydra.run.dir=r"] if sweep else ["resume=first", "hydra.run.dir=rest"]
+        status, _, err = cli(*same, *more)
+        assert (status, err) == (0, "")
+        assert figures(tmp_path / ("r" if sweep else "rest")) == figures(whole)
+    steps = [[row["step"] for row in read_metrics(run) if "Val/loss" in row] for run in (whole, tmp_path / "r")]
+    assert steps == [[1, 3], [1, 3]]
+    assert (tmp_path / "r" / "completions.csv").read_text() == (whole / "completions.csv").read_text()
+    status, _, err = cli(*same, "resume=whole", "hydra.run.dir=again")
+    assert status == 2 and "already trained for 4; increase it" in err
+
+
+def test_seeds_in_one_pass_make_up_for_their_last_validation(cli, tmp_path):
+    """Trained as one until they were stopped, and side by side afterwards."""
+    same = [*RUN, "seeds=2", "sweep=x", "hydra.run.dir=r"]
+    stops = [*signals("on_validation_batch_end"), f"+callbacks.signals.folder={tmp_path}"]
+    assert cli(*same, *stops)[0] == 130
+    for seed in (0, 1):
+        checkpoint = torch.load(tmp_path / "r" / f"seed{seed}" / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 4
+        assert checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["validation"] == "due"
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"status": "fini', "[]", "[1]"])
+def test_results_that_cannot_be_read(cli, call, tmp_path, content):
+    assert cli(*RUN, "sweep=x", "hydra.run.dir=r")[0] == 0
+    expected = figures(tmp_path / "r")
+    (tmp_path / "r" / "results.json").write_text(content)
+    for main in (evaluate.main, complete.main):
+        status, _, err = call(main, "run=r", *(["prompt=a"] if main is complete.main else []))
+        assert status == 2 and err.count("\n") == 1 and "results.json" in err and "Traceback" not in err
+    status, out, err = cli(*RUN, "sweep=x", "hydra.run.dir=r")
+    assert (status, err) == (0, "")
+    assert "Made anew, since its results.json cannot be read: " in out
+    assert figures(tmp_path / "r") == expected
+    assert (tmp_path / "r.broken1" / "results.json").read_text() == content
+
+
+@pytest.mark.parametrize("fault", ["empty", "half", "garbage", "binary", "best"])
+def test_a_broken_run_of_a_sweep_is_set_aside_and_made_anew(cli, call, tmp_path, fault):
+    sweep = ["-m", *RUN, "seed=0,1", "sweep=x"]
+    assert cli(*sweep)[0] == 0
+    folder, _ = sorted(tmp_path.glob("runs/sweeps/x/*/"))
+    expected = figures(folder)
+    config, best = folder / "config.yaml", folder / "checkpoints" / "best.ckpt"
+    if fault == "best":
+        (folder / "results.json").unlink()
+        best.write_bytes(best.read_bytes()[:500])
+    else:
+        whole = config.read_bytes()
+        contents = {"empty": b"", "half": whole[: len(whole) // 2], "garbage": b"]: {", "binary": b"\xff\x00\xfe"}
+        config.write_bytes(contents[fault])
+    status, out, err = cli(*sweep)
+    assert (status, err) == (0, "")
+    assert out.count("Made anew, since its ") == 1
+    assert "Sweep x: 1 finished, 1 skipped, 0 failed" in out
+    assert figures(folder) == expected
+    assert folder.with_name(f"{folder.name}.broken1").is_dir()
+    assert "2 skipped" in cli(*sweep)[1]
+    status, out, _ = call(report.main, "runs=runs/sweeps/x", f"out={tmp_path / 'out'}")
+    assert status == 0 and ".broken1" not in out + (tmp_path / "out" / "tables" / "runs.csv").read_text()
+
+
+def test_a_truncated_best_checkpoint_is_named_before_a_run_is_resumed(cli, tmp_path):
+    assert cli(*RUN, "hydra.run.dir=first")[0] == 0
+    best = tmp_path / "first" / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:500])
+    more = [*RUN, "trainer.max_steps=6", "resume=first", "hydra.run.dir=rest"]
+    status, _, err = cli(*more)
+    assert status == 2 and err.count("\n") == 1
+    assert "best.ckpt is not a checkpoint; delete it to go on" in err
+    assert not (tmp_path / "rest").exists()
+    best.unlink()
+    assert cli(*more)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", ".x", "a/b", "", "x" * 300, ".."])
+def test_a_report_writes_nothing_outside_its_folder(trained, call, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    whole, other = tmp_path / "in" / "runs" / "whole", tmp_path / "in" / "runs" / "other"
+    for folder in (whole, other):
+        folder.mkdir(parents=True)
+        for file in ("config.yaml", "results.json", "metrics.csv", "completions.csv"):
+            (folder / file).write_bytes((trained("grammar=L1", *RUN) / file).read_bytes())
+    results = read_results(other)
+    (other / "results.json").write_text(json.dumps({**results, "grammar": name}))
+    before = set(tmp_path.rglob("*"))
+    status, out, err = call(report.main, "runs=in/runs", "out=in/out")
+    assert (status, err) == (0, "")
+    assert all((tmp_path / "in" / "out") in [path, *path.parents] for path in {*tmp_path.rglob("*")} - before)
+    assert ("becomes the name of a file" in " ".join(out.split())) == (name != "")
+    assert not is_file_name(name)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "results.json"])
+def test_a_report_names_a_run_whose_file_is_a_list(trained, call, tmp_path, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
+    for name in ("whole", "other"):
+        (tmp_path / name).mkdir()
+        for each in ("config.yaml", "results.json", "metrics.csv"):
+            (tmp_path / name / each).write_bytes((trained("grammar=L1", *RUN) / each).read_bytes())
+    (tmp_path / "other" / file).write_text("[1, 2]")
+    status, out, err = call(report.main, "runs=whole,other", "out=out")
+    assert (status, err) == (0, "")
+    assert "unreadable: " in out
+
+
+def test_names_of_a_run_are_checked_before_it(cli, tmp_path):
+    for setting in ("sweep=../x", "grammar.name=../x"):
+        status, _, err = cli(*RUN, setting, "hydra.run.dir=r")
+        assert status == 2 and "becomes the name of a file" in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    assert is_set_aside("a.broken12") and not is_set_aside("a.broken") and not is_set_aside("broken1")
