@@ -14,8 +14,8 @@ MIN_SEEDS = 3
 ROUNDING = 1e-9
 """Figures that differ by less are the same."""
 INTERVALS = (
-    "Ours: the mean with its 95% interval, which is a t interval over seeds. For a single run, and for seeds that do not "
-    "differ, it is an exact binomial (Clopper-Pearson) interval over the different prompts of one run."
+    "Ours: the mean with its 95% interval, which is a t interval over seeds. For a single run, and for seeds that do "
+    "not differ, it is an exact binomial (Clopper-Pearson) interval over the different prompts of one run."
 )
 """Which intervals the tables and figures have, for captions."""
 

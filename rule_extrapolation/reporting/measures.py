@@ -60,8 +60,8 @@ MEASURES = (
 )
 OF_FINISHED = (
     "Accuracies are over finished completions. Published means count a run in which nothing finished as 0; ours leave "
-    "it out. OOD finished is the share of completions that finish. OOD R1 repaired is over the prompts that break R1 on "
-    "their own. OOD empty is the share of finished completions that are EOS alone."
+    "it out. OOD finished is the share of completions that finish. OOD R1 repaired is over the prompts that break R1 "
+    "on their own. OOD empty is the share of finished completions that are EOS alone."
 )
 """What the accuracies are over, for captions."""
 

@@ -4,7 +4,8 @@ published_results.csv holds mean, standard deviation and number of runs, compute
 (https://github.com/meszarosanna/rule_extrapolation, notebooks/). The standard deviation of a single run is empty, and
 so is what the authors did not store. ``experiment`` is main for the paper's five architectures on its six languages;
 docs/published.md lists the others. ``protocol`` is mostly a run's best over training. Accuracies are over finished
-completions; a run in which nothing finished counts as 0. ``paper_label`` is the paper's label: its L4 is our L5, and its L5 is our L4.
+completions; a run in which nothing finished counts as 0. ``paper_label`` is the paper's label: its L4 is our L5, and
+its L5 is our L4.
 """
 
 from __future__ import annotations
