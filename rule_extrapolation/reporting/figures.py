@@ -74,7 +74,8 @@ KINDS = {
     "summary_published": Kind(
         "Rules on OOD prompts, ours and published",
         f"{OVER_TRAINING.title.capitalize()}, ours and published, R1 and R2 over finished completions, beside the "
-        f"share of completions that finish. {INTERVALS} Each dot is a run, each bar a published mean.",
+        f"share of completions that finish. {INTERVALS} Each dot is a run, each bar a published mean, which counts a "
+        "run in which nothing finished as 0.",
         summary_beside_published,
         "no finished run on a language of the paper",
     ),
