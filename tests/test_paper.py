@@ -13,6 +13,8 @@ from hydra import compose, initialize_config_dir
 
 from rule_extrapolation.config.composing import CONF_DIR, PACKAGE
 from rule_extrapolation.experiment.assembling import assemble
+from rule_extrapolation.reporting.comparison import Cell
+from rule_extrapolation.reporting.measures import OOD_RULE_1
 
 with open(PACKAGE / "reporting" / "published_results.csv") as file:
     PUBLISHED = [row for row in csv.DictReader(file) if row["experiment"] == "main"]
@@ -248,6 +250,32 @@ published = importlib.import_module("published")
 def test_the_page_of_published_figures_is_up_to_date():
     """After a change: python docs/published.py"""
     assert (CONF_DIR.parent / "docs" / "published.md").read_text() == published.page()
+
+
+def test_rows_marked_as_in_the_first_section_have_its_settings():
+    models = {"parity": "linear", "optimizers": "linear", "transformer_size": "transformer"}
+    rows = [
+        row for row in published.rows().itertuples() if (row.grammar, row.model) == ("aNbN", models.get(row.experiment))
+    ]
+    first = {model: composed("experiment=paper/aNbN", f"model={model}") for model in models.values()}
+    same = [composed(*published.command(row).split()) == first[row.model] for row in rows]
+    assert same == [published.is_as_first(row) for row in rows]
+    assert sum(same) == len(models)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        (Cell(0.2749), Cell(0.275, 0.0), "equal"),
+        (Cell(missing="none finished"), Cell(missing="none finished"), "equal"),
+        (Cell(0.3), Cell(0.2, 0.11), "within 1 sd"),
+        (Cell(0.3), Cell(0.2, 0.09), "differs"),
+        (Cell(0.3), Cell(0.2), "differs"),
+        (Cell(0.0), Cell(missing="none finished"), "differs"),
+    ],
+)
+def test_verdicts(ours, theirs, verdict):
+    assert published.verdict(ours, theirs, OOD_RULE_1) == verdict
 
 
 PAGE_COMMANDS = sorted({published.command(row) for row in published.rows().itertuples()} - {""})
