@@ -87,7 +87,7 @@ class TestRows:
     def test_a_model_that_depends_on_them_says_so(self, trained, call, positions):
         run = trained("model=transformer", f"model.positions={positions}")
         _, out, _ = call(main, f"run={run}", "prompt=aab", "samples=1")
-        assert out.count("depend on a prompt's row") == (positions == "by_row")
+        assert out.count("depends on its row in the batch") == (positions == "by_row")
 
 
 class TestProbabilities:

@@ -68,7 +68,10 @@ def check_figure(file: str, prompt: str | None) -> None:
         raise ConfigError("attention", file, "there is no such folder; make it first")
 
 
-ROW_DEPENDENT = "Figures depend on a prompt's row in the call: the greedy completion is row 0, draws are rows 0, 1, ..."
+ROW_DEPENDENT = (
+    "A completion depends on its row in the batch: here the greedy one is row 0 and draws are rows 0, 1, ...; in "
+    "completions.csv the row is the prompt's number."
+)
 """What is said of a model whose rows are not independent, such as the transformer with positions=by_row."""
 
 
