@@ -214,6 +214,16 @@ def test_each_other_experiment_of_the_paper_runs(cli, tmp_path, experiment):
     assert {results["status"] for results in finished} == {"finished"}
 
 
+@pytest.mark.parametrize(("experiment", "optimizer"), {"adamw": "AdamW", "sgd": "SGD"}.items())
+def test_sweeps_on_another_language_have_its_published_settings(experiment, optimizer):
+    [command] = [command for command in commands(experiment) if command[0] == "-m"]
+    assert "experiment=paper/bbaN" in command
+    cfg = composed(*(part.partition(",")[0] for part in command[1:]))
+    assert (cfg.optimizer._target_, cfg.optimizer.lr) == (f"torch.optim.{optimizer}", 0.02)
+    assert (cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch) == EPOCHS_AND_VALIDATIONS["bbaN"]
+    assert cfg.data.num_train == TRAINING_WORDS["bbaN"]
+
+
 def test_sgd_has_neither_momentum_nor_a_schedule():
     module = assemble(composed("experiment=paper/sgd", "model=linear"), device="meta").module
     optimizers = module.configure_optimizers()
