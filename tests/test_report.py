@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import environment, read_results
+from omegaconf import OmegaConf
 from scipy.stats import ttest_rel
 
 from rule_extrapolation.cli import report
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.reporting.comparison import Group, average, differences, group_runs
 from rule_extrapolation.reporting.figures import KINDS, draw_all, save
 from rule_extrapolation.reporting.intervals import binomial_interval
@@ -33,6 +35,7 @@ from rule_extrapolation.reporting.style import looks
 from rule_extrapolation.reporting.table_files import as_csv, escaped
 from rule_extrapolation.reporting.tables import csv_rows, language_table, language_tables, latex, markdown
 from rule_extrapolation.reporting.wandb_runs import run_from_wandb
+from rule_extrapolation.runs.identity import identity
 
 VALIDATED = [
     "trainer.val_check_interval=2",
@@ -482,6 +485,24 @@ class TestGroups:
         table = tables_of(folders, mix=True)["aNbN"]
         assert row_of(rows_of(table), "minlstm", "ours", AT_MINIMUM.title)["n"] == "2"
         assert "averages over 2 configurations" in markdown(table)
+
+    def test_runs_with_and_without_the_published_quirks_are_told_apart_by_their_name(self, trained, real):
+        runs = [real["linear0"], trained("model=linear", "seed=0", "quirks=published", VALIDATED[0])]
+        with pytest.raises(ConfigError, match="by=quirks makes rows of them"):
+            tables_of(*runs)
+        table = tables_of(*runs, by=["quirks"])["aNbN"]
+        ours = {row["architecture"] for row in rows_of(table) if row["source"] == "ours"}
+        assert {"linear, quirks=none", "linear, quirks=published"} < ours
+        assert "linear, quirks=published: published mask: sees the future; published decoding." in table.notes
+
+    def test_a_run_that_does_not_record_its_quirks_is_averaged_with_those_that_do(self, folders):
+        path = folders / "minlstm1" / "config.yaml"
+        before = OmegaConf.load(path)
+        path.write_text(path.read_text().replace("quirks: none\n", ""))
+        without = OmegaConf.load(path)
+        assert "quirks" in before and "quirks" not in without
+        assert identity(before) == identity(without)
+        assert row_of(rows_of(tables_of(folders)["aNbN"]), "minlstm", "ours", AT_MINIMUM.title)["n"] == "2"
 
     def test_folders_and_seeds_are_not_part_of_the_configuration(self, folders):
         runs = read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10)

@@ -247,13 +247,15 @@ def table_notes(groups: list[Group], by: list[str]) -> list[str]:
 
 
 def group_notes(groups: list[Group]) -> list[str]:
-    """Notes on several commits, on runs that are not averaged, and on averages over several configurations."""
+    """Notes on several commits, quirks, runs that are not averaged, and averages over several configurations."""
     notes = []
     commits = {run.results.get("commit") for group in groups for run in group.runs} - {None}
     if len(commits) > 1:
         listed = ", ".join(sorted(commit[:8] for commit in commits))
         notes.append(f"The runs are of {len(commits)} commits: {listed}.")
     for group in groups:
+        if group.is_named_by_quirks and group.caveat:
+            notes.append(f"{group.name}: {group.caveat}.")
         if group.excluded:
             total = len(group.excluded) + len(group.runs)
             reasons = Counter(run.problem.partition(":")[0] for run in group.excluded)
