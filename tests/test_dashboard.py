@@ -56,7 +56,7 @@ def test_panels_show_what_runs_log(call, tmp_path, trained):
     assert out == "Written: view.json\nW&B: no API key, not saved there\n"
     view = json.loads((tmp_path / "view.json").read_text())
     shown = {name for _, panel in panels(view) for name in metrics(panel)}
-    assert len(panels(view)) == 19
+    assert len(panels(view)) == 21
 
     folder = trained("logger=wandb", "logger.offline=true")
     import wandb
@@ -147,7 +147,7 @@ def test_with_a_key_it_is_saved(takes, call, monkeypatch):
         assert out == f"W&B: {url}/us/rule_extrapolation?nw=abc\n"
         [view] = Server.received
         assert (view["entityName"], view["projectName"]) == ("us", "rule_extrapolation")
-        assert len(panels(json.loads(view["spec"]))) == 19
+        assert len(panels(json.loads(view["spec"]))) == 21
     else:
         assert (status, out, len(err.splitlines())) == (2, "", 1)
         assert err.startswith("error: project=us/rule_extrapolation: W&B rejects the view: ")

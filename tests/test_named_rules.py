@@ -8,14 +8,19 @@ from conftest import SHORT, read_metrics, read_results
 
 import rule_extrapolation
 from rule_extrapolation.cli.complete import main as complete
+from rule_extrapolation.cli.dashboard import main as dashboard
 from rule_extrapolation.cli.evaluate import main as evaluate
 from rule_extrapolation.cli.report import main as report
+from rule_extrapolation.grammars import LANGUAGES, Language
 from rule_extrapolation.grammars.anbn import AnBn
 from rule_extrapolation.grammars.checking import check_language
 from rule_extrapolation.grammars.exact.acceptor import begins_with, in_order, tally
 from rule_extrapolation.grammars.letters import A, length
 from rule_extrapolation.inference.decoding import Greedy
 from rule_extrapolation.models.minlstm import MinLSTM
+from rule_extrapolation.reporting.comparison import group_runs
+from rule_extrapolation.reporting.figures import draw_all
+from rule_extrapolation.reporting.runs import read_run, read_runs
 from rule_extrapolation.training.callbacks.dynamics import categories
 from rule_extrapolation.training.ood import OODTraining
 
@@ -117,11 +122,11 @@ def test_ood_training_takes_any_of_its_rules():
 
 def test_the_commands_print_its_titles(trained, call):
     folder = str(trained.folder)
-    status, out, error = call(evaluate, f"run={folder}", "max_length_factor=1")
+    status, out, error = call(evaluate, f"run={folder}", "max_length_factor=1", "--trust-run")
     assert status == 0, error
     for title in ("in order", "even length", "starts well", "as many"):
         assert title in out
-    status, out, error = call(complete, f"run={folder}", "prompt=ab", "samples=1")
+    status, out, error = call(complete, f"run={folder}", "prompt=ab", "samples=1", "--trust-run")
     assert status == 0, error
     assert "starts well ✓ begins with a" in out
     assert "even length" in repr(trained.complete("ab"))
@@ -134,6 +139,35 @@ def test_the_report_takes_it(trained, call, tmp_path):
     assert "as many: #a = #b, in order: a's before b's" in table
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<strong>starts well</strong> begins with a" in page
+
+
+def test_curves_have_its_rules(trained, call):
+    assert call(evaluate, f"run={trained.folder}", "max_length_factor=1", "prompt_length=4,5", "--trust-run")[0] == 0
+    figures, left_out = draw_all(group_runs(read_runs(trained.folder)))
+    assert not {"learning_curves", "dynamics", "lengths", "prompt_lengths"} & {*left_out}
+    titles = {name: [axes.get_ylabel() for axes in figure.axes] for name, figure in figures.items()}
+    assert titles["learning_curves"][1:] == ["OOD as many", "OOD finished"]
+    assert titles["lengths"] == ["loss per symbol", "as many", "grammatical"]
+    assert titles["prompt_lengths"] == ["ID as many", "OOD as many", "OOD finished"]
+    run = read_run(trained.folder, 1)
+    drawn = [list(line.get_ydata()) for line in figures["learning_curves"].axes[2].lines]
+    assert run.curves["Val/OOD/finished_accuracy"][1] in drawn
+    legend = [text.get_text() for text in figures["dynamics"].legends[0].texts]
+    assert legend == ["as many and in order", "as many only", "in order only", "neither", "longer strings"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb-workspaces
+def test_the_dashboard_has_its_rules(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setitem(LANGUAGES, "four_rules", Language("test_named_rules.FourRules"))
+    status, _, error = call(dashboard, "entity=us", "grammar=four_rules", "out=view.json")
+    assert status == 0, error
+    view = (tmp_path / "view.json").read_text()
+    for metric in ("ID/starts_well", "OOD/as_many", "OOD/finished/even_length", "OOD/in_order_completion"):
+        assert f"Val/{metric}_accuracy" in view
+    assert "rule_" not in view.replace("rule_extrapolation", "")
 
 
 def test_a_greedy_completion_is_judged_by_all_four():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rule_extrapolation.cli.arguments import command
 from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_choice
-from rule_extrapolation.grammars import ALIASES, LANGUAGES
+from rule_extrapolation.grammars import ALIASES, LANGUAGES, language_class
+from rule_extrapolation.grammars.titles import title
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
+    from rule_extrapolation.grammars.grammar import Grammar
+
 USAGE = """\
-Make a saved view of a W&B project: rule accuracies by step, loss against the optimum, and final figures. Each line is
-the mean over the seeds of one architecture on one language.
+Make a saved view of a W&B project: accuracies of all rules by step, loss against the optimum, and final figures. Each
+line is the mean over the seeds of one architecture on one language.
 
   rule-extrapolation dashboard entity=<you or your team>
   rule-extrapolation dashboard entity=<you or your team> project=rule_extrapolation grammar=L3
@@ -27,32 +32,13 @@ the mean over the seeds of one architecture on one language.
 With a W&B key, the view is saved there and its address is printed; out= writes it to a file."""
 
 STEP = "trainer/global_step"
-SECTIONS = {
-    "Rules": {
-        "ID, R1": "Val/ID/rule_1_accuracy",
-        "ID, R2": "Val/ID/rule_2_accuracy",
-        "OOD, R1": "Val/OOD/rule_1_accuracy",
-        "OOD, R2 of the completion": "Val/OOD/rule_2_completion_accuracy",
-        "OOD, R1, finished completions": "Val/OOD/finished/rule_1_accuracy",
-        "OOD, R2 of finished completions": "Val/OOD/finished/rule_2_completion_accuracy",
-    },
-    "Loss": {
-        "Validation loss": "Val/loss",
-        "Validation loss above the optimum": "Val/kl",
-        "Validation loss, PAD left out": "Val/loss_ignore_pad",
-        "Training loss": "Train/loss",
-    },
-    "Finished completions": {name: f"Val/{name}/finished_accuracy" for name in ("ID", "OOD", "SOS")},
+LOSSES = {
+    "Validation loss": "Val/loss",
+    "Validation loss above the optimum": "Val/kl",
+    "Validation loss, PAD left out": "Val/loss_ignore_pad",
+    "Training loss": "Train/loss",
 }
-"""Titles and metrics of the line plots, by section."""
-FINAL = {
-    "ID, R1": "Test/ID/rule_1_accuracy",
-    "ID, R2": "Test/ID/rule_2_accuracy",
-    "OOD, R1": "Test/OOD/rule_1_accuracy",
-    "OOD, R2 of the completion": "Test/OOD/rule_2_completion_accuracy",
-    "Finished, OOD": "Test/OOD/finished_accuracy",
-}
-"""Titles and metrics of the bar plots, of the best checkpoint."""
+"""Titles and metrics of the line plots of losses."""
 
 
 @dataclass
@@ -61,6 +47,50 @@ class Arguments:
     project: Annotated[str, "project that the runs are in"] = "rule_extrapolation"
     grammar: Annotated[str | None, "show only runs on this language; default: all"] = None
     out: Annotated[str | None, "a JSON file to write the view to"] = None
+
+
+def installed_languages() -> Iterator[type[Grammar]]:
+    """All languages but those of other packages that cannot be imported, which ``languages`` reports."""
+    for name in LANGUAGES:
+        with contextlib.suppress(ConfigError):
+            yield language_class(name)
+
+
+def rules_of(languages: Iterable[type[Grammar]]) -> dict[str, list[str]]:
+    """The metrics of all rules of some languages by prompt set, without ``_accuracy``.
+
+    On ID prompts they are all rules; on OOD prompts those that a completion can repair, and those that are read on the
+    completion alone.
+    """
+    found: dict[str, dict[str, None]] = {"ID": {}, "OOD": {}}
+    for language in languages:
+        found["ID"] |= dict.fromkeys(language.rules)
+        found["OOD"] |= dict.fromkeys(language.repairable_rules)
+        found["OOD"] |= dict.fromkeys(f"{rule}_completion" for rule in language.completion_rules)
+    return {prompts: list(metrics) for prompts, metrics in found.items()}
+
+
+def sections(rules: dict[str, list[str]]) -> dict[str, dict[str, str]]:
+    """Titles and metrics of the line plots, by section."""
+    shown = {f"{prompts}, {title(metric)}": (prompts, metric) for prompts in rules for metric in rules[prompts]}
+    over_all = {name: f"Val/{prompts}/{metric}_accuracy" for name, (prompts, metric) in shown.items()}
+    finished = {
+        f"{name}, finished completions": f"Val/{prompts}/finished/{metric}_accuracy"
+        for name, (prompts, metric) in shown.items()
+        if prompts == "OOD"
+    }
+    shares = {name: f"Val/{name}/finished_accuracy" for name in ("ID", "OOD", "SOS")}
+    return {"Rules": over_all | finished, "Loss": LOSSES, "Finished completions": shares}
+
+
+def bars(rules: dict[str, list[str]]) -> dict[str, str]:
+    """Titles and metrics of the bar plots, of the best checkpoint."""
+    shown = {
+        f"{prompts}, {title(metric)}": f"Test/{prompts}/{metric}_accuracy"
+        for prompts in rules
+        for metric in rules[prompts]
+    }
+    return shown | {"Finished, OOD": "Test/OOD/finished_accuracy"}
 
 
 def build(arguments: Arguments) -> Workspace:
@@ -82,20 +112,20 @@ def build(arguments: Arguments) -> Workspace:
             for title, metric in titled.items()
         ]
 
-    final = [panels.BarPlot(title=title, metrics=[metric], range_x=(0, 1)) for title, metric in FINAL.items()]
+    language = ALIASES.get(arguments.grammar, arguments.grammar)
+    rules = rules_of([language_class(language)] if language else installed_languages())
+    final = [panels.BarPlot(title=title, metrics=[metric], range_x=(0, 1)) for title, metric in bars(rules).items()]
     loss = panels.ScatterPlot(
         title="Test loss against the optimum",
         x=panels.SummaryMetric("optimal_loss"),
         y=panels.SummaryMetric("Test/loss"),
     )
-    sections = [workspaces.Section(name, panels=lines(titled), is_open=True) for name, titled in SECTIONS.items()]
-    sections.append(workspaces.Section("Best checkpoint", panels=[loss, *final], is_open=True))
-    language = ALIASES.get(arguments.grammar, arguments.grammar)
+    plots = {name: lines(titled) for name, titled in sections(rules).items()} | {"Best checkpoint": [loss, *final]}
     return workspaces.Workspace(
         entity=arguments.entity,
         project=arguments.project,
         name="Rule extrapolation" + (f", {language}" if language else ""),
-        sections=sections,
+        sections=[workspaces.Section(name, panels=shown, is_open=True) for name, shown in plots.items()],
         settings=workspaces.WorkspaceSettings(x_axis=STEP, max_runs=100),
         runset_settings=workspaces.RunsetSettings(
             filters=[expr.Config("language") == language] if language else [],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rule_extrapolation.grammars.titles import title
 from rule_extrapolation.reporting.comparison import Group
-from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_FINISHED, OOD_RULE_1
+from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_FINISHED, ood_rule, ood_rules
 from rule_extrapolation.reporting.plotting import (
     MOST_LINES,
     WIDTH,
@@ -30,17 +33,18 @@ from rule_extrapolation.reporting.plotting import (
     say_missing,
     step_axis,
 )
+from rule_extrapolation.reporting.runs import DYNAMICS
 from rule_extrapolation.reporting.style import Look, looks
 
 Curve = tuple[list[int], list[float]]
 """Steps or lengths, in increasing order, and values."""
-MASSES = {
-    "Dynamics/rules_1_and_2": ("R1 and R2", "#00204D", "-"),
-    "Dynamics/rule_1_only": ("R1 only", "#31688E", "--"),
-    "Dynamics/rule_2_only": ("R2 only", "#B5651D", "-."),
-    "Dynamics/neither": ("neither", "#6B6B6B", (0, (4, 1, 1, 1, 1, 1))),
-    "Dynamics/longer": ("longer strings", "#A8A8A8", ":"),
-}
+RULES_1_AND_2 = f"{DYNAMICS}rules_1_and_2"
+NEITHER = (f"{DYNAMICS}neither", "neither", "#6B6B6B", (0, (4, 1, 1, 1, 1, 1)))
+LONGER = (f"{DYNAMICS}longer", "longer strings", "#A8A8A8", ":")
+"""Logged name, label, colour and line of the masses of strings that keep no rule, and of the rest."""
+BOTH = ("#00204D", "-")
+ONLY = (("#31688E", "--"), ("#B5651D", "-."))
+"""Colours and lines of the masses of strings that keep both rules, and one of them."""
 
 
 def curves_of(group: Group, name: str, entry: str | None = None) -> list[Curve]:
@@ -51,6 +55,29 @@ def curves_of(group: Group, name: str, entry: str | None = None) -> list[Curve]:
             steps, values = run.curves[name]
             curves.append((steps, [value - run.results[entry] for value in values] if entry else values))
     return curves
+
+
+def masses(group: Group) -> list[tuple[str, str, str, object]]:
+    """The names that a group's dynamics are logged by, each with a label, a colour and a line.
+
+    They are of strings that keep both rules, one of them, and neither, and of longer strings.
+    """
+    names = {name for run in group.runs for name in run.curves if name.startswith(DYNAMICS)}
+    only = sorted(name for name in names if name.endswith("_only"))
+    both = names - {*only, NEITHER[0], LONGER[0]}
+    styled = [(name, *BOTH) for name in both] + [(name, *look) for name, look in zip(only, ONLY)]
+    return [(name, mass_label(name), *look) for name, *look in styled] + [
+        entry for entry in (NEITHER, LONGER) if entry[0] in names
+    ]
+
+
+def mass_label(name: str) -> str:
+    """The label of a mass.
+
+    >>> [mass_label(f"Dynamics/{name}") for name in ("rules_1_and_2", "rule_1_only", "even_length_and_nested")]
+    ['R1 and R2', 'R1 only', 'even length and nested']
+    """
+    return "R1 and R2" if name == RULES_1_AND_2 else title(name.removeprefix(DYNAMICS))
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
@@ -70,7 +97,10 @@ def draw_curves(axes: Axes, curves: list[Curve], dense: bool, **style: object) -
 
 
 def learning_curves(groups: list[Group]) -> Figure | None:
-    """Val/loss minus the optimal loss, OOD R1 over finished completions and their share, against steps, by language."""
+    """Val/loss minus the optimal loss, OOD accuracies over finished completions and their share, against steps.
+
+    Each language has a row, with a panel for each of its ``ood_rules``.
+    """
     languages = {
         grammar: rows
         for grammar, rows in by_language(groups).items()
@@ -79,7 +109,11 @@ def learning_curves(groups: list[Group]) -> Figure | None:
     if not languages:
         return None
     figure = Figure(figsize=(WIDTH, 0.5 + 1.75 * len(languages)), layout="constrained")
-    grid = figure.subplots(len(languages), 3, squeeze=False)
+    measures = {
+        grammar: [*map(ood_rule, dict.fromkeys(rule for group in rows for rule in rules_of(group))), OOD_FINISHED]
+        for grammar, rows in languages.items()
+    }
+    grid = figure.subplots(len(languages), 1 + max(map(len, measures.values())), squeeze=False)
     row_looks, dense = looks(groups), sum(len(group.runs) for group in groups) > MOST_LINES
     for (loss_axes, *rule_axes), (grammar, rows) in zip(grid, languages.items()):
         entry = optimum_entry(rows, "validation")
@@ -91,7 +125,9 @@ def learning_curves(groups: list[Group]) -> Figure | None:
             loss_axes.set_title(f"{beyond} \u2191", loc="right", fontsize=6)
         loss_axes.set_ylabel(loss_title("Val/loss", entry))
         loss_axes.set_title(language_name(grammar, 60), loc="left")
-        for axes, measure in zip(rule_axes, (OOD_RULE_1, OOD_FINISHED)):
+        for axes in rule_axes[len(measures[grammar]) :]:
+            axes.set_axis_off()
+        for axes, measure in zip(rule_axes, measures[grammar]):
             for group in rows:
                 draw_row(axes, curves_of(group, f"Val/{measure.name()}"), dense, row_looks[group.name])
             is_empty = not axes.lines
@@ -108,6 +144,10 @@ def learning_curves(groups: list[Group]) -> Figure | None:
     return figure
 
 
+def rules_of(group: Group) -> list[str]:
+    return ood_rules(group.runs[0].results) if group.runs else []
+
+
 def draw_row(axes: Axes, curves: list[Curve], dense: bool, look: Look) -> None:
     if curves:
         draw_curves(axes, curves, dense, **marked(look), ls=look.line)
@@ -115,17 +155,16 @@ def draw_row(axes: Axes, curves: list[Curve], dense: bool, look: Look) -> None:
 
 def dynamics(groups: list[Group]) -> Figure | None:
     """The probability mass of short strings by the rules that they keep, against steps, with a panel for each row."""
-    shown = [group for group in groups if any(name in run.curves for run in group.runs for name in MASSES)]
+    shown = [group for group in groups if masses(group)]
     if not shown:
         return None
     figure, axes = panels(1.9, len(shown), min(3, len(shown)))
-    dense = sum(len(group.runs) for group in shown) * len(MASSES) > MOST_LINES
+    dense = sum(len(group.runs) * len(masses(group)) for group in shown) > MOST_LINES
     used = []
     for ax, group in zip(axes, shown):
-        for name, (label, color, line) in MASSES.items():
-            if curves := curves_of(group, name):
-                draw_curves(ax, curves, dense, color=color, ls=line)
-                used.append(Line2D([], [], color=color, ls=line, label=label))
+        for name, label, color, line in masses(group):
+            draw_curves(ax, curves_of(group, name), dense, color=color, ls=line)
+            used.append(Line2D([], [], color=color, ls=line, label=label))
         accuracy_axis(ax, "probability")
         step_axis(ax)
         ax.set_xlabel("steps")
@@ -135,25 +174,33 @@ def dynamics(groups: list[Group]) -> Figure | None:
 
 
 def lengths(groups: list[Group]) -> Figure | None:
-    """Loss and accuracies against the length of words, from the latest evaluation of each run."""
+    """Loss and accuracies against the length of words, from the latest evaluation of each run.
+
+    Each language has a row, with a panel for each of its ``ood_rules``.
+    """
     shown = [group for group in groups if any(run.lengths for run in group.runs)]
     if not shown:
         return None
     languages = by_language(shown)
-    columns = {"loss": "loss per symbol", "rule_1_accuracy": "R1", "grammatical_accuracy": "grammatical"}
+    columns = {
+        grammar: ["loss", *(f"{rule}_accuracy" for rule in rules_of(rows[0])), "grammatical_accuracy"]
+        for grammar, rows in languages.items()
+    }
     figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
-    grid = figure.subplots(len(languages), len(columns), squeeze=False)
+    grid = figure.subplots(len(languages), max(map(len, columns.values())), squeeze=False)
     row_looks = looks(groups)
     for row, (grammar, rows) in zip(grid, languages.items()):
-        for axes, (column, title) in zip(row, columns.items()):
+        for axes in row[len(columns[grammar]) :]:
+            axes.set_axis_off()
+        for axes, column in zip(row, columns[grammar]):
             for group in rows:
                 draw_length_curve(axes, [run.lengths for run in group.runs], column, row_looks[group.name])
             draw_length_axis(axes, rows)
             if column == "loss":
-                axes.set_ylabel(title)
+                axes.set_ylabel("loss per symbol")
                 axes.set_title(language_name(grammar), loc="left")
             else:
-                accuracy_axis(axes, title)
+                accuracy_axis(axes, title(column.removesuffix("_accuracy")))
     for axes in grid[-1]:
         axes.set_xlabel("symbols")
     trained = Line2D([], [], color="black", ls=":", lw=0.8, label="longest word in training")
@@ -162,26 +209,34 @@ def lengths(groups: list[Group]) -> Figure | None:
 
 
 def prompt_lengths(groups: list[Group]) -> Figure | None:
-    """Accuracies against the length of prompts, from each run's latest evaluation with several lengths."""
+    """Accuracies against the length of prompts, from each run's latest evaluation with several lengths.
+
+    Each language has a row, with two panels for each of its ``ood_rules``.
+    """
     shown = [group for group in groups if any(run.prompt_lengths for run in group.runs)]
     if not shown:
         return None
     languages = by_language(shown)
-    columns = {
-        "ID/finished/rule_1_accuracy": "ID R1",
-        "OOD/finished/rule_1_accuracy": "OOD R1",
-        "OOD/finished_accuracy": "OOD finished",
+    measures = {
+        grammar: [
+            *(replace(ood_rule(rule), prompts=prompts) for prompts in ("ID", "OOD") for rule in rules_of(rows[0])),
+            OOD_FINISHED,
+        ]
+        for grammar, rows in languages.items()
     }
     figure = Figure(figsize=(WIDTH, 0.5 + 1.8 * len(languages)), layout="constrained")
-    grid = figure.subplots(len(languages), len(columns), squeeze=False)
+    grid = figure.subplots(len(languages), max(map(len, measures.values())), squeeze=False)
     row_looks = looks(groups)
     for row, (grammar, rows) in zip(grid, languages.items()):
         row[0].set_title(language_name(grammar), loc="left")
-        for axes, (column, title) in zip(row, columns.items()):
+        for axes in row[len(measures[grammar]) :]:
+            axes.set_axis_off()
+        for axes, measure in zip(row, measures[grammar]):
             for group in rows:
-                draw_length_curve(axes, [run.prompt_lengths for run in group.runs], column, row_looks[group.name])
+                curves = [run.prompt_lengths for run in group.runs]
+                draw_length_curve(axes, curves, measure.name(), row_looks[group.name])
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            accuracy_axis(axes, title)
+            accuracy_axis(axes, f"{measure.prompts} {title(measure.metric)}")
     for axes in grid[-1]:
         axes.set_xlabel("prompt_length")
     legend_above(figure, row_handles(shown, lines=True))

@@ -89,8 +89,8 @@ KINDS = {
     "learning_curves": Kind(
         "Learning curves",
         "Thin lines are single runs. Thick lines are their means, over the steps that all of them have. The optimum is "
-        "that of the run's validation words, or where the axis says so that of the language. OOD R1 is over finished "
-        "completions.",
+        "that of the run's validation words, or where the axis says so that of the language. Accuracies on OOD "
+        "prompts are over finished completions.",
         learning_curves,
         "no finished run has a validation in its metrics.csv",
     ),

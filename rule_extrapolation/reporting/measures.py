@@ -42,8 +42,26 @@ class Measure:
         return f"{path}/{self.metric}_accuracy"
 
 
+def ood_rule(rule: str) -> Measure:
+    """The measure of a rule on OOD prompts.
+
+    >>> ood_rule("even_length").title
+    'OOD even length'
+    """
+    return Measure(f"ood_{rule}", f"OOD {title(rule)}", "OOD", rule)
+
+
+def ood_rules(results: dict[str, Any]) -> list[str]:
+    """The rules of a run's language that figures of OOD prompts are about: those that a completion can repair.
+
+    It is R1 for the paper's languages, and where the results do not say.
+    """
+    names = {name.rpartition("/")[2] for name in results.get("test") or {}}
+    return [rule for rule in results.get("rules") or {} if f"{rule}_repaired_accuracy" in names] or ["rule_1"]
+
+
 LOSS = Measure("test_loss", "test loss")
-OOD_RULE_1 = Measure("ood_rule_1", "OOD R1", "OOD", "rule_1")
+OOD_RULE_1 = ood_rule("rule_1")
 OOD_RULE_1_REPAIRED = Measure("ood_rule_1_repaired", "OOD R1 repaired", "OOD", "rule_1_repaired")
 OOD_RULE_2_COMPLETION = Measure("ood_rule_2_completion", "OOD R2 completion", "OOD", "rule_2_completion")
 OOD_FINISHED = Measure("ood_finished", "OOD finished", "OOD", "finished")

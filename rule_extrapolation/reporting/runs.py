@@ -7,6 +7,7 @@ import csv
 import glob
 import json
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -24,8 +25,10 @@ from rule_extrapolation.runs.evaluations import read_lengths, read_prompt_length
 from rule_extrapolation.runs.identity import WITHOUT_EFFECT, flatten, without
 from rule_extrapolation.runs.run_folder import is_set_aside, read_plain_config, read_results
 
-CURVES = ("Val/loss", "Val/OOD/finished/rule_1_accuracy", "Val/OOD/finished_accuracy")
-"""The columns of metrics.csv that are read, in addition to those of DYNAMICS."""
+CURVES = ("Val/loss", "Val/OOD/finished_accuracy")
+"""The columns of metrics.csv that are read, in addition to OOD_RULES and those of DYNAMICS."""
+OOD_RULES = re.compile(r"Val/OOD/finished/(?!(finished|empty|grammatical)_)\w+(?<!_repaired)(?<!_completion)_accuracy")
+"""The accuracy of a rule on OOD prompts, over finished completions."""
 DYNAMICS = "Dynamics/"
 CURVE_POINTS = 200
 """Longer curves are thinned to about this many points."""
@@ -188,7 +191,7 @@ def problem(results: dict[str, Any], no_results: str) -> str | None:
 
 
 def is_curve(name: str) -> bool:
-    return name in CURVES or name.startswith(DYNAMICS)
+    return name in CURVES or name.startswith(DYNAMICS) or OOD_RULES.fullmatch(name) is not None
 
 
 def step_offset(name: str) -> int:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rule_extrapolation.core.errors import ConfigError
-from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, RunRecord, is_curve, problem, step_offset
+from rule_extrapolation.reporting.runs import CURVE_POINTS, CURVES, OOD_RULES, RunRecord, is_curve, problem, step_offset
 
 
 def run_from_wandb(
@@ -70,7 +70,7 @@ def read_wandb(path: str, advance: Callable[[], None] = lambda: None) -> list[Ru
         for found in api.runs(path):
             history = [
                 row
-                for name in CURVES
+                for name in (*CURVES, *filter(OOD_RULES.fullmatch, found.summary_metrics.keys()))
                 for row in found.history(samples=CURVE_POINTS, keys=[name, "trainer/global_step"], pandas=False)
             ]
             about = (found.config, found.summary_metrics, found.state, found.created_at)
