@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -150,6 +152,60 @@ def test_a_truncated_best_checkpoint_is_named_before_a_run_is_resumed(cli, tmp_p
     assert not (tmp_path / "rest").exists()
     best.unlink()
     assert cli(*more)[0] == 0
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Sets how many bytes a disk, the folder "disk", can hold."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    yield lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+# By the size of the disk, what it has no space for.
+FULL = {"4k": "the run folder", "12k": "config.yaml", "20k": "metrics.csv", "40k": "best.ckpt", "160k": "best.ckpt"}
+SLOW_FULL = ("4k", "20k", "160k")
+
+
+@pytest.mark.parametrize(
+    "size, file", [pytest.param(*item, marks=[pytest.mark.slow] * (item[0] in SLOW_FULL)) for item in FULL.items()]
+)
+def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_space(
+    cli, disk, tmp_path, whole, size, file
+):
+    disk(size)
+    command = [*RUN, "sweep=x", "hydra.run.dir=disk/r"]
+    status, _, err = cli(*command)
+    assert status == 1 and err.count("\n") == 1 and f"{file} cannot be written: No space left on device" in err
+    assert not list(tmp_path.rglob("*.tmp"))
+    disk("2m")
+    status, _, err = cli(*command)
+    assert (status, err) == (0, "")
+    assert figures(tmp_path / "disk" / "r") == figures(whole)
+
+
+def test_on_a_full_disk_the_other_runs_of_a_sweep_are_tried(cli, disk, tmp_path, whole):
+    disk("48k")
+    command = ["-m", *RUN, "seed=0,1,2", "sweep=x", "hydra.sweep.dir=disk"]
+    status, out, err = cli(*command)
+    assert status == 1 and "Sweep disk: 0 finished, 0 skipped, 3 failed" in out
+    assert "Traceback" not in err and err.count("No space left on device") == 6  # of each run, when and at the end
+    disk("4m")
+    assert "Sweep disk: 3 finished" in cli(*command)[1]
+    assert figures(next(tmp_path.glob("disk/*seed0*"))) == figures(whole)
+
+
+def test_on_a_full_disk_an_evaluation_leaves_no_half_file(call, disk, tmp_path, whole, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole, tmp_path / "disk" / "r")
+    disk(sum(-(-file.stat().st_size // 4096) * 4096 for file in tmp_path.rglob("*") if file.is_file()) + 4096)
+    status, _, err = call(evaluate.main, "run=disk/r", "max_length_factor=0")
+    assert status == 1 and err.count("\n") == 1 and "cannot be written: No space left on device" in err
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def copy_of(run, folder):
