@@ -167,8 +167,8 @@ def disk(tmp_path):
 
 
 # By the size of the disk, what it has no space for.
-FULL = {"4k": "the run folder", "12k": "config.yaml", "20k": "metrics.csv", "40k": "best.ckpt", "160k": "best.ckpt"}
-SLOW_FULL = ("4k", "20k", "160k")
+FULL = {"4k": "the run folder", "16k": "config.yaml", "24k": "metrics.csv", "40k": "best.ckpt", "88k": "last.ckpt"}
+SLOW_FULL = ("4k", "24k", "88k")
 
 
 @pytest.mark.parametrize(

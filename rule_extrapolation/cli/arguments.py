@@ -99,5 +99,5 @@ def command(run: Callable[[Any], None], cls: type, usage: str) -> None:
         fail(one_line(error))
     except (OSError, WriteFailed) as error:
         if full := write_failure(error, "a file"):
-            sys.exit(f"error: {full}")
+            fail(str(full), status=1)
         raise

@@ -44,7 +44,7 @@ def train(cfg: DictConfig) -> float | None:
     except Exception as error:
         if full := write_failure(error, cfg.run_dir):
             # Hydra prints the traceback of an exception, but not that of an exit.
-            sys.exit(f"error: {full}; the run folder keeps what was written before")
+            fail(f"{full}; the run folder keeps what was written before", status=1)
         error.add_note("The run folder keeps what was written before the error.")
         error.during_run = True
         raise
@@ -124,7 +124,7 @@ def main() -> None:
         if getattr(error, "during_run", False) and not isinstance(error, ConfigError):
             raise
         if full := write_failure(error, "the run folder"):
-            sys.exit(f"error: {full}")
+            fail(str(full), status=1)
         fail(one_line(error))
     if sweep.current and sweep.current.close():
         sys.exit(1)
