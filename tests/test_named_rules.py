@@ -117,11 +117,11 @@ def test_ood_training_takes_any_of_its_rules():
 
 def test_the_commands_print_its_titles(trained, call):
     folder = str(trained.folder)
-    status, out, error = call(evaluate, f"run={folder}", "max_length_factor=1")
+    status, out, error = call(evaluate, f"run={folder}", "max_length_factor=1", "trust_run=true")
     assert status == 0, error
     for title in ("in order", "even length", "starts well", "as many"):
         assert title in out
-    status, out, error = call(complete, f"run={folder}", "prompt=ab", "samples=1")
+    status, out, error = call(complete, f"run={folder}", "prompt=ab", "samples=1", "--trust-run")
     assert status == 0, error
     assert "starts well ✓ begins with a" in out
     assert "even length" in repr(trained.complete("ab"))

@@ -53,7 +53,7 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_arguments(Settings, dict(cfg), "")
     check_seed(seed=cfg.seed)
-    check_file_name(sweep=cfg.sweep, **{"grammar.name": cfg.grammar.get("name")})
+    check_file_name(sweep=cfg.sweep, **{"grammar.name": cfg.grammar.get("name") or None})
     check_positive(**{key: cfg[key] for key in ("threads", "depth", "width") if cfg[key] is not None})
     if cfg.seeds is not None:
         check_positive(seeds=cfg.seeds)
