@@ -1,4 +1,4 @@
-"""Writes docs/published.md: every published figure, the command that repeats it, and what we got.
+"""Writes docs/published.md: every published figure, the command that repeats it, what we got, and a verdict.
 
     python docs/published.py
 
@@ -7,33 +7,49 @@ Our figures come from results/paper/tables/runs.csv, which rule-extrapolation re
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from rule_extrapolation.grammars import LANGUAGES
+from rule_extrapolation.reporting.comparison import Cell
+from rule_extrapolation.reporting.measures import (
+    LOSS,
+    MEASURES,
+    OOD_EMPTY,
+    OOD_RULE_1_REPAIRED,
+    OVER_TRAINING,
+    Measure,
+)
 from rule_extrapolation.reporting.published import all_published
+from rule_extrapolation.reporting.tables import published_cells
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "results" / "paper" / "tables" / "runs.csv"
 NONE = "–"
-MEASURES = {
-    "test_loss": "loss",
-    "id_rule_1": "ID R1",
-    "ood_rule_1": "OOD R1",
-    "ood_rule_2_completion": "OOD R2 completion",
-}
+SHOWN = [measure for measure in MEASURES if measure not in (OOD_RULE_1_REPAIRED, OOD_EMPTY)]
+"""The measures that the authors' files have."""
+EQUAL, WITHIN, DIFFERS = "equal", "within 1 sd", "differs"
+AS_FIRST = "as in the first section"
 HEAD = """\
 # Every published figure
 
 Each row is a figure of [Mészáros et al., 2024](https://arxiv.org/abs/2409.13728), the command that repeats it, and what
-we got. They are computed from the authors' per-run files, which `rule_extrapolation/reporting/published_results.csv`
-names, as mean and standard deviation over n runs. Unless a heading says otherwise, a run's figure is its best over
-training, and accuracies are over finished completions. [Reproducing the paper](paper.md) explains the options in the
-commands and says which figures mislead.
+we got. The published figures are computed from the authors' per-run files, which
+`rule_extrapolation/reporting/published_results.csv` names, as mean and standard deviation over n runs. Unless a heading
+says otherwise, a run's figure is its best over training. [Reproducing the paper](paper.md) explains the options in the
+commands.
 
-The head of each table has the beginning of its commands, after `rule-extrapolation train`, and each row the rest. A
-table without columns of ours has figures that we have not repeated yet.
+Accuracies are over finished completions. A published mean counts a run in which nothing finished as 0, so read it
+beside OOD finished, the share that finishes. Where nothing finished in any run, the cell says so.
+
+The head of each table has the beginning of its commands, after `rule-extrapolation train`, and each row the rest. A row
+marked *{as_first}* has a row with the same command there. The authors have files of both experiments, with different
+figures.
+
+Our figures have a verdict: *{equal}* in the digits shown, *{within}* if they are at most one published standard
+deviation apart, or *{differs}*. {summary} The end of the page lists [what we have not run](#what-we-have-not-run).
 """
 SECTIONS = {
     "main": (
@@ -42,7 +58,7 @@ SECTIONS = {
     ),
     "sampling": (
         "Sampling",
-        "Tokens are drawn from the model's distribution. On aNbN there are figures at minimum validation loss as well.",
+        "Tokens are drawn from the model's distribution. On aNbN, the same runs have figures under two protocols.",
     ),
     "transformer_size": (
         "Size of the transformer",
@@ -59,7 +75,7 @@ SECTIONS = {
     ),
     "ood_training": (
         "Training on OOD prompts",
-        "These figures are at minimum validation loss.",
+        "These figures are at minimum validation loss. The authors' files do not have the share that finishes.",
     ),
     "people": (
         "People",
@@ -96,25 +112,52 @@ def command(row: pd.Series) -> str:
     return language
 
 
+def is_as_first(row: pd.Series) -> bool:
+    """Whether a row of another experiment has the settings of the main one."""
+    match row.experiment:
+        case "transformer_size":
+            return row.setting == "num_heads=5, num_layers=7"
+        case "optimizers":
+            return row.setting == "optimizer=adamw, lr=0.002"
+        case "parity":
+            return row.model != "xlstm"
+    return False
+
+
 def our_runs() -> pd.DataFrame:
     """Our finished runs of the main experiment."""
     runs = pd.read_csv(RUNS, na_values="none")
     return runs[runs["status"] == "finished"]
 
 
-def ours(row: pd.Series, runs: pd.DataFrame, measure: str) -> str:
-    if row.experiment != "main":
-        return NONE
-    mine = runs[(runs["grammar"] == row.grammar) & (runs["model"] == row.model)][
-        f"best_over_training/{measure}"
-    ].dropna()
-    return NONE if mine.empty else number(mine.mean(), mine.std(), measure)
+def our_cells(row: pd.Series, runs: pd.DataFrame) -> dict[str, Cell] | None:
+    """Our figures by the measures' keys, None if we have not run it."""
+    mine = runs[(runs["grammar"] == row.grammar) & (runs["model"] == row.model)]
+    if row.experiment != "main" or mine.empty:
+        return None
+    return {measure.key: our_cell(mine[f"{OVER_TRAINING.key}/{measure.key}"].dropna()) for measure in SHOWN}
 
 
-def number(mean: float, std: float, measure: str) -> str:
-    digits = 4 if measure == "test_loss" else 3
-    spread = "" if pd.isna(std) else f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{std:.{digits}f}"
-    return f"{mean:.{digits}f}{spread}"
+def our_cell(values: pd.Series) -> Cell:
+    # A finished run has all figures but accuracies over no completion.
+    return Cell(values.mean(), values.std(), len(values)) if len(values) else Cell(missing="none finished")
+
+
+def verdict(ours: Cell, published: Cell, measure: Measure) -> str:
+    """EQUAL, WITHIN or DIFFERS."""
+    if number(ours, measure, spread=False) == number(published, measure, spread=False):
+        return EQUAL
+    if ours.mean is None or published.mean is None or published.std is None:
+        return DIFFERS
+    return WITHIN if abs(ours.mean - published.mean) <= published.std else DIFFERS
+
+
+def number(cell: Cell, measure: Measure, spread: bool = True) -> str:
+    if cell.mean is None:
+        return NONE if cell.missing == "not published" else cell.missing
+    digits = 4 if measure is LOSS else 3
+    std = "" if not spread or pd.isna(cell.std) else f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{cell.std:.{digits}f}"
+    return f"{cell.mean:.{digits}f}{std}"
 
 
 def table(published: pd.DataFrame, runs: pd.DataFrame, start: str) -> str:
@@ -123,29 +166,78 @@ def table(published: pd.DataFrame, runs: pd.DataFrame, start: str) -> str:
     Args:
         start: what all commands begin with.
     """
-    header, lines = [command_title(start), "n"], [[] for _ in range(len(published))]
-    for row, line in zip(published.itertuples(), lines):
-        line += [f"`{command(row).removeprefix(start).strip()}`" if command(row) else row.model, str(row.n_runs)]
-    for measure, title in MEASURES.items():
-        if published[f"{measure}_mean"].isna().all():
-            continue
-        mine = [ours(row, runs, measure) for row in published.itertuples()]
-        any_of_ours = any(cell != NONE for cell in mine)
-        header += [title, "ours"] if any_of_ours else [title]
-        for row, line, own in zip(published.itertuples(), lines, mine):
-            mean, std = getattr(row, f"{measure}_mean"), getattr(row, f"{measure}_std")
-            line.append(NONE if pd.isna(mean) else number(mean, std, measure))
-            line += [own] if any_of_ours else []
+    rows = [row for _, row in published.iterrows()]
+    figures = [published_cells(row) for row in rows]
+    mine = [our_cells(row, runs) for row in rows]
+    shown = [measure for measure in SHOWN if any(cells[measure.key].mean is not None for cells in figures)]
+    header, lines = [command_title(start), "n"], [[first_cell(row, start), str(row.n_runs)] for row in rows]
+    for measure in shown:
+        header += [measure.title.removeprefix("test "), "ours"] if any(mine) else [measure.title.removeprefix("test ")]
+        for line, cells, own in zip(lines, figures, mine):
+            line.append(number(cells[measure.key], measure))
+            if own is not None:
+                judged = verdict(own[measure.key], cells[measure.key], measure)
+                line.append(f"{number(own[measure.key], measure)} ({judged})")
+            elif any(mine):
+                line.append(NONE)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *lines]) + "\n"
+
+
+def first_cell(row: pd.Series, start: str) -> str:
+    if not command(row):
+        return row.model
+    remark = f" ({AS_FIRST})" if is_as_first(row) else ""
+    return f"`{command(row).removeprefix(start).strip()}`{remark}"
 
 
 def command_title(start: str) -> str:
     return f"`{start}` and" if start else ""
 
 
+def summary(published: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """How many of our figures have which verdict."""
+    verdicts = Counter(
+        verdict(own[measure.key], cells[measure.key], measure)
+        for _, row in published.iterrows()
+        if (own := our_cells(row, runs)) is not None
+        for cells in [published_cells(row)]
+        for measure in SHOWN
+    )
+    return (
+        f"Of our {verdicts.total()} figures, {verdicts[EQUAL]} are equal, {verdicts[WITHIN]} are within a standard "
+        f"deviation, and {verdicts[DIFFERS]} differ."
+    )
+
+
+def not_run(published: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """A list of the rows without figures of ours, by experiment, and by language where we have run some."""
+    lines = []
+    for experiment, (title, _) in SECTIONS.items():
+        rows = [row for _, row in published.iterrows() if row.experiment == experiment and command(row)]
+        missing = [row for row in rows if our_cells(row, runs) is None]
+        if missing and len(missing) == len(rows):
+            lines.append(f"- {title}: none of the {len(rows)} rows.")
+        elif missing:
+            models, all_models = by_grammar(missing), by_grammar(rows)
+            listed = "; ".join(
+                f"{'all' if names == all_models[grammar] else ', '.join(names)} on {grammar}"
+                for grammar, names in models.items()
+            )
+            lines.append(f"- {title}: {listed}.")
+    return "\n".join(lines) + "\n"
+
+
+def by_grammar(rows: list[pd.Series]) -> dict[str, list[str]]:
+    models: dict[str, list[str]] = {}
+    for row in rows:
+        models.setdefault(row.grammar, []).append(row.model)
+    return models
+
+
 def page() -> str:
     published, runs = rows(), our_runs()
-    parts = [HEAD]
+    words = {"as_first": AS_FIRST, "equal": EQUAL, "within": WITHIN, "differs": DIFFERS}
+    parts = [HEAD.format(summary=summary(published, runs), **words)]
     for experiment, (title, text) in SECTIONS.items():
         of_experiment = published[published["experiment"] == experiment]
         parts.append(f"## {title}\n\n{text}\n")
@@ -154,6 +246,7 @@ def page() -> str:
             remark = f", {protocol}" if of_experiment["protocol"].nunique() > 1 else ""
             start = f"experiment=paper/{grammar}" if experiment not in ("ood_training", "people") else ""
             parts += [f"**{grammar}{remark}**\n", table(group, runs, start)]
+    parts.append(f"## What we have not run\n\n{not_run(published, runs)}")
     return "\n".join(parts)
 
 

@@ -60,6 +60,36 @@ class TestOutput:
         assert [name for name, *_ in lines(first)] == ["greedy", *["sample"] * 5]
 
 
+class TestLimits:
+    """Of a run whose prompts and completions have four tokens together, SOS included."""
+
+    @pytest.fixture
+    def run(self, trained):
+        return trained("model=oracle", "decoding.max_tokens=4")
+
+    def test_the_runs_hold_by_default(self, run, call):
+        _, out, _ = call(main, f"run={run}", "prompt=aa", "samples=2")
+        assert all(len(completion) == 1 for _, _, completion, _, _ in lines(out))
+        assert out.count("unfinished") == 3
+        for temperature in (None, 1.0):
+            completion = load_run(str(run)).complete("aa", temperature)
+            assert (len(completion.text), completion.finished) == (1, False)
+
+    def test_a_given_one_holds_instead(self, run, call):
+        _, out, _ = call(main, f"run={run}", "prompt=aab", "samples=2", "max_new_tokens=9")
+        assert [completion for _, _, completion, _, _ in lines(out)] == ["b"] * 3
+        assert "unfinished" not in out
+        assert load_run(str(run)).complete("aab", max_new_tokens=9).finished
+
+
+class TestRows:
+    @pytest.mark.parametrize("positions", ["by_row", "none"])
+    def test_a_model_that_depends_on_them_says_so(self, trained, call, positions):
+        run = trained("model=transformer", f"model.positions={positions}")
+        _, out, _ = call(main, f"run={run}", "prompt=aab", "samples=1")
+        assert out.count("depends on its row in the batch") == (positions == "by_row")
+
+
 class TestProbabilities:
     def test_as_printed_they_are_those_of_the_steps(self, trained, call):
         run = trained()

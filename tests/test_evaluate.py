@@ -95,6 +95,14 @@ class TestPrompts:
         rows = read_csv(folder / "completions.csv")
         assert {len(row["completion"]) for row in rows if row["finished"] == "False"} == {50}
 
+    def test_a_limit_of_prompt_and_completion_is_named_where_it_is_the_cause(self, trained, evaluated):
+        run = trained("model=linear", "decoding.max_tokens=11")
+        for argument, limits in {"max_new_tokens=50": (9, 2), "prompt_length=12": (13, 1)}.items():
+            evaluation, _, _ = evaluated(run, argument, "max_length_factor=0")
+            [note] = evaluation["notes"]
+            assert "decoding.max_tokens=11, for prompt and completion together" in note
+            assert note.endswith("prompts of {} get at most {} new ones".format(*limits))
+
 
 class TestLengths:
     def test_the_oracles_loss_is_optimal(self, trained, evaluated):
@@ -109,6 +117,12 @@ class TestLengths:
             assert (row["grammatical_accuracy"], row["finished_accuracy"]) == ("1.0", "1.0")
         assert all(row["oracle_loss"] == "" and float(row["loss"]) > 1 for row in rows[4:])
         assert evaluation["lengths"]["12"]["prompt_symbols"] == 7
+
+    def test_limits_of_prompt_and_completion_leave_room_for_the_words(self, trained, evaluated):
+        run = trained("model=oracle", "decoding.max_tokens=4", "decoding.max_new_tokens=1")
+        evaluation, _, _ = evaluated(run, "lengths=6,8,12")
+        assert [row["grammatical_accuracy"] for row in evaluation["lengths"].values()] == [1.0] * 3
+        assert evaluation["decoding"]["max_tokens"] == 4
 
     def test_loss_and_accuracy_are_those_of_reading_step_by_step(self, trained, evaluated):
         run = trained()

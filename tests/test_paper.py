@@ -13,11 +13,13 @@ from hydra import compose, initialize_config_dir
 
 from rule_extrapolation.config.composing import CONF_DIR, PACKAGE
 from rule_extrapolation.experiment.assembling import assemble
+from rule_extrapolation.reporting.comparison import Cell
+from rule_extrapolation.reporting.measures import OOD_RULE_1
 
 with open(PACKAGE / "reporting" / "published_results.csv") as file:
     PUBLISHED = [row for row in csv.DictReader(file) if row["experiment"] == "main"]
 LANGUAGES = list(dict.fromkeys(row["grammar"] for row in PUBLISHED))
-FIGURES = ("test_loss", "id_rule_1", "id_rule_2", "ood_rule_1", "ood_rule_2_completion")
+FIGURES = ("test_loss", "id_rule_1", "id_rule_2", "ood_rule_1", "ood_rule_2_completion", "ood_finished")
 
 # arXiv 2409.13728, appendix; linear's bias, lstm's embedding and the quirks from the authors' code
 SIZES = {
@@ -114,8 +116,17 @@ def test_headers_hold_the_published_figures(language):
     text = header(language)
     for row in (row for row in PUBLISHED if row["grammar"] == language):
         assert f"The paper calls it {row['paper_label']}" in text
-        figures = [f"{float(row[f'{name}_mean']):.4f} ± {float(row[f'{name}_std']):.4f}" for name in FIGURES]
-        assert re.search(rf"^#   {row['model']} +{row['n_runs']} +{'  '.join(figures)}$", text, re.M)
+        line = re.search(rf"^#   {row['model']} +{row['n_runs']}  +(.*)$", text, re.M)[1]
+        assert re.split("  +", line) == [header_figure(row, name) for name in FIGURES]
+
+
+def header_figure(row, name):
+    """The mean and deviation, or "none finished" where no run finished a completion: a 0 in the authors' files."""
+    finished = row.get(f"{name.split('_')[0]}_finished_mean")
+    if finished is not None and float(finished) == 0 and not name.endswith("finished"):
+        return "none finished"
+    digits = 4 if name == "test_loss" else 3
+    return f"{float(row[f'{name}_mean']):.{digits}f} ± {float(row[f'{name}_std']):.{digits}f}"
 
 
 SHORT = ["logger=csv", "data.max_length=12", "data.num_train=32", "data.num_val=8", "data.num_test=8"]
@@ -203,6 +214,16 @@ def test_each_other_experiment_of_the_paper_runs(cli, tmp_path, experiment):
     assert {results["status"] for results in finished} == {"finished"}
 
 
+@pytest.mark.parametrize(("experiment", "optimizer"), {"adamw": "AdamW", "sgd": "SGD"}.items())
+def test_sweeps_on_another_language_have_its_published_settings(experiment, optimizer):
+    [command] = [command for command in commands(experiment) if command[0] == "-m"]
+    assert "experiment=paper/bbaN" in command
+    cfg = composed(*(part.partition(",")[0] for part in command[1:]))
+    assert (cfg.optimizer._target_, cfg.optimizer.lr) == (f"torch.optim.{optimizer}", 0.02)
+    assert (cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch) == EPOCHS_AND_VALIDATIONS["bbaN"]
+    assert cfg.data.num_train == TRAINING_WORDS["bbaN"]
+
+
 def test_sgd_has_neither_momentum_nor_a_schedule():
     module = assemble(composed("experiment=paper/sgd", "model=linear"), device="meta").module
     optimizers = module.configure_optimizers()
@@ -239,6 +260,32 @@ published = importlib.import_module("published")
 def test_the_page_of_published_figures_is_up_to_date():
     """After a change: python docs/published.py"""
     assert (CONF_DIR.parent / "docs" / "published.md").read_text() == published.page()
+
+
+def test_rows_marked_as_in_the_first_section_have_its_settings():
+    models = {"parity": "linear", "optimizers": "linear", "transformer_size": "transformer"}
+    rows = [
+        row for row in published.rows().itertuples() if (row.grammar, row.model) == ("aNbN", models.get(row.experiment))
+    ]
+    first = {model: composed("experiment=paper/aNbN", f"model={model}") for model in models.values()}
+    same = [composed(*published.command(row).split()) == first[row.model] for row in rows]
+    assert same == [published.is_as_first(row) for row in rows]
+    assert sum(same) == len(models)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        (Cell(0.2749), Cell(0.275, 0.0), "equal"),
+        (Cell(missing="none finished"), Cell(missing="none finished"), "equal"),
+        (Cell(0.3), Cell(0.2, 0.11), "within 1 sd"),
+        (Cell(0.3), Cell(0.2, 0.09), "differs"),
+        (Cell(0.3), Cell(0.2), "differs"),
+        (Cell(0.0), Cell(missing="none finished"), "differs"),
+    ],
+)
+def test_verdicts(ours, theirs, verdict):
+    assert published.verdict(ours, theirs, OOD_RULE_1) == verdict
 
 
 PAGE_COMMANDS = sorted({published.command(row) for row in published.rows().itertuples()} - {""})

@@ -17,21 +17,25 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import environment, read_results
+from omegaconf import OmegaConf
 from scipy.stats import ttest_rel
 
 from rule_extrapolation.cli import report
+from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.reporting.comparison import Group, average, differences, group_runs
 from rule_extrapolation.reporting.figures import KINDS, draw_all, save
 from rule_extrapolation.reporting.intervals import binomial_interval
 from rule_extrapolation.reporting.measures import AT_MINIMUM, MEASURES, OVER_TRAINING
+from rule_extrapolation.reporting.overview import overview, rule_1
 from rule_extrapolation.reporting.page import render
 from rule_extrapolation.reporting.pairs import pair_table
 from rule_extrapolation.reporting.published import published
 from rule_extrapolation.reporting.runs import CURVE_POINTS, RunRecord, find_runs, read_run, read_run_folders, thinned
 from rule_extrapolation.reporting.style import looks
 from rule_extrapolation.reporting.table_files import as_csv, escaped
-from rule_extrapolation.reporting.tables import csv_rows, language_tables, latex, markdown
+from rule_extrapolation.reporting.tables import csv_rows, language_table, language_tables, latex, markdown
 from rule_extrapolation.reporting.wandb_runs import run_from_wandb
+from rule_extrapolation.runs.identity import identity
 
 VALIDATED = [
     "trainer.val_check_interval=2",
@@ -114,6 +118,11 @@ def rows_of(table):
     return list(csv.DictReader(as_csv(csv_rows(table)).splitlines()))
 
 
+def language_rows(name):
+    """The rows of a language of which we have no run."""
+    return rows_of(language_table([Group(name, "linear", "")], []))
+
+
 def row_of(rows, architecture, source, protocol=None):
     [row] = [
         row
@@ -174,7 +183,9 @@ class TestTables:
         table = tables_of(folders / "minlstm0")["aNbN"]
         row = row_of(rows_of(table), "minlstm", "ours", AT_MINIMUM.title)
         assert (row["ood_rule_1_mean"], row["ood_finished_mean"]) == ("0.5", "0.5")
-        assert markdown(table).count("Accuracies are over finished completions, ours and published alike.") == 1
+        assert (
+            markdown(table).count("Published means count a run in which nothing finished as 0; ours leave it out.") == 1
+        )
         assert "over all completions" not in markdown(table)
 
     def test_runs_without_the_newer_figures_say_so(self, folders):
@@ -262,16 +273,35 @@ class TestIntervals:
         assert float(row["ood_rule_1_low"]) == pytest.approx(0.51 - half, abs=1e-5)
         assert float(row["test_loss_high"]) == pytest.approx(0.51 + half, abs=1e-5)
         assert "| 0.510 [0.38, 0.64] |" in markdown(table)
+        assert "| 0.5100 [0.3829, 0.6371] |" in markdown(table)
         edit_test(folders / "minlstm1", **{RULE_1: 1.0})
         row = row_of(
             rows_of(tables_of(folders / "minlstm0", folders / "minlstm1")["aNbN"]), "minlstm", "ours", AT_MINIMUM.title
         )
         assert (row["ood_rule_1_low"], row["ood_rule_1_high"]) == ("0.0", "1.0")
 
-    def test_of_seeds_that_agree_has_no_width(self, folders):
-        for name in ("minlstm0", "minlstm1"):
-            edit_test(folders / name, **{RULE_1: 1.0})
-        assert "1.000 [1.00, 1.00]" in markdown(tables_of(folders / "minlstm0", folders / "minlstm1")["aNbN"])
+    def test_of_seeds_that_agree_is_that_of_one_of_them(self, folders):
+        """0.275 is 69 of 251; the interval of the losses, which are equal too, is not known."""
+        pair = folders / "minlstm0", folders / "minlstm1"
+        for folder in pair:
+            edit_test(folder, **{RULE_1: 69 / 251, "OOD/finished_accuracy": 1.0, "loss": 0.5})
+            edit(folder, {"prompts": {"ID": 5, "OOD": 251}})
+        row = row_of(rows_of(tables_of(*pair)["aNbN"]), "minlstm", "ours", AT_MINIMUM.title)
+        expected = binomial_interval(69 / 251, 251)
+        assert (float(row["ood_rule_1_low"]), float(row["ood_rule_1_high"])) == pytest.approx(expected)
+        assert (row["ood_rule_1_n"], row["test_loss_low"]) == ("2", "not known")
+        assert "0.275 [0.22, 0.34]" in markdown(tables_of(*pair)["aNbN"])
+
+    @pytest.mark.parametrize("values", [[0.2751, 0.2749], [0.2949, 0.29491], [0.001, 0.0011], [0.9991, 0.9992]])
+    def test_holds_the_mean_as_printed(self, folders, values):
+        pair = folders / "minlstm0", folders / "minlstm1"
+        for folder, value in zip(pair, values):
+            edit_test(folder, **{RULE_1: value})
+        table = tables_of(*pair)["aNbN"]
+        [row] = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
+        for text in (row.strings()[6], rule_1(row)):
+            mean, low, high = map(float, re.findall(r"[\d.]+", text))
+            assert low <= mean <= high
 
     def test_of_one_run_is_binomial_over_its_different_prompts(self, folders):
         edit_test(
@@ -286,6 +316,17 @@ class TestIntervals:
         assert float(row["ood_rule_1_repaired_high"]) == pytest.approx(1 - 0.025 ** (1 / 8))
         assert row["test_loss_low"] == "not known"
         assert float(row["ood_finished_low"]) == pytest.approx(binomial_interval(0.5, 20)[0])
+
+    def test_published_figures_over_nothing_are_none(self, whole):
+        """In no run of linear on aNbNcN did a completion finish; in the files, its accuracies are 0."""
+        row = row_of(language_rows("aNbNcN"), "linear", "published")
+        assert float(published().loc["aNbNcN", "linear"]["ood_rule_1_mean"]) == 0
+        assert (row["ood_rule_1_mean"], row["id_rule_1_mean"], row["ood_finished_mean"]) == (
+            "none finished",
+            "none finished",
+            "0.0",
+        )
+        assert row_of(language_rows("parentheses_and_brackets"), "linear", "published")["ood_rule_1_mean"] == "0.0"
 
     def test_published_figures_keep_their_standard_deviation(self, whole):
         row = row_of(read_table(whole[0], "aNbN"), "lstm", "published")
@@ -374,6 +415,23 @@ class TestOverview:
         [stop] = [line for line in lines if line.startswith("| stop at once |")]
         assert stop.startswith("| stop at once | 0.28 |") or stop.startswith("| stop at once | 0.27 |")
 
+    def test_a_language_without_a_finished_run_has_its_references(self, trained, folders):
+        """They are those that a finished run has; a name without remarks joins the row that has them."""
+        published = trained("model=linear", "model.published_mask=true")
+        of_finished = tables_of(folders / "L5")["parentheses_and_brackets"]
+        (folders / "L5" / "results.json").unlink()
+        edit(folders / "L5", config={"model.name": "linear"})
+        tables = tables_of(published, folders / "L5")
+        table = tables["parentheses_and_brackets"]
+        expected = {row.source: row.strings()[3:] for row in of_finished.rows if row.n is None}
+        assert {row.source: row.strings()[3:] for row in table.rows if row.n is None} == expected
+        assert table.rules == of_finished.rules
+        lines = overview(list(tables.values())).splitlines()
+        first, second = [line for line in lines if line.startswith("| linear (published mask: sees the future) |")]
+        assert first.endswith("| no finished run |") and second.endswith("| no finished run |")
+        stop = of_finished.rows[-3].strings()[6]
+        assert any(re.fullmatch(rf"\| stop at once \| [\d.]+ \| {float(stop):.2f} \|", line) for line in lines)
+
 
 def pairs_of(**values):
     """The pairs of rows with these OOD R1 by seed, None where a run has none."""
@@ -427,6 +485,24 @@ class TestGroups:
         table = tables_of(folders, mix=True)["aNbN"]
         assert row_of(rows_of(table), "minlstm", "ours", AT_MINIMUM.title)["n"] == "2"
         assert "averages over 2 configurations" in markdown(table)
+
+    def test_runs_with_and_without_the_published_quirks_are_told_apart_by_their_name(self, trained, real):
+        runs = [real["linear0"], trained("model=linear", "seed=0", "quirks=published", VALIDATED[0])]
+        with pytest.raises(ConfigError, match="by=quirks makes rows of them"):
+            tables_of(*runs)
+        table = tables_of(*runs, by=["quirks"])["aNbN"]
+        ours = {row["architecture"] for row in rows_of(table) if row["source"] == "ours"}
+        assert {"linear, quirks=none", "linear, quirks=published"} < ours
+        assert "linear, quirks=published: published mask: sees the future; published decoding." in table.notes
+
+    def test_a_run_that_does_not_record_its_quirks_is_averaged_with_those_that_do(self, folders):
+        path = folders / "minlstm1" / "config.yaml"
+        before = OmegaConf.load(path)
+        path.write_text(path.read_text().replace("quirks: none\n", ""))
+        without = OmegaConf.load(path)
+        assert "quirks" in before and "quirks" not in without
+        assert identity(before) == identity(without)
+        assert row_of(rows_of(tables_of(folders)["aNbN"]), "minlstm", "ours", AT_MINIMUM.title)["n"] == "2"
 
     def test_folders_and_seeds_are_not_part_of_the_configuration(self, folders):
         runs = read_run_folders([folders / "minlstm0", folders / "minlstm1"], 10)

@@ -51,9 +51,11 @@ class TestOutput:
         for title, metric in {"finished": "finished", "empty": "empty", "R1": "rule_1", "R2": "rule_2"}.items():
             row = []
             for name in ("ID", "OOD", "SOS"):
-                row.append(results["test"][f"Test/{name}/{metric}_accuracy"])
-                row += [results[levels][f"{name}/{metric}_accuracy"] for levels in ("chance_levels", "stop_at_once")]
+                path = name if metric == "finished" else f"{name}/finished"
+                row.append(results["test"].get(f"Test/{path}/{metric}_accuracy"))
+                row += [results[levels][f"{path}/{metric}_accuracy"] for levels in ("chance_levels", "stop_at_once")]
             assert re.search(rf"│ {title} +│ +" + "│ +".join(map(figure, row)), out)
+        assert "Accuracies are over finished completions" in out
         assert f"Test loss {results['test']['Test/loss']:.4f}, optimal loss" in out
         assert len(re.findall(r"\|.* R1 [✓✗]  R2 [✓✗]", out)) == 5
         assert f"Run folder: {run.relative_to(tmp_path)}" in out

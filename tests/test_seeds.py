@@ -1,5 +1,6 @@
 """seeds=: each seed leaves what it would leave alone."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import torch
 from conftest import ROOT, environment, read_metrics, read_results
 from omegaconf import OmegaConf
 from torch.utils._pytree import tree_leaves_with_path
+
+from rule_extrapolation.reporting.terminal import figure
 
 SHORT = [
     "logger=csv", "trainer.max_steps=6", "trainer.log_every_n_steps=1", "trainer.val_check_interval=2",
@@ -70,8 +73,18 @@ def test_every_seed_leaves_what_it_leaves_alone(cli, tmp_path, overrides):
         assert_same_run(tmp_path / "many" / f"seed{seed}", tmp_path / f"alone{seed}")
     losses = {read_results(tmp_path / "many" / f"seed{seed}")["test"]["Test/loss"] for seed in (4, 5, 6)}
     assert len(losses) == 3
-    assert [row for row in out.splitlines() if row.startswith("│    5 ")]
+    assert [row for row in out.splitlines() if re.match(r"│ +5│", row)]
     assert "mean" in out and "std" in out
+    if "grammar=L1" in overrides:
+        results = read_results(tmp_path / "many" / "seed4")
+        metrics = ["ID/finished_accuracy", *(f"ID/finished/rule_{n}_accuracy" for n in (1, 2)), "OOD/finished_accuracy"]
+        metrics += [f"OOD/finished/{metric}_accuracy" for metric in ("rule_1", "rule_2_completion")]
+        rows = {"4": {name: results["test"].get(f"Test/{name}") for name in metrics}}
+        rows |= {"chance": results["chance_levels"], "stop at once": results["stop_at_once"]}
+        for name, figures in rows.items():
+            cells = "│ +".join(figure(figures[metric]) for metric in metrics)
+            assert re.search(rf"│ +{name}│ +\S+│ +{cells}│", out)
+        assert "Accuracies are over finished completions" in out
 
 
 def test_each_seed_stops_where_it_would_alone(cli, tmp_path):
@@ -120,7 +133,7 @@ def test_seeds_that_cannot_share_a_step_run_side_by_side(cli, tmp_path, monkeypa
     status, out, err = cli("seeds=2", "hydra.run.dir=many", f"run_dir={tmp_path / 'many'}", *overrides)
     assert (status, err) == (0, "")
     assert "in parallel, each in its own process: each draws its own dropout" in out
-    assert "seed 1  step 2/6" in out and "│ mean" in out
+    assert "seed 1  step 2/6" in out and re.search(r"│ +mean│", out)
     assert cli("seed=1", "hydra.run.dir=alone", *overrides)[0] == 0
     assert_same_run(tmp_path / "many" / "seed1", tmp_path / "alone")
 

@@ -68,7 +68,15 @@ def check_figure(file: str, prompt: str | None) -> None:
         raise ConfigError("attention", file, "there is no such folder; make it first")
 
 
-def budget(cfg: DictConfig, arguments: Arguments) -> int:
+ROW_DEPENDENT = (
+    "A completion depends on its row in the batch: here the greedy one is row 0 and draws are rows 0, 1, ...; in "
+    "completions.csv the row is the prompt's number."
+)
+"""What is said of a model whose rows are not independent, such as the transformer with positions=by_row."""
+
+
+def most_new_tokens(cfg: DictConfig, arguments: Arguments) -> int:
+    """The most tokens that a completion can have."""
     return arguments.max_new_tokens or cfg.decoding.max_new_tokens
 
 
@@ -89,13 +97,18 @@ class RulePrompts:
 
     @staticmethod
     def complete(
-        run: TrainedRun, prompt: str, new_tokens: int, samples: int | None, temperature: float, seed: int
+        run: TrainedRun, prompt: str, new_tokens: int | None, samples: int | None, temperature: float, seed: int
     ) -> None:
         complete_prompt(run, prompt, new_tokens, SAMPLES if samples is None else samples, temperature, seed)
 
 
-def complete_prompt(run: TrainedRun, prompt: str, new_tokens: int, samples: int, temperature: float, seed: int) -> None:
+def complete_prompt(
+    run: TrainedRun, prompt: str, new_tokens: int | None, samples: int, temperature: float, seed: int
+) -> None:
     """Print the greedy completion and the drawn ones.
+
+    Args:
+        new_tokens: the most tokens of a completion; None: the run's limits.
 
     Raises:
         ConfigError: the prompt cannot be completed.
@@ -104,13 +117,14 @@ def complete_prompt(run: TrainedRun, prompt: str, new_tokens: int, samples: int,
 
     from rule_extrapolation.grammars.judging import judged
     from rule_extrapolation.inference import evaluation
-    from rule_extrapolation.inference.decoding import greedy_and_sampled
+    from rule_extrapolation.inference.decoding import decoding_limits, greedy_and_sampled
     from rule_extrapolation.reporting.terminal import print_completions
 
     grammar, model = run.grammar, run.model
     tokens = encode_prompt(grammar, model, prompt)
     rows = []
-    for name, (decoder, number) in greedy_and_sampled(new_tokens, samples, temperature, seed).items():
+    limits = decoding_limits(run.decoder, new_tokens)
+    for name, (decoder, number) in greedy_and_sampled(limits, samples, temperature, seed).items():
         completions = evaluation.complete(model, tokens, decoder, number)
         probable = evaluation.probabilities(model, completions, tokens.shape[1]).tolist()
         verdicts = judged(grammar, completions, tokens.shape[1])
@@ -122,12 +136,13 @@ def complete_prompt(run: TrainedRun, prompt: str, new_tokens: int, samples: int,
 def draw_attention(run: TrainedRun, arguments: Arguments) -> None:
     """Draw what the greedy completion attends to in the prompt, to a file."""
     from rule_extrapolation.core.tokens import EOS, SOS
-    from rule_extrapolation.inference.decoding import Greedy
+    from rule_extrapolation.inference.decoding import Greedy, decoding_limits
     from rule_extrapolation.reporting.attention_figure import attention
     from rule_extrapolation.reporting.figures import save_as, styled
 
     prompt = encode_prompt(run.task, run.model, arguments.prompt)
-    completion = Greedy(budget(run.cfg, arguments))(run.model, prompt)[:, prompt.shape[1] :]
+    decoder = Greedy(**decoding_limits(run.decoder, arguments.max_new_tokens))
+    completion = decoder(run.model, prompt)[:, prompt.shape[1] :]
     [weights] = run.model.attention_weights(prompt, completion).tolist()
     names = {SOS: "SOS", EOS: "EOS"}
     labels = [
@@ -148,7 +163,7 @@ def prompts_of(run: TrainedRun) -> type[RulePrompts] | type[TextPrompts]:
 
 def complete_one(run: TrainedRun, arguments: Arguments, prompt: str) -> None:
     drawn = (arguments.samples, arguments.temperature, arguments.seed)
-    prompts_of(run).complete(run, prompt, budget(run.cfg, arguments), *drawn)
+    prompts_of(run).complete(run, prompt, arguments.max_new_tokens, *drawn)
 
 
 def session(run: TrainedRun, arguments: Arguments) -> None:
@@ -164,10 +179,11 @@ def session(run: TrainedRun, arguments: Arguments) -> None:
 
 def complete(arguments: Arguments) -> None:
     check(arguments)
+    prompt_length = 1 + len(arguments.prompt or "")
     run = load_run(
         arguments.run,
         trust_run=arguments.trust_run,
-        min_context=lambda cfg: 1 + len(arguments.prompt or "") + budget(cfg, arguments),
+        min_context=lambda cfg: prompt_length + most_new_tokens(cfg, arguments),
     )
 
     from rule_extrapolation.reporting.terminal import model_title
@@ -178,6 +194,8 @@ def complete(arguments: Arguments) -> None:
     if arguments.attention is not None:
         prompts.check_attends(run, arguments.attention)
     print(f"{model_title(run.header())}; {prompts.heading(run)}")
+    if not run.model.rows_are_independent:
+        print(ROW_DEPENDENT)
     if asked:
         complete_one(run, arguments, arguments.prompt)
         return draw_attention(run, arguments) if arguments.attention is not None else None

@@ -153,7 +153,7 @@ def evaluate(arguments: Arguments) -> None:
     grammars = list(prompt_grammars(run, arguments.prompt_length))
     words_seed = run.cfg.data.seed if arguments.seed is None else arguments.seed
     words, notes = words_by_length(run, arguments, words_seed)
-    if arguments.max_new_tokens is not None:
+    if arguments.max_new_tokens is not None or arguments.prompt_length is not None:
         notes += limited_budgets(run, grammars, decoder)
     figures, completions = evaluate_all(run, grammars, words, decoder, arguments.samples)
     results = {
@@ -187,20 +187,27 @@ def evaluate_all(
     lengths: dict[str, Any] = {}
     for rows in words:
         length = rows.shape[1] - 2
-        longer = make_decoder(decoder, None, max_new_tokens=max(decoder.max_new_tokens, 2 * length), temperature=None)
+        # Room for the prompt, of up to length + 2 tokens, and for 2 L new tokens, whatever limits the run had.
+        room = {"max_new_tokens": 2 * length, "max_tokens": 3 * length + 2}
+        own = {name: getattr(decoder, name) for name in room}
+        raised = {name: max(own[name], room[name]) for name in room if own[name] is not None}
+        longer = make_decoder(decoder, None, **raised, temperature=None)
         lengths[str(length)] = evaluate_length(run.grammar, run.model, rows, longer, samples)
     return {"prompt_length": prompts, "lengths": lengths}, completions
 
 
 def limited_budgets(run: TrainedRun, grammars: list[Grammar], decoder: Decoder) -> list[str]:
-    """A line for each prompt length at which the model's context allows fewer new tokens than asked for."""
+    """A line for each prompt length at which fewer new tokens are allowed than asked for, and what limits them."""
     widths = [max(prompts.shape[1] for prompts in grammar.prompts.values()) for grammar in grammars]
-    budgets = {tokens: decoder.budget(run.model, tokens) for tokens in widths}
-    return [
-        f"{context(run)}: prompts of {tokens} get at most {budget} new ones"
-        for tokens, budget in budgets.items()
-        if budget < decoder.max_new_tokens
-    ]
+    lines = []
+    for tokens in dict.fromkeys(widths):
+        budget = decoder.budget(run.model, tokens)
+        if budget < decoder.max_new_tokens:
+            limits_total = decoder.max_tokens is not None and budget == max(decoder.max_tokens - tokens, 1)
+            total = f"the run has decoding.max_tokens={decoder.max_tokens}, for prompt and completion together"
+            cause = total if limits_total else context(run)
+            lines.append(f"{cause}: prompts of {tokens} get at most {budget} new ones")
+    return lines
 
 
 def check_samples(samples: int, decoder: Decoder) -> None:

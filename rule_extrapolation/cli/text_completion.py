@@ -9,7 +9,7 @@ from rich.console import Console
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.prompts import encode_prompt
 from rule_extrapolation.inference import evaluation
-from rule_extrapolation.inference.decoding import greedy_and_sampled
+from rule_extrapolation.inference.decoding import decoding_limits, greedy_and_sampled
 from rule_extrapolation.reporting.text import print_continuations
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ class TextPrompts:
 
     @staticmethod
     def complete(
-        run: TrainedRun, prompt: str, new_tokens: int, samples: int | None, temperature: float, seed: int
+        run: TrainedRun, prompt: str, new_tokens: int | None, samples: int | None, temperature: float, seed: int
     ) -> None:
         """Print the most probable next tokens, the greedy completion and the drawn ones."""
         vocabulary, tokens = run.task.vocabulary, encode_prompt(run.task, run.model, prompt)
-        decoders = greedy_and_sampled(new_tokens, SAMPLES if samples is None else samples, temperature, seed)
+        limits = decoding_limits(run.decoder, new_tokens)
+        decoders = greedy_and_sampled(limits, SAMPLES if samples is None else samples, temperature, seed)
         probabilities, next_ = run.model.prefill(tokens)[0][0].softmax(0).topk(min(SHOWN, run.task.num_tokens))
         likely = {vocabulary.name(token): p for token, p in zip(next_.tolist(), probabilities.tolist())}
         rows = []

@@ -79,18 +79,19 @@ class TrainedRun:
         Args:
             temperature: of the distribution that tokens are drawn from; None decodes greedily.
             seed: of the draws.
-            max_new_tokens: after which an unfinished completion ends; None takes the run's own limit.
+            max_new_tokens: after which an unfinished completion ends, whatever the run's limits are. None: the run's
+                own ``decoding.max_new_tokens`` and ``decoding.max_tokens``.
 
         Raises:
             ConfigError: a symbol outside the alphabet, a prompt longer than the model reads, or a temperature that is
                 not positive.
         """
-        from rule_extrapolation.inference.decoding import Greedy, Sample
+        from rule_extrapolation.inference.decoding import Greedy, Sample, decoding_limits
         from rule_extrapolation.inference.evaluation import probabilities
 
         tokens = encode_prompt(self.task, self.model, prompt)
-        new_tokens = self.cfg.decoding.max_new_tokens if max_new_tokens is None else max_new_tokens
-        decoder = Greedy(new_tokens) if temperature is None else Sample(new_tokens, temperature, seed)
+        limits = decoding_limits(self.decoder, max_new_tokens)
+        decoder = Greedy(**limits) if temperature is None else Sample(temperature=temperature, seed=seed, **limits)
         completed = decoder(self.model, tokens)
         [probability] = probabilities(self.model, completed, tokens.shape[1]).tolist()
         text, finished, rules = self.task.judge_completion(completed, tokens.shape[1])

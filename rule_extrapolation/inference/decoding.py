@@ -108,6 +108,13 @@ class Decoder(ABC):
         return torch.stack(tokens, 1)
 
 
+def decoding_limits(own: Decoder, max_new_tokens: int | None) -> dict[str, int | None]:
+    """A run's ``max_new_tokens`` and ``max_tokens``, or only ``max_new_tokens`` where it is given."""
+    if max_new_tokens is not None:
+        return {"max_new_tokens": max_new_tokens, "max_tokens": None}
+    return {"max_new_tokens": own.max_new_tokens, "max_tokens": own.max_tokens}
+
+
 class Greedy(Decoder):
     """Picks the most probable token."""
 
@@ -169,10 +176,14 @@ def make_decoder(own: Decoder, name: str | None, **given: float | None) -> Decod
 
 
 def greedy_and_sampled(
-    max_new_tokens: int, samples: int, temperature: float, seed: int
+    limits: dict[str, int | None], samples: int, temperature: float, seed: int
 ) -> dict[str, tuple[Decoder, int]]:
-    """By name, the decoders that a prompt is completed with, and how many completions each makes."""
-    decoders: dict[str, tuple[Decoder, int]] = {"greedy": (Greedy(max_new_tokens), 1)}
+    """By name, the decoders that a prompt is completed with, and how many completions each makes.
+
+    Args:
+        limits: ``max_new_tokens`` and ``max_tokens``, as for all decoders.
+    """
+    decoders: dict[str, tuple[Decoder, int]] = {"greedy": (Greedy(**limits), 1)}
     if samples:
-        decoders["sample"] = (Sample(max_new_tokens, temperature, seed), samples)
+        decoders["sample"] = (Sample(temperature=temperature, seed=seed, **limits), samples)
     return decoders

@@ -11,6 +11,7 @@ from rule_extrapolation.grammars import LANGUAGES
 from rule_extrapolation.reporting.intervals import binomial_interval, statistics_of
 from rule_extrapolation.reporting.measures import LOSS, OOD_FINISHED, OOD_RULE_1, OOD_RULE_1_REPAIRED, Measure, Protocol
 from rule_extrapolation.reporting.runs import AVERAGED_OVER, UNKNOWN, RunRecord
+from rule_extrapolation.runs.identity import QUIRKS
 
 ARCHITECTURES = (
     "transformer",
@@ -54,9 +55,17 @@ class Group:
 
     @property
     def title(self) -> str:
-        """The name with the remarks that a table must make on it."""
-        remarks = "; ".join(filter(None, ["baseline" if self.baseline else None, self.caveat]))
+        """The name with the remarks that a table must make on it.
+
+        A row that is named by its quirks has its caveat in a note.
+        """
+        caveat = None if self.is_named_by_quirks else self.caveat
+        remarks = "; ".join(filter(None, ["baseline" if self.baseline else None, caveat]))
         return f"{self.name} ({remarks})" if remarks else self.name
+
+    @property
+    def is_named_by_quirks(self) -> bool:
+        return f"{QUIRKS}=" in self.variant
 
     @property
     def caveat(self) -> str | None:
@@ -80,8 +89,9 @@ class Cell:
 def average(runs: list[RunRecord], protocol: Protocol, measure: Measure) -> Cell:
     """Mean, standard deviation, 95% interval of the mean, and number of the runs that have the figure.
 
-    The interval of several runs is a t interval over them. That of one run is an exact binomial interval over its
-    different prompts. If no run has the figure, the cell names the most frequent reason.
+    The interval of several runs is a t interval over them. That of one run, or of runs that do not differ, is an exact
+    binomial interval over the different prompts of one of them. If no run has the figure, the cell names the most
+    frequent reason.
     """
     known = [(run, value) for run in runs if (value := protocol.value(run.results, measure)) is not None]
     if not known:
@@ -89,7 +99,7 @@ def average(runs: list[RunRecord], protocol: Protocol, measure: Measure) -> Cell
         return Cell(missing=reasons.most_common(1)[0][0] if reasons else "no finished run")
     is_share = measure is not LOSS
     mean, std, interval = statistics_of([value for _, value in known], is_share)
-    if len(known) == 1 and is_share:
+    if interval == (None, None) and is_share:
         interval = binomial_interval(mean, number_of_prompts(known[0][0], protocol, measure))
     return Cell(mean, std, len(known), None, *interval)
 
@@ -157,7 +167,8 @@ def rank(name: str, usual_order: Iterable[str]) -> tuple[int, str]:
 
 
 def configuration(run: RunRecord) -> tuple:
-    return tuple(sorted((key, str(value)) for key, value in run.settings.items()))
+    """The settings, without the name of the quirks, which are settings of other keys."""
+    return tuple(sorted((key, str(value)) for key, value in run.settings.items() if key != QUIRKS))
 
 
 def keep_latest(group: Group) -> None:
@@ -186,7 +197,7 @@ def check_configurations(groups: list[Group]) -> None:
     if not mixed:
         return
     listed = "; ".join(f"{key} is {values_in_words(values)}" for key, values in differences(mixed[0].runs).items())
-    keys = dict.fromkeys(key for group in mixed for key in differences(group.runs))
+    keys = distinguishing_keys(mixed)
     others = f" (and so have those of {', '.join(first_names(mixed[1:]))})" if len(mixed) > 1 else ""
     raise ConfigError(
         "runs",
@@ -194,6 +205,17 @@ def check_configurations(groups: list[Group]) -> None:
         f"its runs have different configurations{others}: {listed}; by={','.join(keys)} makes rows of them, "
         "mix=true averages over them",
     )
+
+
+def distinguishing_keys(mixed: list[Group]) -> list[str]:
+    """The keys that make rows of one configuration each: quirks alone if that is enough, or all that differ."""
+    by_quirks: dict[tuple, set[tuple]] = {}
+    for i, group in enumerate(mixed):
+        for run in group.runs:
+            by_quirks.setdefault((i, run.settings.get(QUIRKS, ABSENT)), set()).add(configuration(run))
+    if all(len(configurations) == 1 for configurations in by_quirks.values()):
+        return [QUIRKS]
+    return list(dict.fromkeys(key for group in mixed for key in differences(group.runs)))
 
 
 def first_names(groups: list[Group]) -> list[str]:

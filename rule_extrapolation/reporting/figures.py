@@ -74,7 +74,8 @@ KINDS = {
     "summary_published": Kind(
         "Rules on OOD prompts, ours and published",
         f"{OVER_TRAINING.title.capitalize()}, ours and published, R1 and R2 over finished completions, beside the "
-        f"share of completions that finish. {INTERVALS} Each dot is a run, each bar a published mean.",
+        f"share of completions that finish. {INTERVALS} Each dot is a run, each bar a published mean, which counts a "
+        "run in which nothing finished as 0.",
         summary_beside_published,
         "no finished run on a language of the paper",
     ),
@@ -103,7 +104,7 @@ KINDS = {
     "lengths": Kind(
         "Longer words",
         "Loss in nats per symbol and EOS, and accuracies of completions of the words' first halves plus one symbol, by "
-        "the length of the words. Means over the evaluated runs.",
+        "the length of the words, over all completions, finished or not. Means over the evaluated runs.",
         lengths,
         "no finished run has an evaluation by length; run rule-extrapolation evaluate run=<folder>",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -13,16 +14,34 @@ MIN_SEEDS = 3
 ROUNDING = 1e-9
 """Figures that differ by less are the same."""
 INTERVALS = (
-    "Ours: the mean with its 95% interval, which is a t interval over seeds, or for a single run an exact binomial "
-    "(Clopper-Pearson) interval over its different prompts."
+    "Ours: the mean with its 95% interval, which is a t interval over seeds. For a single run, and for seeds that do "
+    "not differ, it is an exact binomial (Clopper-Pearson) interval over the different prompts of one run."
 )
 """Which intervals the tables and figures have, for captions."""
+
+DIGITS = 2
+"""Of the interval of a share."""
 
 Interval = tuple[float, float] | tuple[None, None]
 
 
+def share_interval(low: float, high: float) -> str:
+    """The interval of a share, rounded outwards, so that it holds the mean however that is rounded.
+
+    >>> share_interval(0.2749, 0.2751)
+    '[0.27, 0.28]'
+    """
+    scale = 10**DIGITS
+    # Rounded first, since 0.29 * 100 is less than 29.
+    low, high = math.floor(round(low * scale, 6)) / scale, math.ceil(round(high * scale, 6)) / scale
+    return f"[{low:.{DIGITS}f}, {high:.{DIGITS}f}]"
+
+
 def statistics_of(values: Sequence[float], is_share: bool) -> tuple[float, float | None, Interval]:
-    """Mean, sample standard deviation and t interval of the mean; of one value, the last two are None.
+    """Mean, sample standard deviation and t interval of the mean.
+
+    Of one value, the last two are None. Values that do not differ have no interval: they say nothing of how much others
+    would.
 
     Args:
         is_share: clip the interval to [0, 1].
@@ -31,6 +50,8 @@ def statistics_of(values: Sequence[float], is_share: bool) -> tuple[float, float
     if len(values) == 1:
         return mean, None, (None, None)
     std = statistics.stdev(values)
+    if max(values) - min(values) < ROUNDING:
+        return mean, std, (None, None)
     low, high = t_interval(mean, std, len(values))
     return mean, std, (max(low, 0.0), min(high, 1.0)) if is_share else (low, high)
 

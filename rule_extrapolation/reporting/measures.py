@@ -59,9 +59,9 @@ MEASURES = (
     OOD_EMPTY,
 )
 OF_FINISHED = (
-    "Accuracies are over finished completions, ours and published alike. OOD finished is the share of completions that "
-    "finish. OOD R1 repaired is over the prompts that break R1 on their own. OOD empty is the share of finished "
-    "completions that are EOS alone."
+    "Accuracies are over finished completions. Published means count a run in which nothing finished as 0; ours leave "
+    "it out. OOD finished is the share of completions that finish. OOD R1 repaired is over the prompts that break R1 "
+    "on their own. OOD empty is the share of finished completions that are EOS alone."
 )
 """What the accuracies are over, for captions."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rule_extrapolation.reporting.comparison import Cell
+from rule_extrapolation.reporting.intervals import share_interval
 from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_EMPTY, OOD_FINISHED, OOD_RULE_1
 from rule_extrapolation.reporting.pairs import LEVEL, Pair
 from rule_extrapolation.reporting.tables import LABELS, LanguageTable, Row
@@ -17,7 +18,7 @@ def overview(tables: list[LanguageTable]) -> str:
 
     Each table has a row for each architecture and a column for each language.
     """
-    rows = {table.grammar: ours(table) for table in tables}
+    rows = named_alike({table.grammar: ours(table) for table in tables})
     names = list(dict.fromkeys(name for found in rows.values() for name in found))
     ns = sorted({row.n for found in rows.values() for row in found.values() if row.n})
     runs = " to ".join(map(str, dict.fromkeys([ns[0], ns[-1]]))) if ns else "0"
@@ -33,8 +34,8 @@ def overview(tables: list[LanguageTable]) -> str:
         return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
     return (
-        f"OOD R1 over finished completions, {AT_MINIMUM.title}: mean over {seeds} with its 95% interval. A dash stands "
-        f"where no completion finishes, or the language has no OOD R1.\n\n{matrix(rule_1, True)}\n\n"
+        f"OOD R1 over finished completions, {AT_MINIMUM.title}: mean over {seeds} with its 95% interval, exact "
+        f"binomial over prompts where the runs do not differ.\n\n{matrix(rule_1, True)}\n\n"
         "The share of OOD completions that finish, and of the finished ones that are EOS alone:\n\n"
         f"{matrix(shares, False)}\n\n{supported(tables)}\n"
     )
@@ -63,22 +64,39 @@ def title(grammar: str) -> str:
 
 
 def ours(table: LanguageTable) -> dict[str, Row]:
-    return {
-        row.architecture: row
-        for row in table.rows
-        if row.source == "ours" and row.protocol == AT_MINIMUM.title and row.n
-    }
+    return {row.architecture: row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title}
+
+
+def named_alike(rows: dict[str, dict[str, Row]]) -> dict[str, dict[str, Row]]:
+    """Rows by language and name, where those without a finished run have the name of the architecture's other rows.
+
+    Only finished runs have remarks, such as "published mask", in their names.
+    """
+    names: dict[str, set[str]] = {}
+    for row in (row for found in rows.values() for row in found.values() if row.n):
+        names.setdefault(row.architecture.partition(" (")[0], set()).add(row.architecture)
+
+    def name(row: Row) -> str:
+        others = names.get(row.architecture, set())
+        return row.architecture if row.n or len(others) != 1 else next(iter(others))
+
+    return {grammar: {name(row): row for row in found.values()} for grammar, found in rows.items()}
 
 
 def rule_1(row: Row) -> str:
     cell = row.cells[OOD_RULE_1.key]
-    interval = "" if cell.low is None else f" [{cell.low:.2f}, {cell.high:.2f}]"
+    interval = "" if cell.low is None else f" {share_interval(cell.low, cell.high)}"
     fewer = f" ({cell.n} of {row.n})" if cell.mean is not None and cell.n < row.n else ""
     return mean(cell) + interval + fewer
 
 
 def shares(row: Row) -> str:
-    return " / ".join(mean(row.cells[measure.key]) for measure in (OOD_FINISHED, OOD_EMPTY))
+    finished, empty = (row.cells[measure.key] for measure in (OOD_FINISHED, OOD_EMPTY))
+    return (
+        mean(empty)
+        if finished.mean is None and finished.missing == empty.missing
+        else f"{mean(finished)} / {mean(empty)}"
+    )
 
 
 def levels(table: LanguageTable, source: str) -> str:
@@ -86,9 +104,9 @@ def levels(table: LanguageTable, source: str) -> str:
     cells = [row.cells[OOD_RULE_1.key] for row in table.rows if row.source == source]
     known = sorted(cell.mean for cell in cells if cell.mean is not None)
     if not known:
-        return "-"
+        return mean(cells[0]) if cells else "not known"
     return " to ".join(dict.fromkeys([f"{known[0]:.2f}", f"{known[-1]:.2f}"]))
 
 
 def mean(cell: Cell) -> str:
-    return "-" if cell.mean is None else f"{cell.mean:.2f}"
+    return str(cell.missing) if cell.mean is None else f"{cell.mean:.2f}"

@@ -4,7 +4,8 @@ published_results.csv holds mean, standard deviation and number of runs, compute
 (https://github.com/meszarosanna/rule_extrapolation, notebooks/). The standard deviation of a single run is empty, and
 so is what the authors did not store. ``experiment`` is main for the paper's five architectures on its six languages;
 docs/published.md lists the others. ``protocol`` is mostly a run's best over training. Accuracies are over finished
-completions. ``paper_label`` is the paper's label: its L4 is our L5, and its L5 is our L4.
+completions; a run in which nothing finished counts as 0. ``paper_label`` is the paper's label: its L4 is our L5, and
+its L5 is our L4.
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ import pandas as pd
 SOURCE = "Mészáros et al., NeurIPS 2024, arXiv 2409.13728, computed from the authors' per-run files"
 PEOPLE = "people"
 """The ``model`` of the figures of 14 people who completed prompts."""
+
+
+def none_finished(line: pd.Series, prompts: str | None) -> bool:
+    """Whether no run of a row finished a completion of a prompt set, so that its accuracies of 0 are over nothing.
+
+    Args:
+        prompts: ID or OOD. None, for the loss, is never so.
+    """
+    return prompts is not None and line.get(f"{prompts.lower()}_finished_mean") == 0
 
 
 @functools.cache

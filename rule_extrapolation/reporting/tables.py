@@ -21,12 +21,13 @@ from rule_extrapolation.reporting.comparison import (
     differing_settings,
     rank,
 )
-from rule_extrapolation.reporting.intervals import INTERVALS
+from rule_extrapolation.reporting.intervals import INTERVALS, share_interval
 from rule_extrapolation.reporting.measures import (
     AT_MINIMUM,
     LOSS,
     MEASURES,
     OF_FINISHED,
+    OOD_FINISHED,
     OVER_TRAINING,
     PROTOCOLS,
     Measure,
@@ -34,9 +35,10 @@ from rule_extrapolation.reporting.measures import (
 from rule_extrapolation.reporting.pairs import PairTable, pair_table
 from rule_extrapolation.reporting.pairs import latex as pairs_latex
 from rule_extrapolation.reporting.pairs import markdown as pairs_markdown
-from rule_extrapolation.reporting.published import PEOPLE, SOURCE, paper_label, people, published
+from rule_extrapolation.reporting.published import PEOPLE, SOURCE, none_finished, paper_label, people, published
 from rule_extrapolation.reporting.sizes import differing_sizes
 from rule_extrapolation.reporting.table_files import as_csv, as_latex, as_markdown
+from rule_extrapolation.reporting.unfinished import with_references
 
 NOT_A_MEAN = "n/a"
 PUBLISHED_MAX_LENGTH = 256
@@ -141,12 +143,13 @@ def language_table(groups: list[Group], by: list[str]) -> LanguageTable:
     if (figures := people(grammar)) is not None:
         rows.append(Row(PEOPLE, "published", "", int(figures["n_runs"]), published_cells(figures), PEOPLE))
     averaged = [group for group in groups if group.runs]
+    referred = averaged or list(filter(None, [with_references(groups[0])]))
     rows += [
-        *reference_rows("stop at once", stop_cells, averaged),
-        *reference_rows("chance", chance_cells, averaged),
-        *reference_rows("optimal", optimal_cells, averaged),
+        *reference_rows("stop at once", stop_cells, referred),
+        *reference_rows("chance", chance_cells, referred),
+        *reference_rows("optimal", optimal_cells, referred),
     ]
-    rules = next((run.results["rules"] for group in averaged for run in group.runs if run.results.get("rules")), {})
+    rules = next((run.results["rules"] for group in referred for run in group.runs if run.results.get("rules")), {})
     pairs = pair_table(averaged, language_title(grammar)) if averaged else None
     return LanguageTable(grammar, rows, table_notes(groups, by), rules, pairs, sizes_note(groups))
 
@@ -168,8 +171,12 @@ def published_cells(line: pd.Series) -> dict[str, Cell]:
     cells = {}
     for measure in MEASURES:
         mean, std = line.get(f"{measure.key}_mean", math.nan), line.get(f"{measure.key}_std", math.nan)
-        known = Cell(float(mean), None if math.isnan(std) else float(std), int(line["n_runs"]))
-        cells[measure.key] = Cell(missing="not published") if math.isnan(mean) else known
+        if math.isnan(mean):
+            cells[measure.key] = Cell(missing="not published")
+        elif none_finished(line, measure.prompts) and measure is not OOD_FINISHED:
+            cells[measure.key] = Cell(missing="none finished")
+        else:
+            cells[measure.key] = Cell(float(mean), None if math.isnan(std) else float(std), int(line["n_runs"]))
     return cells
 
 
@@ -240,13 +247,15 @@ def table_notes(groups: list[Group], by: list[str]) -> list[str]:
 
 
 def group_notes(groups: list[Group]) -> list[str]:
-    """Notes on several commits, on runs that are not averaged, and on averages over several configurations."""
+    """Notes on several commits, quirks, runs that are not averaged, and averages over several configurations."""
     notes = []
     commits = {run.results.get("commit") for group in groups for run in group.runs} - {None}
     if len(commits) > 1:
         listed = ", ".join(sorted(commit[:8] for commit in commits))
         notes.append(f"The runs are of {len(commits)} commits: {listed}.")
     for group in groups:
+        if group.is_named_by_quirks and group.caveat:
+            notes.append(f"{group.name}: {group.caveat}.")
         if group.excluded:
             total = len(group.excluded) + len(group.runs)
             reasons = Counter(run.problem.partition(":")[0] for run in group.excluded)
@@ -294,8 +303,9 @@ def format_cell(cell: Cell, measure: Measure, n: int | None) -> str:
     if n is None:
         return string
     if cell.low is not None:
-        digits = 4 if measure is LOSS else 2
-        string += f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+        string += (
+            f" [{cell.low:.4f}, {cell.high:.4f}]" if measure is LOSS else f" {share_interval(cell.low, cell.high)}"
+        )
     elif cell.std is not None:
         string += f" ± {cell.std:.{digits}f}"
     if cell.n < n:

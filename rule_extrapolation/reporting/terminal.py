@@ -20,6 +20,7 @@ from rule_extrapolation.grammars.titles import rules_in_words, title
 
 REFERENCES = {"chance_levels": "chance", "stop_at_once": "stop\nat\nonce"}
 """What a run's figures are compared with: the parts of results.json, and the titles of their columns."""
+OF_FINISHED = "Accuracies are over finished completions; finished is the share that finish."
 OOD_EXAMPLES = 5
 SHOWN_COMPLETION = 40
 
@@ -106,18 +107,21 @@ def print_end_of_run(console: Console, results: dict[str, Any], folder: Path) ->
 
 
 def print_seeds(console: Console, task: Task, results: list[dict[str, Any]], folder: Path) -> None:
-    """Print a row for each seed, and the mean and standard deviation over seeds."""
+    """Print a row for each seed, the mean and standard deviation over seeds, and the references."""
     columns = {
         "test loss": "Test/loss",
         "perplexity": "Test/perplexity",
         "bits per character": "Test/bits_per_character",
     }
-    columns |= {f"{name} {title(key)}": f"Test/{name}/{key}_accuracy" for name, key in seeds_metrics(task)}
     columns = {title: key for title, key in columns.items() if key in results[0]["test"]}
-    table = Table(title=f"{model_title(results[0])}s, by seed", caption=escape(rules_in_words(task.rules)))
+    shares = {(name, key): f"{name} {shortened_title(key)}" for name, key in seeds_metrics(task)}
+    shares = {of: title for of, title in shares.items() if f"Test/{'/'.join(of)}_accuracy" in results[0]["test"]}
+    columns |= {title: f"Test/{logged_name(*of)}" for of, title in shares.items()}
+    caption = f"{escape(rules_in_words(task.rules))}\n{OF_FINISHED}" if shares else None
+    table = Table(title=f"{model_title(results[0])}s, by seed", caption=caption, padding=(0, 0, 0, 1))
     show_status = any(result["status"] != "finished" for result in results)
     for column in ("seed", *columns, *(["status"] if show_status else [])):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=column == "seed")
     values = {title: [result["test"].get(key) for result in results] for title, key in columns.items()}
 
     def cell(title: str, value: float | None) -> str:
@@ -132,7 +136,11 @@ def print_seeds(console: Console, task: Task, results: list[dict[str, Any]], fol
         for name, statistic in {"mean": statistics.mean, "std": statistics.stdev}.items():
             known = {title: [value for value in column if value is not None] for title, column in values.items()}
             row = [cell(title, statistic(column) if len(column) > 1 else None) for title, column in known.items()]
-            table.add_row(name, *row)
+            table.add_row(name, *row, end_section=name == "std")
+    for key, reference in REFERENCES.items() if shares else ():
+        levels = {title: results[0][key].get(logged_name(*of)) for of, title in shares.items()}
+        row = [cell(title, levels.get(title)) for title in columns]
+        table.add_row(reference.replace("\n", " "), *row, style="dim")
     console.print(table)
     console.print(f"Run folders: {seen_from_here(folder)}/seed*", soft_wrap=True, highlight=False)
 
@@ -141,8 +149,19 @@ def seeds_metrics(grammar: Grammar) -> list[tuple[str, str]]:
     """Prompt sets and metrics of the columns by seed. A text has none."""
     if not grammar.rules:
         return []
-    ood = [*grammar.repairable_rules, *(f"{rule}_completion" for rule in grammar.completion_rules), "finished"]
-    return [("ID", rule) for rule in grammar.rules] + [("OOD", metric) for metric in ood]
+    ood = [*grammar.repairable_rules, *(f"{rule}_completion" for rule in grammar.completion_rules)]
+    metrics = {"ID": ["finished", *grammar.rules], "OOD": ["finished", *ood]}
+    return [(name, metric) for name, names in metrics.items() for metric in names]
+
+
+def shortened_title(metric: str) -> str:
+    """The title, abbreviated as in the tables of reports, so that a row fits into 80 columns."""
+    return title(metric).replace("finished", "fin.").replace("completion", "compl.")
+
+
+def logged_name(prompts: str, metric: str) -> str:
+    """The name in results.json, without Test/, of the accuracy that tables show: over finished completions."""
+    return f"{prompts}/{metric}_accuracy" if metric == "finished" else f"{prompts}/finished/{metric}_accuracy"
 
 
 def seen_from_here(folder: Path) -> Path:
@@ -158,8 +177,11 @@ def model_title(results: dict[str, Any]) -> str:
 
 
 def accuracy_table(grammar: Grammar, results: dict[str, Any], more: str = "") -> Table:
-    """A row for each metric. Each prompt set has three columns: the run's figures, chance and stopping at once."""
-    caption = escape(rules_in_words(grammar.rules))
+    """A row for each metric, over finished completions as in reports.
+
+    Each prompt set has three columns: the run's figures, chance and stopping at once.
+    """
+    caption = f"{escape(rules_in_words(grammar.rules))}\n{OF_FINISHED}"
     table = Table(title=model_title(results) + more, caption=caption, padding=(0, 0, 0, 1))
     table.add_column()
     columns: list[tuple[str, dict[str, float], str]] = []
@@ -171,9 +193,8 @@ def accuracy_table(grammar: Grammar, results: dict[str, Any], more: str = "") ->
     sizes = grammar.num_prompts()
     table.add_row("prompts", *(str(sizes.get(column, "")) for column, _, _ in columns), end_section=True)
     for metric in metric_names(grammar):
-        table.add_row(
-            title(metric), *(figure(figures.get(f"{path}/{metric}_accuracy")) for _, figures, path in columns)
-        )
+        cells = [figure(figures.get(logged_name(path, metric))) for _, figures, path in columns]
+        table.add_row(title(metric), *cells, end_section=metric == "finished")
     return table
 
 

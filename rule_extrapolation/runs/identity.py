@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+QUIRKS = "quirks"
+"""The key that names a set of settings of other keys."""
 WITHOUT_EFFECT = (
     *("hydra", "run_dir", "sweep", "logger", "threads"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes"),
@@ -21,7 +23,8 @@ the terminal, the devices that it runs on, and the ranges that a search would dr
 
 def identity(cfg: DictConfig) -> str:
     """8 hex digits that identify the resolved configuration, without the keys that have no effect on the results."""
-    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "logger")])
+    # quirks is a name for settings of other keys, which earlier runs did not record.
+    cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("hydra", "logger", QUIRKS)])
     run_dir = cfg.get("run_dir") if not OmegaConf.is_interpolation(cfg, "run_dir") else None
     with open_dict(cfg):
         cfg.run_dir = run_dir or ""
