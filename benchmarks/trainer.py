@@ -18,6 +18,7 @@ from rule_extrapolation.core.threads import threads_limited
 from rule_extrapolation.experiment.assembling import Experiment, assemble
 from rule_extrapolation.experiment.libraries import set_up_libraries
 from rule_extrapolation.experiment.run import start_loggers, training_threads
+from rule_extrapolation.training.loops import use_loops
 
 
 def bare_loop(experiment: Experiment, steps: int) -> None:
@@ -42,6 +43,7 @@ def with_trainer(cfg: DictConfig) -> tuple[Trainer, Experiment]:
     loggers = start_loggers(cfg, Path(cfg.run_dir), experiment.module.grammar)
     # No validation: both sides would do the same work.
     trainer = build(cfg, "trainer", logger=loggers, callbacks=experiment.callbacks, limit_val_batches=0)
+    use_loops(trainer)
     return trainer, experiment
 
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -48,33 +50,39 @@ def figures(folder):
     return {key: results[key] for key in ("status", "tested", "test", "at_best_validation", "over_training")}
 
 
-HOOKS = [
-    "on_train_batch_end", "on_validation_start", "on_validation_batch_end",
-    "on_validation_epoch_end", "on_validation_end", "on_test_start", "on_test_end",
+STOPS = [
+    ("on_train_batch_end", signal.SIGINT), ("on_validation_batch_end", signal.SIGTERM),
+    ("on_validation_end", signal.SIGINT), ("on_test_start", signal.SIGTERM),
 ]  # fmt: skip
+MORE_HOOKS = ("on_validation_start", "on_validation_epoch_end", "on_test_end")
+MORE_STOPS = [(hook, number) for hook in MORE_HOOKS for number in (signal.SIGINT, signal.SIGTERM)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("hook", HOOKS)
-def test_a_run_that_is_stopped_at_its_end_goes_on_to_the_same_figures(cli, tmp_path, hook, number):
+@pytest.fixture
+def whole(trained):
+    """The same run, undisturbed."""
+    return trained("grammar=L1", *RUN)
+
+
+@pytest.mark.parametrize("hook, number", STOPS + [pytest.param(*stop, marks=pytest.mark.slow) for stop in MORE_STOPS])
+def test_a_run_that_is_stopped_at_its_end_goes_on_to_the_same_figures(cli, tmp_path, whole, hook, number):
     """The same command with sweep=, and resume= without."""
     same = [*RUN, *signals(hook, number)]
-    (tmp_path / "signalled").touch()
-    assert cli(*same, "hydra.run.dir=whole")[0] == 0
-    whole = tmp_path / "whole"
-    for sweep in (["sweep=x"], []):
-        name = "r" if sweep else "first"
-        (tmp_path / "signalled").unlink()
-        assert cli(*same, *sweep, f"hydra.run.dir={name}")[0] == 130
-        assert read_results(tmp_path / name)["status"] == "interrupted"
-        more = [*sweep, "hydra.run.dir=r"] if sweep else ["resume=first", "hydra.run.dir=rest"]
-        status, _, err = cli(*same, *more)
+    for first, more in ((["sweep=x", "hydra.run.dir=r"],) * 2, (["hydra.run.dir=r2"], ["resume=r2"])):
+        (tmp_path / "signalled").unlink(missing_ok=True)
+        assert cli(*same, *first)[0] == 130
+        stopped = tmp_path / first[-1].partition("=")[2]
+        assert read_results(stopped)["status"] == "interrupted"
+        status, _, err = cli(*same, "hydra.run.dir=rest", *more)
         assert (status, err) == (0, "")
-        assert figures(tmp_path / ("r" if sweep else "rest")) == figures(whole)
+        assert figures(tmp_path / ("r" if first is more else "rest")) == figures(whole)
     steps = [[row["step"] for row in read_metrics(run) if "Val/loss" in row] for run in (whole, tmp_path / "r")]
     assert steps == [[1, 3], [1, 3]]
     assert (tmp_path / "r" / "completions.csv").read_text() == (whole / "completions.csv").read_text()
-    status, _, err = cli(*same, "resume=whole", "hydra.run.dir=again")
+
+
+def test_a_finished_run_is_not_resumed(cli, whole):
+    status, _, err = cli(*RUN, f"resume={whole}", "hydra.run.dir=again")
     assert status == 2 and "already trained for 4; increase it" in err
 
 
@@ -89,22 +97,26 @@ def test_seeds_in_one_pass_make_up_for_their_last_validation(cli, tmp_path):
         assert checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["validation"] == "due"
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"status": "fini', "[]", "[1]"])
-def test_results_that_cannot_be_read(cli, call, tmp_path, content):
+def test_results_that_cannot_be_read(cli, call, tmp_path, whole):
     assert cli(*RUN, "sweep=x", "hydra.run.dir=r")[0] == 0
-    expected = figures(tmp_path / "r")
-    (tmp_path / "r" / "results.json").write_text(content)
-    for main in (evaluate.main, complete.main):
-        status, _, err = call(main, "run=r", *(["prompt=a"] if main is complete.main else []))
-        assert status == 2 and err.count("\n") == 1 and "results.json" in err and "Traceback" not in err
-    status, out, err = cli(*RUN, "sweep=x", "hydra.run.dir=r")
-    assert (status, err) == (0, "")
-    assert "Made anew, since its results.json cannot be read: " in out
-    assert figures(tmp_path / "r") == expected
-    assert (tmp_path / "r.broken1" / "results.json").read_text() == content
+    for number, content in enumerate(["{}", '{"status": "fini', "[]", "[1]", ""]):
+        (tmp_path / "r" / "results.json").write_text(content)
+        for main in (evaluate.main, complete.main):
+            status, _, err = call(main, "run=r", *(["prompt=a"] if main is complete.main else []))
+            assert status == 2 and err.count("\n") == 1 and "results.json" in err and "Traceback" not in err
+        if content in ("{}", ""):
+            status, out, err = cli(*RUN, "sweep=x", "hydra.run.dir=r")
+            assert (status, err) == (0, "")
+            assert "Made anew, since its results.json cannot be read: " in out
+            assert figures(tmp_path / "r") == figures(whole)
+            aside = tmp_path / f"r.broken{1 if number == 0 else 2}"
+            assert (aside / "results.json").read_text() == content
 
 
-@pytest.mark.parametrize("fault", ["empty", "half", "garbage", "binary", "best"])
+SLOW_FAULTS = [pytest.param(fault, marks=pytest.mark.slow) for fault in ("half", "garbage", "binary")]
+
+
+@pytest.mark.parametrize("fault", ["empty", "best", *SLOW_FAULTS])
 def test_a_broken_run_of_a_sweep_is_set_aside_and_made_anew(cli, call, tmp_path, fault):
     sweep = ["-m", *RUN, "seed=0,1", "sweep=x"]
     assert cli(*sweep)[0] == 0
@@ -142,35 +154,93 @@ def test_a_truncated_best_checkpoint_is_named_before_a_run_is_resumed(cli, tmp_p
     assert cli(*more)[0] == 0
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", ".x", "a/b", "", "x" * 300, ".."])
-def test_a_report_writes_nothing_outside_its_folder(trained, call, tmp_path, monkeypatch, name):
+@pytest.fixture
+def disk(tmp_path):
+    """Sets how many bytes a disk, the folder "disk", can hold."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    yield lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+# By the size of the disk, what it has no space for.
+FULL = {"4k": "the run folder", "16k": "config.yaml", "24k": "metrics.csv", "40k": "best.ckpt", "88k": "last.ckpt"}
+SLOW_FULL = ("4k", "24k", "88k")
+
+
+@pytest.mark.parametrize(
+    "size, file", [pytest.param(*item, marks=[pytest.mark.slow] * (item[0] in SLOW_FULL)) for item in FULL.items()]
+)
+def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_space(
+    cli, disk, tmp_path, whole, size, file
+):
+    disk(size)
+    command = [*RUN, "sweep=x", "hydra.run.dir=disk/r"]
+    status, _, err = cli(*command)
+    assert status == 1 and err.count("\n") == 1 and f"{file} cannot be written: No space left on device" in err
+    assert not list(tmp_path.rglob("*.tmp"))
+    disk("2m")
+    status, _, err = cli(*command)
+    assert (status, err) == (0, "")
+    assert figures(tmp_path / "disk" / "r") == figures(whole)
+
+
+def test_on_a_full_disk_the_other_runs_of_a_sweep_are_tried(cli, disk, tmp_path, whole):
+    disk("48k")
+    command = ["-m", *RUN, "seed=0,1,2", "sweep=x", "hydra.sweep.dir=disk"]
+    status, out, err = cli(*command)
+    assert status == 1 and "Sweep disk: 0 finished, 0 skipped, 3 failed" in out
+    assert "Traceback" not in err and err.count("No space left on device") == 6  # of each run, when and at the end
+    disk("4m")
+    assert "Sweep disk: 3 finished" in cli(*command)[1]
+    assert figures(next(tmp_path.glob("disk/*seed0*"))) == figures(whole)
+
+
+def test_on_a_full_disk_an_evaluation_leaves_no_half_file(call, disk, tmp_path, whole, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    whole, other = tmp_path / "in" / "runs" / "whole", tmp_path / "in" / "runs" / "other"
-    for folder in (whole, other):
-        folder.mkdir(parents=True)
-        for file in ("config.yaml", "results.json", "metrics.csv", "completions.csv"):
-            (folder / file).write_bytes((trained("grammar=L1", *RUN) / file).read_bytes())
-    results = read_results(other)
-    (other / "results.json").write_text(json.dumps({**results, "grammar": name}))
+    shutil.copytree(whole, tmp_path / "disk" / "r")
+    disk(sum(-(-file.stat().st_size // 4096) * 4096 for file in tmp_path.rglob("*") if file.is_file()) + 4096)
+    status, _, err = call(evaluate.main, "run=disk/r", "max_length_factor=0")
+    assert status == 1 and err.count("\n") == 1 and "cannot be written: No space left on device" in err
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def copy_of(run, folder):
+    """What the report reads of a run."""
+    folder.mkdir(parents=True)
+    for file in ("config.yaml", "results.json", "metrics.csv", "completions.csv"):
+        (folder / file).write_bytes((run / file).read_bytes())
+
+
+def test_a_report_writes_nothing_outside_its_folder(whole, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["../../x", "/tmp/x", ".x", "a/b", "", "x" * 300, ".."]
+    copy_of(whole, tmp_path / "in" / "runs" / "whole")
+    for number, name in enumerate(names):
+        assert not is_file_name(name)
+        run = tmp_path / "in" / "runs" / f"other{number}"
+        copy_of(whole, run)
+        (run / "results.json").write_text(json.dumps({**read_results(run), "grammar": name}))
     before = set(tmp_path.rglob("*"))
-    status, out, err = call(report.main, "runs=in/runs", "out=in/out")
+    status, _, err = call(report.main, "runs=in/runs", "out=in/out")
     assert (status, err) == (0, "")
     assert all((tmp_path / "in" / "out") in [path, *path.parents] for path in {*tmp_path.rglob("*")} - before)
-    assert ("becomes the name of a file" in " ".join(out.split())) == (name != "")
-    assert not is_file_name(name)
+    # The empty name says nothing, and config.yaml has one.
+    assert (tmp_path / "in" / "out" / "tables" / "runs.csv").read_text().count("becomes the name of a file") == 6
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "results.json"])
-def test_a_report_names_a_run_whose_file_is_a_list(trained, call, tmp_path, monkeypatch, file):
+def test_a_report_names_runs_whose_files_are_lists(whole, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("whole", "other"):
-        (tmp_path / name).mkdir()
-        for each in ("config.yaml", "results.json", "metrics.csv"):
-            (tmp_path / name / each).write_bytes((trained("grammar=L1", *RUN) / each).read_bytes())
-    (tmp_path / "other" / file).write_text("[1, 2]")
-    status, out, err = call(report.main, "runs=whole,other", "out=out")
+    copy_of(whole, tmp_path / "whole")
+    for file in ("config.yaml", "results.json"):
+        copy_of(whole, tmp_path / file)
+        (tmp_path / file / file).write_text("[1, 2]")
+    status, _, err = call(report.main, "runs=whole,config.yaml,results.json", "out=out")
     assert (status, err) == (0, "")
-    assert "unreadable: " in out
+    assert (tmp_path / "out" / "tables" / "runs.csv").read_text().count("unreadable: ") == 2
 
 
 def test_names_of_a_run_are_checked_before_it(cli, tmp_path):

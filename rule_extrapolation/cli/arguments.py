@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from rule_extrapolation.cli.preflight import fail
 from rule_extrapolation.config.messages import one_line
-from rule_extrapolation.core.errors import ConfigError, check_choice, one_of
+from rule_extrapolation.core.errors import ConfigError, WriteFailed, check_choice, one_of
+from rule_extrapolation.core.files import write_failure
 
 Arguments = TypeVar("Arguments")
 TRUST_RUN = "true, or --trust-run: build whatever class the run names, which can run any code"
@@ -96,3 +97,7 @@ def command(run: Callable[[Any], None], cls: type, usage: str) -> None:
         sys.exit(130)
     except ConfigError as error:
         fail(one_line(error))
+    except (OSError, WriteFailed) as error:
+        if full := write_failure(error, "a file"):
+            fail(str(full), status=1)
+        raise

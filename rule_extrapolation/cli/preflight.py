@@ -144,11 +144,11 @@ def failing_in_one_line() -> Iterator[None]:
         fail(one_line(error))
 
 
-def fail(message: str) -> None:
-    """Print an error and exit with status 2."""
+def fail(message: str, status: int = 2) -> None:
+    """Print an error and exit with a status, by default that of a wrong command line."""
     if is_follower():
         time.sleep(3)  # the first process prints the same; torchrun would kill it if this one ended first
     else:
         print(f"error: {message}", file=sys.stderr)
     # Hydra swallows the exceptions of callbacks, but not an exit.
-    raise SystemExit(2)
+    raise SystemExit(status)

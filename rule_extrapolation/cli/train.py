@@ -16,6 +16,7 @@ from rule_extrapolation.config.checks import Settings
 from rule_extrapolation.config.composing import CONF_DIR, clashes, compose, groups, models, register
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, RunsFailed
+from rule_extrapolation.core.files import write_failure
 from rule_extrapolation.core.threads import limit_threads, threads_per_job
 from rule_extrapolation.experiment import sweep
 
@@ -41,6 +42,9 @@ def train(cfg: DictConfig) -> float | None:
     try:
         return work(cfg) if cfg.sweep is None else sweep.run_job(cfg, work)
     except Exception as error:
+        if full := write_failure(error, cfg.run_dir):
+            # Hydra prints the traceback of an exception, but not that of an exit.
+            fail(f"{full}; the run folder keeps what was written before", status=1)
         error.add_note("The run folder keeps what was written before the error.")
         error.during_run = True
         raise
@@ -119,6 +123,8 @@ def main() -> None:
         # Before a run has begun, the cause of any error is the command line.
         if getattr(error, "during_run", False) and not isinstance(error, ConfigError):
             raise
+        if full := write_failure(error, "the run folder"):
+            fail(str(full), status=1)
         fail(one_line(error))
     if sweep.current and sweep.current.close():
         sys.exit(1)

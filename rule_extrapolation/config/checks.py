@@ -43,7 +43,8 @@ class Settings:
     threads: Annotated[int | None, "how many threads a run uses; default: one for each core"]
     sweep: Annotated[str | None, "the name of a sweep, of its folder and of its W&B group"]
     run_dir: Annotated[str, "where the run writes, which follows hydra.run.dir: set that one"]
-    quirks: str = "none"  # runs of earlier versions did not record it
+    # Runs of earlier versions did not record it.
+    quirks: Annotated[str, "published: do what the published code does; else none"] = "none"
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -54,7 +55,7 @@ def check_settings(cfg: DictConfig) -> None:
     """
     check_arguments(Settings, dict(cfg), "")
     check_seed(seed=cfg.seed)
-    check_file_name(sweep=cfg.sweep, **{"grammar.name": cfg.grammar.get("name")})
+    check_file_name(sweep=cfg.sweep, **{"grammar.name": cfg.grammar.get("name") or None})
     check_positive(**{key: cfg[key] for key in ("threads", "depth", "width") if cfg[key] is not None})
     if cfg.seeds is not None:
         check_positive(seeds=cfg.seeds)

@@ -25,6 +25,10 @@ class RunsFailed(RuntimeError):
     """At least one run of a sweep or of several seeds failed. The other runs have finished."""
 
 
+class WriteFailed(RuntimeError):
+    """A file could not be written, as on a full disk. Its message is one line that names the file."""
+
+
 def check_positive(**fields: float) -> None:
     """Raise a ConfigError for the first field that is not both positive and finite."""
     for field, value in fields.items():

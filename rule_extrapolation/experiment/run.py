@@ -24,7 +24,7 @@ from rich.console import Console
 
 from rule_extrapolation.config.building import build, build_optional
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
-from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError, WriteFailed
 from rule_extrapolation.core.task import Task
 from rule_extrapolation.core.threads import multiply_adds, threads_limited, useful_threads
 from rule_extrapolation.experiment.assembling import Experiment, assemble
@@ -188,15 +188,22 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
         results["status"] = "interrupted"
         raise KeyboardInterrupt from stop
     except Exception as error:
-        results |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        reason = str(error) if isinstance(error, WriteFailed) else f"{type(error).__name__}: {error}"
+        results |= {"status": "failed", "error": reason}
         raise
     finally:
         results["seconds"]["total"] = time.perf_counter() - beginning
         # Testing resets the callbacks to their state at the checkpoint: what test() has written takes precedence.
         results |= {**experiment.best_metrics.results(), **results}
-        run_folder.write_results(run.folder, results)
-        for logger in run.loggers[1:]:
-            close_run(logger, results, run.rows)
+        try:
+            run_folder.write_results(run.folder, results)
+        except WriteFailed:
+            if results["status"] in run_folder.DONE:
+                raise
+            # Otherwise the run fails of something else, which is what to show.
+        finally:
+            for logger in run.loggers[1:]:
+                close_run(logger, results, run.rows)
 
 
 @rank_zero_only

@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.errors import ConfigError, WriteFailed
+from rule_extrapolation.core.files import write_failure
 from rule_extrapolation.experiment.broken_runs import set_aside_if_broken
 from rule_extrapolation.experiment.hydra_internals import compose_job, wrap_launcher
 from rule_extrapolation.experiment.processes import InUse, end_with_parent, lock
@@ -79,6 +81,8 @@ class Sweep:
     skipped: set[Path] = field(default_factory=set)
     """The runs that had finished before this sweep."""
     printed: set[Path] = field(default_factory=set)
+    failures: dict[Path, str] = field(default_factory=dict)
+    """Why jobs of this process failed, by folder, also where there was no space to write it."""
 
     @property
     def name(self) -> str:
@@ -104,6 +108,11 @@ class Sweep:
             self.skipped |= {run for run in job.runs if status(run) in DONE}
         return self.jobs[key]
 
+    def fail(self, folder: Path, reason: str) -> None:
+        """Note that a job failed, and print it."""
+        self.failures[folder] = reason
+        sweeps.print_failure(folder, reason, None)
+
     def print_skipped(self) -> None:
         """Print the runs that are skipped, each once."""
         new, self.printed = self.skipped - self.printed, set(self.skipped)
@@ -111,7 +120,9 @@ class Sweep:
 
     def close(self) -> int:
         """Print how the runs ended; returns how many are not done."""
-        outcomes = {run: outcome(job, run) for job in self.jobs.values() for run in job.runs}
+        outcomes = {
+            run: outcome(job, run, self.failures.get(job.folder)) for job in self.jobs.values() for run in job.runs
+        }
         missing = sum(state not in DONE for state, _ in outcomes.values())
         sweeps.print_counts(self.name, self.config.hydra.sweep.dir, outcomes, self.skipped)
         done = [job for job in self.jobs.values() if job.done]
@@ -138,8 +149,12 @@ def status(run: Path) -> str | None:
     return results and results["status"]
 
 
-def outcome(job: Job, run: Path) -> tuple[str, str | None]:
-    """How a run ended, and if it failed a line that says why."""
+def outcome(job: Job, run: Path, failure: str | None = None) -> tuple[str, str | None]:
+    """How a run ended, and if it failed a line that says why.
+
+    Args:
+        failure: why its job failed, if it did so in this process.
+    """
     ended = status(run)
     if ended in DONE:
         return ended, None
@@ -148,10 +163,10 @@ def outcome(job: Job, run: Path) -> tuple[str, str | None]:
     if ended == "interrupted":
         return "interrupted", "interrupted"
     files = [folder / ERROR_FILE for folder in (run, job.folder)]
-    written = next((file.read_text() for file in files if file.is_file()), "")
+    written = failure or next((file.read_text() for file in files if file.is_file()), "")
     if not written and not job.folder.is_dir():
         return "not started", None
-    return "failed", first_line(written) or "did not end: it was killed, or runs in another process"
+    return "failed", first_line(written) or "did not end: it was killed, had no space left, or runs in another process"
 
 
 def first_line(text: str) -> str:
@@ -177,12 +192,16 @@ def run_job(cfg: DictConfig, work: Callable[[DictConfig], None]) -> float:
             try:
                 work(cfg)
             except Exception as error:
-                reason = first_line(f"{type(error).__name__}: {error}")
-                error_file.write_text(f"{reason}\n\n{traceback.format_exc()}")
-                record_failure(cfg, reason)
+                full = write_failure(error, folder)
+                reason = str(full) if full else first_line(f"{type(error).__name__}: {error}")
+                with suppress(OSError, WriteFailed):  # where there is no space for them
+                    record_failure(cfg, reason)
+                    replace_text(error_file, f"{reason}\n\n{traceback.format_exc()}")
                 if not is_one_of_many():
                     raise
-                sweeps.print_failure(folder, reason, ERROR_FILE)
+                if current:
+                    current.failures[folder] = reason
+                sweeps.print_failure(folder, reason, None if full else ERROR_FILE)
     except InUse:
         sweeps.print_in_use(folder)
     return job.objective
@@ -222,23 +241,28 @@ class ResumingLauncher:
         return [returned(job) for job in jobs]
 
     def launch_all(self, jobs: list[Job], first: int) -> None:
-        if not jobs:
-            return
-        beginning = time.time() - 1  # some file systems store whole seconds
-        try:
-            self.launcher.launch([job.overrides for job in jobs], initial_job_idx=first)
-        except Exception as error:
-            # Runs do not raise, so the launcher's processes did: one may have died of one of the runs.
-            left = [job for job in jobs if not job.ended(beginning)]
-            begun = [job for job in left if job.begun(beginning)]
-            if not begun:
-                raise
-            if jobs == begun[:1]:
-                (jobs[0].folder / ERROR_FILE).write_text(" ".join(f"{type(error).__name__}: {error}".split()))
-                return
-            for job in begun:
-                self.launch_all([job], first)
-            self.launch_all([job for job in left if job not in begun], first)
+        while jobs:
+            beginning = time.time() - 1  # some file systems store whole seconds
+            try:
+                return self.launcher.launch([job.overrides for job in jobs], initial_job_idx=first)
+            except Exception as error:
+                # Runs do not raise, so the launcher's processes did: one may have died of one of the runs.
+                left = [job for job in jobs if not (job.ended(beginning) or job.folder in self.sweep.failures)]
+                begun = [job for job in left if job.begun(beginning)]
+                full = write_failure(error, left[0].folder) if left else None
+                if full:  # Hydra had no space for the files by which a job begins
+                    self.sweep.fail(left[0].folder, str(full))
+                    jobs = left[1:]
+                    continue
+                if not begun:
+                    raise
+                if jobs == begun[:1]:
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())
+                    replace_text(jobs[0].folder / ERROR_FILE, reason)
+                    return
+                for job in begun:
+                    self.launch_all([job], first)
+                jobs = [job for job in left if job not in begun]
 
 
 def returned(job: Job) -> JobReturn:

@@ -35,9 +35,9 @@ def print_sizes(sizes: Mapping[str, Collection[tuple[int, str]]]) -> None:
         break
 
 
-def print_failure(run: Path, reason: str, file: str) -> None:
-    """Print that a run has failed, which does not stop the others."""
-    print(f"error: {run}: {reason}; see {file} there", file=sys.stderr, flush=True)
+def print_failure(run: Path, reason: str, file: str | None) -> None:
+    """Print that a run has failed, which does not stop the others, and which of its files says more, if any does."""
+    print(f"error: {run}: {reason}{f'; see {file} there' if file else ''}", file=sys.stderr, flush=True)
 
 
 def print_set_aside(run: Path, reason: str, aside: Path) -> None:

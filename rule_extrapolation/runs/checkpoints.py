@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from rule_extrapolation.core.files import replacing
 
 VALIDATION = "validation"
 """The key in the state of Lightning's epoch loop that tells at which point of a validation a checkpoint was written."""
@@ -18,12 +20,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint writer, made atomic.
 
     Lightning writes to the system's folder for temporary files and moves the file, which is a copy between disks.
+
+    Raises:
+        WriteFailed: the system cannot write it; an earlier checkpoint of that name stays.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        temporary = Path(path).with_name(f".{Path(path).name}.tmp")
-        super().save_checkpoint(checkpoint, temporary, storage_options)
-        os.replace(temporary, path)
+        # Written to memory first: where the disk is full, torch.save raises an error that does not say so.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with replacing(Path(path)) as temporary:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content.getbuffer())
 
 
 def best_checkpoint(folder: Path) -> Path:

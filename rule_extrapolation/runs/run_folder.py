@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.files import replacing
 from rule_extrapolation.core.version import __version__
 
 if TYPE_CHECKING:  # the report reads run folders without torch
@@ -90,10 +90,13 @@ def write_results(folder: Path, results: dict[str, Any], name: str = "results.js
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file atomically: it is never incomplete, even if the process is killed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, newline="")
-    os.replace(temporary, path)
+    """Write a file atomically: it is never incomplete, even if the process is killed.
+
+    Raises:
+        WriteFailed: the system cannot write it; an earlier file of that name stays.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, newline="")
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
@@ -176,7 +179,7 @@ def finite(value: Any) -> Any:
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a CSV file of at least one row, all with the same keys."""
-    with open(path, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -11,6 +11,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from rule_extrapolation.core.files import writing
 from rule_extrapolation.runs.run_folder import replace_text
 
 
@@ -25,7 +26,11 @@ class Writer(ExperimentWriter):
 
     def save(self) -> None:
         self.rows += len(self.metrics)
-        super().save()
+        try:
+            with writing(self.metrics_file_path):
+                super().save()
+        finally:
+            self.metrics = []  # after an error, Lightning would write them again as it ends
 
     def _check_log_dir_exists(self) -> None:
         """Do nothing; Lightning would delete the existing file."""
