@@ -56,8 +56,8 @@ SECTIONS = {
         "Five architectures on six languages",
         "`seed=0,1,2` and `-m` give several seeds. The loss of the linear model is mostly that of PAD, on which it is "
         "not trained: it is lowest at the first validation and grows from then on, on aNbN from 2.70 to 5.57 in our "
-        "run. On parentheses_and_brackets and not_nested_parentheses_and_brackets it differs from the published one, and we "
-        "have not found out why.",
+        "run. On parentheses_and_brackets and not_nested_parentheses_and_brackets it differs from the published one, "
+        "and we have not found out why.",
     ),
     "sampling": (
         "Sampling",
