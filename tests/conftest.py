@@ -34,6 +34,17 @@ def config(run_dir: Path, *overrides: str):
         return compose("config", [*SHORT, f"run_dir={run_dir}", *overrides])
 
 
+@pytest.fixture(autouse=True)
+def wandb_session():
+    """End the W&B session after monkeypatch, which may restore the address of a service that has ended."""
+    yield
+    if os.environ.get("WANDB_SERVICE"):
+        import wandb
+
+        wandb.teardown()
+        os.environ.pop("WANDB_SERVICE", None)
+
+
 @pytest.fixture
 def train(tmp_path):
     """Run one configuration in this process; returns its run folder."""

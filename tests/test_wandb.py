@@ -97,6 +97,14 @@ def test_without_a_key_everything_is_in_the_offline_run(tmp_path: Path, capfd: p
     assert table == {"columns": ["prompt", "completion"], "data": [["a", "ab"], ["aa", "aabb"]]}
 
 
+def test_a_service_that_has_ended_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SERVICE", f"3-1-unix-{tmp_path}/ended/socket")
+    logger = start(tmp_path)
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.close()
+    assert column(read(tmp_path, logger), "loss") == [(1, 1.0)]
+
+
 def test_two_runs_in_one_process(tmp_path: Path) -> None:
     first, second = start(tmp_path / "1"), start(tmp_path / "2")
     first.log_metrics({"loss": 1.0}, step=1)

@@ -106,7 +106,13 @@ def _start(offline: bool, save_dir: str, about: dict[str, Any]) -> tuple[wandb.R
     """Start a run. Returns it, and what to tell the user about it."""
     import wandb
 
-    settings = wandb.setup().settings
+    try:
+        settings = wandb.setup().settings
+    except Exception:
+        # A parent process has left the address of its service, and has ended since: wandb starts a service of our own.
+        if os.environ.pop("WANDB_SERVICE", None) is None:
+            raise
+        settings = wandb.setup().settings
     if settings.mode == "disabled":
         return _init("disabled", save_dir, about), "disabled by WANDB_MODE"
     problem = "offline=true" if offline else why_offline(settings)
