@@ -35,14 +35,16 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
     for word in words:
         key, equals, text = (flags(cls)[word], "=", "true") if word in flags(cls) else word.partition("=")
         if not equals and key not in known:
-            raise ConfigError("arguments", word, f"settings are key=value; write {next(iter(known))}={word}")
+            example = f"{next(iter(known))}={'...' if word.startswith('-') else word}"
+            raise ConfigError("arguments", word, f"settings are key=value; write {example}")
         if key not in known:
             raise ConfigError(key, text, f"no such key; {one_of(key, known)}")
         if not equals:
             raise ConfigError(key, text, f"needs a value: {known[key]}")
         if key in values:
             raise ConfigError(key, text, "is given twice; give it once")
-        values[key] = convert(key, text, hints[key])
+        # The shell leaves a ~ behind = as it is.
+        values[key] = convert(key, os.path.expanduser(text) if text.startswith("~/") else text, hints[key])
     for field in fields(cls):
         if field.name not in values and field.default is MISSING:
             raise ConfigError(field.name, None, f"must be set: {known[field.name]}")

@@ -113,11 +113,10 @@ def complete_prompt(
     Raises:
         ConfigError: the prompt cannot be completed.
     """
-    from rich.console import Console
-
     from rule_extrapolation.grammars.judging import judged
     from rule_extrapolation.inference import evaluation
     from rule_extrapolation.inference.decoding import decoding_limits, greedy_and_sampled
+    from rule_extrapolation.reporting.console import plain_console
     from rule_extrapolation.reporting.terminal import print_completions
 
     grammar, model = run.grammar, run.model
@@ -130,7 +129,7 @@ def complete_prompt(
         verdicts = judged(grammar, completions, tokens.shape[1])
         rows += [{"decoding": name, "probability": p, **row} for p, row in zip(probable, verdicts)]
     could_begin_a_word = grammar.is_prefix(tokens[:, 1:]).item()
-    print_completions(Console(), grammar, prompt, could_begin_a_word, rows)
+    print_completions(plain_console(), grammar, prompt, could_begin_a_word, rows)
 
 
 def draw_attention(run: TrainedRun, arguments: Arguments) -> None:

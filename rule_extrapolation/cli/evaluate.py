@@ -141,9 +141,8 @@ def evaluate(arguments: Arguments) -> None:
         fix = f"{run.task.name} is a text, which has no rules; its perplexity is in results.json"
         raise ConfigError("run", arguments.run, fix)
 
-    from rich.console import Console
-
     from rule_extrapolation.inference.decoding import make_decoder
+    from rule_extrapolation.reporting.console import plain_console
     from rule_extrapolation.reporting.terminal import print_evaluation
 
     started = time.perf_counter()
@@ -168,7 +167,7 @@ def evaluate(arguments: Arguments) -> None:
         "seconds": time.perf_counter() - started,
     }
     folder = write_evaluation(run.folder, results, completions)
-    print_evaluation(Console(), grammars, results, folder)
+    print_evaluation(plain_console(), grammars, results, folder)
 
 
 def evaluate_all(

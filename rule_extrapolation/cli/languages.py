@@ -34,12 +34,11 @@ class Arguments:
 def languages(arguments: Arguments) -> None:
     for clash in clashes():
         print(f"warning: {clash}", file=sys.stderr)
-    from rich.console import Console
-
+    from rule_extrapolation.reporting.console import plain_console
     from rule_extrapolation.reporting.terminal import print_languages
 
     if arguments.check is None:
-        return print_languages(Console())
+        return print_languages(plain_console())
     names = [*LANGUAGES] if arguments.check == ["all"] else arguments.check
     for name in names:
         if name not in (*LANGUAGES, *ALIASES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import shutil
 import sys
@@ -41,6 +42,7 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
+            check_folder(config.hydra.run.dir, "hydra.run.dir")
             [experiment] = check([config])
             if experiment.world.rank:
                 return self.use_no_folder(config)
@@ -64,7 +66,34 @@ class Preflight(Callback):
                 with read_write(config.hydra):
                     plain = re.fullmatch(r"[A-Za-z_][\w.-]*", name)
                     config.hydra.overrides.task.append(f"sweep={name}" if plain else f"sweep='{name}'")
+            check_folder(config.hydra.sweep.dir, "hydra.sweep.dir")
+            check_launching(config.hydra)
             check_jobs(begin(config))
+
+
+def check_folder(folder: str | None, key: str) -> None:
+    """Raise a ConfigError unless the folder exists and can be written to, or can be made."""
+    if not folder:
+        raise ConfigError(key, folder, "must be set: the folder to write to")
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not there.is_dir():
+        raise ConfigError(key, folder, "is a file; name a folder" if there == path else f"{there} is a file")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(key, folder, f"{there} cannot be written to; name another folder")
+
+
+def check_launching(hydra: DictConfig) -> None:
+    """Check the numbers of the sweeper and the launcher, which fail only when jobs start."""
+    for name, least in (("sweeper.max_batch_size", 1), ("sweeper.n_trials", 1), ("sweeper.n_jobs", 1)):
+        value = OmegaConf.select(hydra, name)
+        if value is not None and not (type(value) is int and value >= least):
+            raise ConfigError(f"hydra.{name}", value, f"must be an int of {least} or more")
+    if hydra.launcher.get("n_jobs") == 0:
+        raise ConfigError("hydra.launcher.n_jobs", 0, "must be the number of runs at a time, or -1 for all cores")
+    if "slurm" in hydra.launcher._target_.lower() and shutil.which("srun") is None:
+        choice = hydra.runtime.choices["hydra/launcher"]
+        raise ConfigError("hydra/launcher", choice, "this machine has no srun; start it on a node of the cluster")
 
 
 def check_jobs(sweep: Sweep) -> None:

@@ -54,9 +54,8 @@ def check(arguments: Arguments) -> None:
 def report(arguments: Arguments) -> None:
     check(arguments)
 
-    from rich.console import Console
-
     from rule_extrapolation.reporting.comparison import group_runs
+    from rule_extrapolation.reporting.console import plain_console
     from rule_extrapolation.reporting.figures import draw_all
     from rule_extrapolation.reporting.page import render
     from rule_extrapolation.reporting.report_files import write_report
@@ -64,8 +63,8 @@ def report(arguments: Arguments) -> None:
     from rule_extrapolation.reporting.tables import language_tables
     from rule_extrapolation.reporting.text_tables import text_tables
 
-    console = Console()
-    runs, by = read(arguments, Console(stderr=True)), arguments.by or []
+    console = plain_console()
+    runs, by = read(arguments, plain_console(stderr=True)), arguments.by or []
     groups = group_runs(runs, by, arguments.mix)
     if not groups:
         given = ",".join(arguments.runs or [str(arguments.wandb)])
@@ -73,7 +72,7 @@ def report(arguments: Arguments) -> None:
     of_texts = [group for group in groups if any(run.text for run in group.runs + group.excluded)]
     groups = [group for group in groups if group not in of_texts]
     tables, texts = language_tables(groups, by), text_tables(of_texts, by)
-    with Console(stderr=True).status("Drawing"):
+    with plain_console(stderr=True).status("Drawing"):
         figures, left_out = draw_all(groups) if groups or not texts else ({}, {})
         svgs = write_report(Path(arguments.out), runs, tables, texts, figures)
         page = render(arguments.title, runs, tables, texts, svgs, left_out, arguments.completions)

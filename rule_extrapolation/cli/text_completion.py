@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.prompts import encode_prompt
 from rule_extrapolation.inference import evaluation
 from rule_extrapolation.inference.decoding import decoding_limits, greedy_and_sampled
+from rule_extrapolation.reporting.console import plain_console
 from rule_extrapolation.reporting.text import print_continuations
 
 if TYPE_CHECKING:
@@ -49,4 +48,4 @@ class TextPrompts:
             for completion in evaluation.complete(run.model, tokens, decoder, number)[:, tokens.shape[1] :].tolist():
                 rows.append((name, vocabulary.decode_completion(completion)[0]))
         unknown = [token for token in vocabulary.level.split(prompt) if token not in vocabulary.ids]
-        print_continuations(Console(), prompt, unknown, likely, rows)
+        print_continuations(plain_console(), prompt, unknown, likely, rows)

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rule_extrapolation.cli.pipes import ends_with_pipe, outlive_pipes
 from rule_extrapolation.cli.preflight import fail
 from rule_extrapolation.config.checks import Settings
-from rule_extrapolation.config.composing import CONF_DIR, clashes, compose, groups, models, register
+from rule_extrapolation.config.composing import CONF_DIR, as_hydra_reads, clashes, compose, groups, models, register
 from rule_extrapolation.config.messages import one_line
-from rule_extrapolation.core.errors import ConfigError, RunsFailed
+from rule_extrapolation.core.errors import ConfigError, RunsFailed, one_of
 from rule_extrapolation.core.files import write_failure
 from rule_extrapolation.core.threads import limit_threads, threads_per_job
 from rule_extrapolation.experiment import sweep
@@ -30,6 +30,8 @@ FLAGS = ("--list", "--help", "-h", "--hydra-help", "--version", "--resolve", "--
 FLAGS += ("--shell-completion", "-sc")
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn")
 FLAGS_WITH_VALUE += ("--config-dir", "-cd", "--info", "-i")
+CHOICES = dict.fromkeys(("--cfg", "-c"), ("job", "hydra", "all"))
+CHOICES |= dict.fromkeys(("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"))
 """The options of ``--list`` and of Hydra, except --experimental-rerun, which would run any code of a pickled file."""
 
 register()
@@ -61,14 +63,27 @@ def check_words(words: list[str]) -> None:
     """Exit with one line if a word of the command line is neither an option nor ``key=value``."""
     for before, word, after in zip(["", *words], words, [*words[1:], ""]):
         key, equals, value = word.partition("=")
+        if key in FLAGS_WITH_VALUE:
+            check_flag(key, value if equals else after)
         if before in FLAGS_WITH_VALUE or key in (*FLAGS, *FLAGS_WITH_VALUE) or word.startswith("~"):
             continue
+        if not key.lstrip("+") or value.startswith("="):
+            fail(f"{word}: settings are key=value")
         if word.startswith("-"):
             setting = f"{key.lstrip('-')}={value or ('' if '=' in after else after) or '...'}"
             fail(f"{word}: settings are key=value; did you mean {setting}?")
         if not equals:
             meant = [f"{group}={word}" for group, choices in groups().items() if word in choices]
             fail(f"{word}: settings are key=value" + (f"; did you mean {' or '.join(meant)}?" if meant else ""))
+
+
+def check_flag(flag: str, value: str) -> None:
+    """Exit with one line if a flag of Hydra's has no value, or one that it does not know."""
+    choices = CHOICES.get(flag)
+    if not value or value.startswith("-"):
+        fail(f"{flag}: needs a value" + (f", one of {', '.join(choices)}" if choices else ""))
+    if choices and value not in choices:
+        fail(f"{flag}={value}: {one_of(value, choices)}")
 
 
 def print_help(arguments: list[str]) -> None:
@@ -91,15 +106,18 @@ def print_help(arguments: list[str]) -> None:
 @ends_with_pipe
 def main() -> None:
     check_words(sys.argv[1:])
+    try:
+        sys.argv[1:] = as_hydra_reads(sys.argv[1:])
+    except ConfigError as error:
+        fail(str(error))
     for clash in clashes():
         print(f"warning: {clash}", file=sys.stderr)
     if "--list" in sys.argv[1:]:
-        from rich.console import Console
-
+        from rule_extrapolation.reporting.console import plain_console
         from rule_extrapolation.reporting.terminal import print_languages, print_models
 
-        print_languages(Console())
-        print_models(Console(), models())
+        print_languages(plain_console())
+        print_models(plain_console(), models())
         return
     if {"--help", "-h"} & set(sys.argv[1:]):
         return print_help(sys.argv[1:])

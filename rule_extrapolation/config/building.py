@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 import pydoc
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rule_extrapolation.config.checks import NO_ARGUMENTS, check_arguments, check_settings
+from rule_extrapolation.config.checks import NO_ARGUMENTS, check_accelerator, check_arguments, check_settings
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.task import Task
 
@@ -59,9 +60,20 @@ def build_model(cfg: DictConfig, task: Task) -> Any:
     Raises:
         ConfigError: naming the key as one writes it on the command line.
     """
+    from rule_extrapolation.models.language_model import LanguageModel
+
     accelerator = cfg.trainer.get("accelerator", "auto")
     context = dict(zip(MODEL_CONTEXT, (task.num_tokens, task.process, task.name, accelerator)))
-    return build_with_context(cfg, "model", **context)
+    model = build_with_context(cfg, "model", **context)
+    check_made(cfg, "model", model, LanguageModel)
+    return model
+
+
+def check_made(cfg: DictConfig, group: str, made: Any, wanted: type) -> None:
+    """Raise a ConfigError if what a group's ``_target_`` made is of another class."""
+    if not isinstance(made, wanted):
+        target = OmegaConf.select(cfg, f"{group}._target_")
+        raise ConfigError(f"{group}._target_", target, f"makes no {wanted.__name__}, but {type(made).__name__}")
 
 
 def build_with_context(cfg: DictConfig, group: str, **offered: Any) -> Any:
@@ -134,8 +146,20 @@ def config_error_context(cfg: DictConfig, group: str) -> Iterator[None]:
         owner = next((g for g in groups if error.field in OmegaConf.select(cfg, g)), None)
         raise ConfigError(f"{owner}.{error.field}" if owner else error.field, error.value, error.fix) from error
     except refusals() as error:
-        made = OmegaConf.select(cfg, f"{group}._target_")
-        raise ConfigError(group, made, " ".join(str(error).split())) from error
+        message = " ".join(str(error).split())
+        key = key_in(OmegaConf.select(cfg, group), message)
+        field = f"{group}.{key}" if key else group
+        raise ConfigError(field, OmegaConf.select(cfg, f"{group}.{key or '_target_'}"), message) from error
+
+
+def key_in(node: DictConfig, message: str) -> str | None:
+    """Which of a group's keys a message is about: one that it names, or else one whose value it quotes."""
+    words = re.findall(r"\w+", message)
+    keys = [key for key in node if key not in NO_ARGUMENTS]
+    assigned = [key for key in keys if f"{key}=" in message]
+    named = [key for key in keys if any(word.startswith(key.removesuffix("s")) for word in words)]
+    quoted = [key for key in keys if isinstance(node[key], str) and node[key] in words]
+    return next(iter([*assigned, *named, *quoted]), None)
 
 
 def refusals() -> tuple[type[Exception], ...]:
@@ -153,11 +177,17 @@ def check_before_lightning(cfg: DictConfig) -> None:
     """
     import torch
 
+    from rule_extrapolation.config.memory import check_completions, check_weights, check_words
+
     check_settings(cfg)
+    check_accelerator(cfg.trainer)
     resolve_factory(cfg, "optimizer", given=["params"])
     resolve_factory(cfg, "scheduler", given=["optimizer"])
-    build(cfg, "decoding")
+    decoder = build(cfg, "decoding")
+    check_words(cfg)
     if cfg.grammar._target_ is not None:
         grammar = build(cfg, "grammar", max_length=cfg.data.max_length)
         with torch.device("meta"):
-            build_model(cfg, grammar)
+            model = build_model(cfg, grammar)
+        check_weights(cfg, model)
+        check_completions(grammar, decoder, model)

@@ -47,6 +47,32 @@ class Settings:
     quirks: Annotated[str, "published: do what the published code does; else none"] = "none"
 
 
+MAX_SEEDS = 1000
+MAX_THREADS = 1024
+"""Many more end in a segmentation fault."""
+MAX_DEPTH = 1000
+"""Many more layers take minutes to build."""
+
+
+def check_seeds(cfg: DictConfig) -> None:
+    """Check ``seed`` and ``seeds``, by which folders are named."""
+    for key, hint in (("seed", int), ("seeds", int | None)):
+        if not fits(cfg[key], hint):
+            raise ConfigError(key, cfg[key], f"must be {describe(hint)}")
+    check_seed(seed=cfg.seed)
+    if cfg.seeds is not None:
+        check_positive(seeds=cfg.seeds)
+        check_at_most(MAX_SEEDS, seeds=cfg.seeds)
+        check_seed(seeds=cfg.seed + cfg.seeds - 1)
+
+
+def check_at_most(most: int, **fields: Any) -> None:
+    """Raise a ConfigError for the first int above ``most``."""
+    for field, value in fields.items():
+        if type(value) is int and value > most:
+            raise ConfigError(field, value, f"must be at most {most:,}")
+
+
 def check_settings(cfg: DictConfig) -> None:
     """Check the top level, and the numbers without which nothing would be trained or validated.
 
@@ -54,12 +80,13 @@ def check_settings(cfg: DictConfig) -> None:
         ConfigError: naming the key, its value and how to fix it.
     """
     check_arguments(Settings, dict(cfg), "")
-    check_seed(seed=cfg.seed)
+    check_seeds(cfg)
     check_file_name(sweep=cfg.sweep, **{"grammar.name": cfg.grammar.get("name") or None})
     check_positive(**{key: cfg[key] for key in ("threads", "depth", "width") if cfg[key] is not None})
+    check_at_most(MAX_THREADS, threads=cfg.threads)
+    depth_key = cfg.model.get("depth_key")
+    check_at_most(MAX_DEPTH, depth=cfg.depth, **{f"model.{depth_key}": cfg.model.get(depth_key or "")})
     if cfg.seeds is not None:
-        check_positive(seeds=cfg.seeds)
-        check_seed(seeds=cfg.seed + cfg.seeds - 1)
         if cfg.resume is not None:
             raise ConfigError("seeds", cfg.seeds, "resume= continues one run; leave seeds out, and set its seed")
         if "WANDB_SWEEP_ID" in os.environ:
@@ -75,6 +102,17 @@ def check_settings(cfg: DictConfig) -> None:
     numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}
     numbers = {**{f"trainer.{key}": value for key, value in numbers.items()}, "optimizer.lr": cfg.optimizer.get("lr")}
     check_positive(**{key: value for key, value in numbers.items() if isinstance(value, int | float)})
+
+
+def check_accelerator(trainer: DictConfig) -> None:
+    """Raise a ConfigError if the accelerator is one that this machine lacks."""
+    import torch
+
+    wanted = trainer.get("accelerator")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["gpu"] = any(there.values())
+    if not there.get(wanted, True):
+        raise ConfigError("trainer.accelerator", wanted, "torch finds none on this machine; use auto or cpu")
 
 
 def is_distributed(trainer: DictConfig) -> bool:
@@ -102,7 +140,8 @@ def check_arguments(make: Callable[..., Any], arguments: dict[str, Any], group: 
             raise ConfigError(f"{prefix}{key}", value, f"must be {describe(hints[key])}")
         if key in given or not (key in parameters or takes_any):
             others = [name for name in parameters if name not in given]
-            raise ConfigError(f"{prefix}{key}", value, f"no such key; {one_of(key, others)}")
+            known = one_of(key, others) if others else f"{make.__name__} takes none"
+            raise ConfigError(f"{prefix}{key}", value, f"no such key; {known}")
     for key, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
         if required and key not in arguments and key not in given:
@@ -122,12 +161,22 @@ def fits(value: Any, hint: Any) -> bool:
     if isinstance(value, (int, float, str)):
         return isinstance(value, hint if hint is not float else (int, float)) if hint in (int, float, str) else False
     if isinstance(value, ListConfig | list):
+        if size := fixed_size(hint):
+            return len(value) == size
         return (typing.get_origin(hint) or hint) in (list, tuple, Iterable, Sequence)
     return hint not in (int, float, str, bool, type(None))  # a mapping, which may describe an object
 
 
+def fixed_size(hint: Any) -> int | None:
+    """The number of elements that a hint such as tuple[float, float] asks for, or None if any number is right."""
+    elements = typing.get_args(hint)
+    return len(elements) if typing.get_origin(hint) is tuple and Ellipsis not in elements else None
+
+
 def describe(hint: Any) -> str:
     """A type hint in words."""
+    if size := fixed_size(hint):
+        return f"a list of {size}"
     if typing.get_origin(hint) is typing.Literal:
         *others, last = map(str, typing.get_args(hint))
         return f"one of {', '.join([*others, last])}" if others else last

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import hydra
@@ -13,6 +14,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core import plugins
+from rule_extrapolation.core.errors import ConfigError, one_of
 from rule_extrapolation.data import text_name
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, TAKEN, target
 from rule_extrapolation.runs.identity import identity
@@ -56,6 +58,31 @@ def register() -> None:
     OmegaConf.register_new_resolver("identity", lambda *, _root_: identity(_root_), replace=True)
 
 
+OPTIONAL = ("experiment", "hparams_search")
+"""Groups of which no choice is needed."""
+
+
+def as_hydra_reads(overrides: Iterable[str]) -> list[str]:
+    """Overrides in the form that Hydra takes: it refuses null as a group's choice, and a value that begins with ~.
+
+    Raises:
+        ConfigError: null for a group of which a choice is needed.
+    """
+    read = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if value == "null" and key in (known := groups()):
+            if key in OPTIONAL:
+                continue
+            if "none" not in known[key]:
+                raise ConfigError(key, value, one_of(value, known[key]))
+            override = f"{key}=none"
+        elif value.startswith("~/"):
+            override = f"{key}={os.path.expanduser(value)}"
+        read.append(override)
+    return read
+
+
 def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
     """The configuration that a command line makes.
 
@@ -66,7 +93,7 @@ def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
         Exception: Hydra's and OmegaConf's, which ``messages.one_line`` puts into words.
     """
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return hydra.compose("config", list(overrides), return_hydra_config=with_hydra)
+        return hydra.compose("config", as_hydra_reads(overrides), return_hydra_config=with_hydra)
 
 
 def groups() -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ from rule_extrapolation.data import text_name
 from rule_extrapolation.data.vocabulary import LEVELS, UNK, Level, Vocabulary
 
 PARTS = ("training", "validation", "test")
-FORMAT = 3
+FORMAT = 4
 """Version of the cache. Another number makes all texts be tokenised again."""
 BLOCK = 2**22
 """Bytes that are read at once."""
@@ -154,7 +154,9 @@ def write_tokens(path: Path, settings: TextSettings, folder: Path) -> dict[str, 
     if not counts:
         raise ConfigError("path", path, f"its training part contains no {level.unit}; use a longer text")
     vocabulary = Vocabulary(level, symbols)
-    parts = {part: write_part(path, span, part, vocabulary, folder) for part, span in spans.items()}
+    # The training part, which is the longest, comes last: only the others can contain what the vocabulary lacks.
+    written = {part: write_part(path, spans[part], part, vocabulary, folder) for part in reversed(PARTS)}
+    parts = {part: written[part] for part in PARTS}
     counts = {part: sizes.pop("counts") for part, sizes in parts.items()}
     return {"level": level.name, "symbols": symbols, "parts": parts, "counts": counts}
 
@@ -202,7 +204,7 @@ def unknown_tokens_error(block: str, part: str, vocabulary: Vocabulary) -> Confi
 
 
 def part_spans(path: Path, val_fraction: float, test_fraction: float) -> list[tuple[int, int]]:
-    """The first byte of each part and the one after its last.
+    """The first byte of each part and the one after its last. A byte order mark is in none.
 
     Fractions are of the file's size. A part begins at the next line if that is near, else at the next character.
     """
@@ -211,7 +213,9 @@ def part_spans(path: Path, val_fraction: float, test_fraction: float) -> list[tu
         fractions_left = (val_fraction + test_fraction, test_fraction)
         max_shift = int(size * min(val_fraction, test_fraction) / 2)  # leaves at least half of each part
         starts = [part_start(file, int(size * (1 - fraction)), max_shift) for fraction in fractions_left]
-    return list(zip([0, *starts], [*starts, size]))
+        file.seek(0)
+        first = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+    return list(zip([first, *starts], [*starts, size]))
 
 
 def part_start(file: Any, position: int, max_shift: int) -> int:

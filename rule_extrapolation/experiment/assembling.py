@@ -19,6 +19,7 @@ from rule_extrapolation.config.building import (
     build_model,
     build_optional,
     build_with_context,
+    check_made,
     config_error_context,
     has_target,
     resolve_factory,
@@ -80,7 +81,9 @@ def assemble(
     load_initial_weights(cfg, module, device)
     check_optimization(cfg, module)
     if has_target(cfg, "logger"):
-        resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
+        logger = resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
+        if check := getattr(logger.func, "check_settings", None):
+            check(**logger.keywords)
     trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning checks its own settings
     world = world_of(trainer, cfg)
     if world.size > 1 and not model.rows_are_independent:
@@ -204,6 +207,8 @@ def build_callbacks(cfg: DictConfig, module: LanguageModeling) -> list[Callback]
     run_name = Path(cfg.run_dir).name if is_worker() else None
     context = {"grammar": module.task, "model": module.model, "run_name": run_name}
     callbacks = [build_with_context(cfg, f"callbacks.{name}", **context) for name in nodes]
+    for name, callback in zip(nodes, callbacks):
+        check_made(cfg, f"callbacks.{name}", callback, Callback)
     if not cfg.trainer.get("enable_progress_bar", True):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     for name, needed in {"history": BestMetrics, "last": LastCheckpoint}.items():

@@ -20,7 +20,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from rule_extrapolation.config.building import build, build_optional
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
@@ -34,6 +33,7 @@ from rule_extrapolation.experiment.resuming import has_ended
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.allocator import keep_freed_memory
+from rule_extrapolation.reporting.console import plain_console
 from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.reporting.terminal import describe_run, print_run
 from rule_extrapolation.reporting.text import print_text_run
@@ -48,7 +48,7 @@ from rule_extrapolation.training.loops import use_loops
 def print_results(run: Run) -> None:
     """Print a run's results, as suits what it was trained on."""
     show = print_text_run if run.task.kind == "text" else print_run
-    show(Console(), run.task, run.results, run.rows, run.folder)
+    show(plain_console(), run.task, run.results, run.rows, run.folder)
 
 
 def start_loggers(cfg: DictConfig, folder: Path, task: Task) -> list[Logger]:

@@ -17,7 +17,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from torch import nn
 
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
@@ -28,6 +27,7 @@ from rule_extrapolation.experiment.libraries import set_up_libraries
 from rule_extrapolation.experiment.run import Run, build_trainer, started, test, training_threads
 from rule_extrapolation.experiment.sweep import status
 from rule_extrapolation.ops.allocator import keep_freed_memory
+from rule_extrapolation.reporting.console import plain_console
 from rule_extrapolation.reporting.messages import messages_printed
 from rule_extrapolation.reporting.terminal import describe_run, print_seeds
 from rule_extrapolation.runs.checkpoints import last_checkpoint
@@ -65,7 +65,7 @@ def run_seeds(cfg: DictConfig) -> None:
         print(f"Seeds {seeds[0]} to {seeds[-1]} in parallel, each in its own process: {reason}", flush=True)
         run_in_processes(left)
     results = [read_results(Path(config.run_dir)) for config in configs]
-    print_seeds(Console(), task, results, folder)
+    print_seeds(plain_console(), task, results, folder)
 
 
 def reason_not_to_stack(cfg: DictConfig, experiment: Experiment) -> str | None:

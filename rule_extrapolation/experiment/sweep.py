@@ -22,6 +22,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from rule_extrapolation.config.checks import check_seeds
 from rule_extrapolation.core.errors import ConfigError, WriteFailed
 from rule_extrapolation.core.files import write_failure
 from rule_extrapolation.experiment.broken_runs import set_aside_if_broken
@@ -48,6 +49,7 @@ class Job:
     @property
     def runs(self) -> list[Path]:
         """The folders of its runs."""
+        check_seeds(self.cfg)
         seeds = range(self.cfg.seed, self.cfg.seed + (self.cfg.seeds or 0))
         return [self.folder / f"seed{seed}" for seed in seeds] or [self.folder]
 

@@ -73,6 +73,8 @@ class Grammar(ABC):
 
     def __init__(self, max_length: int, test_prompt_length: int | None = None, num_sos_prompts: int = 32):
         check_positive(num_sos_prompts=num_sos_prompts)
+        if num_sos_prompts > MAX_PROMPTS:
+            raise ConfigError("num_sos_prompts", num_sos_prompts, f"must be at most {MAX_PROMPTS:,}")
         if max_length < self.min_max_length:
             raise ConfigError(
                 "max_length", max_length, f"{self.name} has no word that short; use {self.min_max_length} or more"

@@ -13,6 +13,8 @@ from rule_extrapolation.models.smoothing import Smoothing, Table
 from rule_extrapolation.ops.ngrams import NONE, count_ngrams, look_up
 
 SMOOTHINGS = ("mle", "laplace", "add_k", "backoff", "interpolation", "kneser_ney")
+MAX_ORDER = 32
+"""Higher orders take minutes to count, and their contexts are nearly all different."""
 TABLE = ("contexts", "starts", "tokens", "probabilities", "weights")
 """The buffers of each length of context: the contexts' keys in ascending order; where the n-grams of each context
 start, and where the last one's end; the tokens and probabilities of the n-grams; and the contexts' back-off weights."""
@@ -43,8 +45,8 @@ class NGramLM(LanguageModel):
         min_count: leave out n-grams of two or more tokens that occur fewer times, or a minimum for each order.
 
     Raises:
-        ConfigError: an order below 1; an unknown smoothing; a k that is not positive; a discount outside [0, 1); a
-            ``min_count`` below 1, or a list that descends or does not have a number for each order.
+        ConfigError: an order below 1 or above MAX_ORDER; an unknown smoothing; a k that is not positive; a discount
+            outside [0, 1); a ``min_count`` below 1, or a list that descends or does not have a number for each order.
     """
 
     fitted_by_counting = True
@@ -61,6 +63,8 @@ class NGramLM(LanguageModel):
     ):
         super().__init__()
         check_positive(order=order, k=k)
+        if order > MAX_ORDER:
+            raise ConfigError("order", order, f"must be at most {MAX_ORDER}")
         check_choice(SMOOTHINGS, smoothing=smoothing)
         if discount is not None:
             check_fraction(discount=discount)

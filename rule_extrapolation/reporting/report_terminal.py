@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from rule_extrapolation.reporting.figures import KINDS
@@ -21,16 +20,16 @@ def print_tables(console: Console, tables: list[LanguageTable]) -> None:
     """Print the tables in short: our means at minimum validation loss, and the references."""
     for table in tables:
         caption = f"means {AT_MINIMUM.title}, over finished completions"
-        shown = Table(title=escape(table.title), caption=caption, box=SIMPLE_HEAD, padding=0)
+        shown = Table(title=table.title, caption=caption, box=SIMPLE_HEAD, padding=0)
         shown.add_column("architecture", overflow="fold", min_width=12)
         for title in ("n", *(measure.title for measure in MEASURES)):
             shown.add_column(short(title), justify="right", max_width=8 if title == LOSS.title else 6)
         ours = [row for row in table.rows if row.source == "ours" and row.protocol == AT_MINIMUM.title]
         references = [row for row in table.rows if row.n is None]
         for i, row in enumerate(ours):
-            shown.add_row(*map(escape, map(short, row.mean_strings())), end_section=i == len(ours) - 1)
+            shown.add_row(*map(short, row.mean_strings()), end_section=i == len(ours) - 1)
         for row in references:
-            shown.add_row(*map(escape, map(short, row.mean_strings())), style="dim")
+            shown.add_row(*map(short, row.mean_strings()), style="dim")
         console.print(shown)
         if table.sizes:
             console.print(table.sizes, style="yellow", highlight=False, soft_wrap=True)
@@ -46,11 +45,11 @@ def short(words: str) -> str:
 
 def print_text_tables(console: Console, tables: list[TextTable]) -> None:
     for table in tables:
-        shown = Table(title=escape(table.title), caption="at minimum validation loss", box=SIMPLE_HEAD, padding=0)
+        shown = Table(title=table.title, caption="at minimum validation loss", box=SIMPLE_HEAD, padding=0)
         for title in HEADER:
             shown.add_column(title, justify="left" if title == HEADER[0] else "right")
         for row in table.rows:
-            shown.add_row(*map(escape, row.strings()), style="dim" if row.n is None else None)
+            shown.add_row(*row.strings(), style="dim" if row.n is None else None)
         console.print(shown)
 
 

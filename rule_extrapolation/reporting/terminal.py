@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -117,7 +116,7 @@ def print_seeds(console: Console, task: Task, results: list[dict[str, Any]], fol
     shares = {(name, key): f"{name} {shortened_title(key)}" for name, key in seeds_metrics(task)}
     shares = {of: title for of, title in shares.items() if f"Test/{'/'.join(of)}_accuracy" in results[0]["test"]}
     columns |= {title: f"Test/{logged_name(*of)}" for of, title in shares.items()}
-    caption = f"{escape(rules_in_words(task.rules))}\n{OF_FINISHED}" if shares else None
+    caption = f"{rules_in_words(task.rules)}\n{OF_FINISHED}" if shares else None
     table = Table(title=f"{model_title(results[0])}s, by seed", caption=caption, padding=(0, 0, 0, 1))
     show_status = any(result["status"] != "finished" for result in results)
     for column in ("seed", *columns, *(["status"] if show_status else [])):
@@ -181,7 +180,7 @@ def accuracy_table(grammar: Grammar, results: dict[str, Any], more: str = "") ->
 
     Each prompt set has three columns: the run's figures, chance and stopping at once.
     """
-    caption = f"{escape(rules_in_words(grammar.rules))}\n{OF_FINISHED}"
+    caption = f"{rules_in_words(grammar.rules)}\n{OF_FINISHED}"
     table = Table(title=model_title(results) + more, caption=caption, padding=(0, 0, 0, 1))
     table.add_column()
     columns: list[tuple[str, dict[str, float], str]] = []

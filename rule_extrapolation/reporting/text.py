@@ -46,7 +46,18 @@ def print_text_run(
 
 
 def one_line(text: str) -> str:
-    return text.replace("\n", "⏎")
+    """The text with a visible sign for each character that would move the cursor.
+
+    >>> one_line("a\\tb\\n")
+    'a⇥b⏎'
+    """
+    signs = {"\n": "⏎", "\t": "⇥"}
+    return "".join(signs.get(c) or (c if c.isprintable() else "�") for c in text)
+
+
+def visible(text: str) -> str:
+    """The same, but for line ends."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def print_continuations(
@@ -59,4 +70,5 @@ def print_continuations(
     listed = "  ".join(f"{token!r} {probability:.3f}" for token, probability in likely.items())
     console.print(Text.assemble("next    ", (listed, "bold")), soft_wrap=True)
     for name, completion in rows:
-        console.print(Text.assemble(f"{name:8}", (prompt, "dim"), "|", (completion, "bold")), soft_wrap=True)
+        shown = (visible(prompt), "dim"), "|", (visible(completion), "bold")
+        console.print(Text.assemble(f"{name:8}", *shown), soft_wrap=True)

@@ -102,6 +102,33 @@ def wandb_logger(
     return WandbRun(save_dir=save_dir, project=project, name=name, experiment=run)
 
 
+def check_settings(
+    project: str, entity: str | None = None, group: str | None = None, tags: list[str] | None = None, **others: Any
+) -> None:
+    """Raise a ConfigError for a setting that W&B refuses, in these arguments of ``wandb_logger`` or the environment."""
+    try:
+        import wandb
+    except ImportError:
+        return  # wandb_logger says so
+    names = {"project": "logger.project", "entity": "logger.entity", "run_group": "logger.group"}
+    names |= {"run_tags": "logger.tags", "base_url": "WANDB_BASE_URL", "mode": "WANDB_MODE"}
+    given = {"project": project, "entity": entity, "run_group": group, "run_tags": tags}
+    given |= {"base_url": os.environ.get("WANDB_BASE_URL"), "mode": os.environ.get("WANDB_MODE")}
+    if not project:
+        raise ConfigError("logger.project", project, "must be the name of a W&B project")
+    for key, value in given.items():
+        try:
+            wandb.Settings(**{key: value} if value is not None else {})
+        except wandb.errors.UsageError as refused:
+            raise ConfigError(names[key], value, str(refused)) from refused
+        except ValueError as refused:  # pydantic's, with several lines
+            [error, *_] = refused.errors()
+            raise ConfigError(names[key], value, error["msg"].removeprefix("Value error, ")) from refused
+
+
+wandb_logger.check_settings = check_settings
+
+
 def _start(offline: bool, save_dir: str, about: dict[str, Any]) -> tuple[wandb.Run, str]:
     """Start a run. Returns it, and what to tell the user about it."""
     import wandb
