@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -21,6 +22,11 @@ def ends_with_pipe(main: Callable[[], None]) -> Callable[[], None]:
             # Python flushes stdout once more as it exits, which would raise again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit("error: standard output cannot be written: no space left")
 
     return piped
 

@@ -128,7 +128,8 @@ def find_runs(places: Iterable[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for place in places:
-        folders = [Path(path) for path in sorted(glob.glob(os.path.expanduser(place), recursive=True))]
+        literal = Path(os.path.expanduser(place))  # whose name may have the brackets of a glob
+        folders = [literal] if literal.exists() else sorted(map(Path, glob.glob(str(literal), recursive=True)))
         folders = [folder for folder in folders if folder.is_dir()]
         if not folders:
             raise ConfigError("runs", place, "there is no such folder; name run folders, folders of them, or a glob")
