@@ -106,7 +106,7 @@ def _end_session() -> None:
     """Forget a W&B process that has ended, so that the next run starts another one."""
     import wandb
 
-    with suppress(Exception):
+    with suppress(Exception, SystemExit):  # the exit status of a process that was killed
         wandb.teardown()
     os.environ.pop("WANDB_SERVICE", None)
 
