@@ -1,4 +1,4 @@
-"""A naive implementation of the twelve languages on Python strings, the reference for the vectorised grammars.
+"""A naive implementation of the languages on Python strings, the reference for the vectorised grammars.
 
 Nothing here shares code or formulas with the package. Rules are regular expressions, counts and cancelled pairs. A
 string is a prefix if some completion makes it a word. Samplers draw words symbol by symbol.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import permutations
 from random import Random
+
+import numpy as np
 
 CLOSE = {"(": ")", "[": "]"}
 
@@ -171,6 +174,86 @@ def sample_shuffled(max_length: int, rng: Random) -> str:
     return "".join(word)
 
 
+# Sequences and their answers
+
+
+def answered(inputs: str, answer: Callable[[str], str | None], draw: Callable[[int, Random], str]) -> NaiveLanguage:
+    """A language of sequences with their answers.
+
+    Args:
+        answer: the answer to a sequence of one or more inputs, or None.
+        draw: makes a sequence for a word of at most that many symbols.
+    """
+
+    def rule_1(s: str) -> bool:
+        s = s.replace("=", "")
+        return len(s) > 1 and s[-1] in inputs and answer(s[:-1]) == s[-1]
+
+    def completions(s: str) -> list[str]:
+        # A sequence may have no answer before it has one input more.
+        return ["", *inputs, *(more + "=" + last for more in ("", inputs[0]) for last in inputs)]
+
+    def sample(max_length: int, rng: Random) -> str:
+        sequence = draw(max_length - 2, rng)
+        return f"{sequence}={answer(sequence)}"
+
+    names = f"[{re.escape(inputs)}]"
+    return NaiveLanguage(inputs + "=", {"rule_1": rule_1, "rule_2": fits(f"{names}+={names}")}, sample, completions)
+
+
+def any_inputs(inputs: str, step: int = 1) -> Callable[[int, Random], str]:
+    return lambda longest, rng: "".join(rng.choices(inputs, k=rng.choice(range(1, longest + 1, step))))
+
+
+def majority(s: str) -> str | None:
+    return None if s.count("a") == s.count("b") else max("ab", key=s.count)
+
+
+def value(s: str) -> str | None:
+    return str(eval(s) % 5) if re.fullmatch(r"[0-4]([+*-][0-4])*", s) else None
+
+
+def expression(longest: int, rng: Random) -> str:
+    symbols = any_inputs("01234", 2)(longest, rng)
+    return "".join(rng.choice("+-*") if i % 2 else symbol for i, symbol in enumerate(symbols))
+
+
+ALPHABETS = "".join(map(chr, range(97, 123))) + "".join(map(chr, range(65, 91))) + "0123456789"
+SYMMETRIC_5 = ALPHABETS + "αβγδεζηθικλμνξοπρστυφχψωΓΔΘΛΞΠΣΦΨΩбвгджзийлптфцчшщыьэюяБГД"
+
+
+def group(inputs: str, elements: list[tuple[int, ...]]) -> NaiveLanguage:
+    """Sequences of permutations and what they make of things in a row, one permutation after another."""
+    named = dict(zip(inputs, elements, strict=True))
+
+    def arranged(s: str) -> str:
+        place = {thing: thing for thing in range(len(elements[0]))}
+        for symbol in s:
+            place = {thing: named[symbol][at] for thing, at in place.items()}
+        return next(name for name in inputs if named[name] == tuple(place[thing] for thing in sorted(place)))
+
+    return answered(inputs, arranged, any_inputs(inputs))
+
+
+def rotations(num: int) -> list[tuple[int, ...]]:
+    return [tuple((i + by) % num for i in range(num)) for by in range(num)]
+
+
+def even_permutations() -> list[tuple[int, ...]]:
+    return [p for p in permutations(range(5)) if np.linalg.det(np.eye(5)[list(p)]) > 0]
+
+
+def halves(second: Callable[[str], str]) -> NaiveLanguage:
+    def rule_1(s: str) -> bool:
+        return len(s) % 2 == 0 and s[len(s) // 2 :] == second(s[: len(s) // 2])
+
+    def sample(max_length: int, rng: Random) -> str:
+        first = "a" + any_inputs("ab")(max_length // 2, rng)[1:]
+        return first + second(first)
+
+    return NaiveLanguage("ab", {"rule_1": rule_1, "rule_2": fits("a.*")}, sample, lambda s: [second(s), "aa"])
+
+
 NAIVE = {
     "baN": NaiveLanguage(
         alphabet="ab",
@@ -248,4 +331,14 @@ NAIVE = {
         sample=lambda max_length, rng: sample_nested(max_length, rng, rng.choice("([")),
         completions=close_counted,
     ),
+    "parity": answered("01", lambda s: str(s.count("1") % 2), any_inputs("01")),
+    "S3": group(ALPHABETS[:6], [*permutations(range(3))]),
+    "S5": group(SYMMETRIC_5, [*permutations(range(5))]),
+    "A5": group(ALPHABETS[:60], even_permutations()),
+    "Z60": group(ALPHABETS[:60], rotations(60)),
+    "modular_arithmetic": answered("01234+-*", value, expression),
+    "majority": answered("ab", majority, any_inputs("ab", 2)),
+    "first_symbol": answered("ab", lambda s: s[0], any_inputs("ab")),
+    "ww": halves(lambda s: s),
+    "wwR": halves(lambda s: s[::-1]),
 }

@@ -22,9 +22,11 @@ from rule_extrapolation.grammars import ALIASES, LANGUAGES, get_grammar, target
 from rule_extrapolation.grammars.dyck import nested_words, num_nested_words
 
 SOS, EOS, PAD = 0, 1, 2
-NAMES = list(NAIVE)
+# Of these, all short strings can be listed. test_answers.py has the others.
+NAMES = [name for name in NAIVE if len(NAIVE[name].alphabet) <= 4]
 BRACKETS = [name for name in NAMES if "brackets" in name or "parentheses" in name]
-LETTERS = [name for name in NAMES if name not in BRACKETS]
+ANSWERS = ["parity", "majority", "first_symbol"]
+LETTERS = [name for name in NAMES if name not in BRACKETS + ANSWERS]
 # The first two symbols of ID and of OOD prompts, and the brackets that may follow each.
 STARTS = {
     "parentheses_and_brackets": ({"([": "()[]"}, {")[": "()[]"}),
@@ -35,13 +37,15 @@ STARTS = {
 }
 # The smallest max_length for which there are training words.
 SHORTEST = {name: 2 for name in NAMES} | {"baN": 1, "bbaN": 1, "aNbNcN": 3, "aNbNaN": 3, "aNbM": 4}
+SHORTEST |= dict.fromkeys(ANSWERS, 4)
 
 every_language = pytest.mark.parametrize("name", NAMES)
 
 
 def small(name, max_length=16, **options):
     """A grammar with the shortest possible prompts, so that any max_length is valid."""
-    return get_grammar(name, max_length, test_prompt_length=0 if name in BRACKETS else 1, **options)
+    n = 0 if name in BRACKETS else 2 if name in ANSWERS else 1
+    return get_grammar(name, max_length, test_prompt_length=n, **options)
 
 
 def seeded(seed):
@@ -397,7 +401,7 @@ def test_labels():
         "L6": "not_nested_parentheses_and_brackets",
     }
     assert [get_grammar(label, 16).name for label in ALIASES] == [*ALIASES.values()]
-    assert set(LANGUAGES) == set(NAMES)
+    assert set(LANGUAGES) == set(NAIVE)
 
 
 @every_language

@@ -174,9 +174,10 @@ def evaluate(arguments: Arguments) -> None:
 def evaluate_all(
     run: TrainedRun, grammars: list[Grammar], words: list[Tensor], decoder: Decoder, samples: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The figures by length of prompt and by length of word, and the judged completions."""
+    """The figures by length of prompt and by length of word, their means over words longer than in training, and the
+    judged completions."""
     from rule_extrapolation.inference.decoding import make_decoder
-    from rule_extrapolation.inference.evaluation import evaluate_length, evaluate_prompts
+    from rule_extrapolation.inference.evaluation import evaluate_length, evaluate_prompts, mean_of_longer
 
     prompts: dict[str, Any] = {}
     completions: list[dict[str, Any]] = []
@@ -191,9 +192,10 @@ def evaluate_all(
         room = {"max_new_tokens": 2 * length, "max_tokens": 3 * length + 2}
         own = {name: getattr(decoder, name) for name in room}
         raised = {name: max(own[name], room[name]) for name in room if own[name] is not None}
-        longer = make_decoder(decoder, None, **raised, temperature=None)
-        lengths[str(length)] = evaluate_length(run.grammar, run.model, rows, longer, samples)
-    return {"prompt_length": prompts, "lengths": lengths}, completions
+        with_room = make_decoder(decoder, None, **raised, temperature=None)
+        lengths[str(length)] = evaluate_length(run.grammar, run.model, rows, with_room, samples)
+    longer_words = mean_of_longer([*lengths.values()], run.grammar.max_length)
+    return {"prompt_length": prompts, "lengths": lengths, "longer": longer_words}, completions
 
 
 def limited_budgets(run: TrainedRun, grammars: list[Grammar], decoder: Decoder) -> list[str]:

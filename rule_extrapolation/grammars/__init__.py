@@ -47,6 +47,16 @@ BUILT_IN = {
     "separated_brackets_and_parentheses": Language(
         "separated_brackets_and_parentheses.SeparatedBracketsAndParentheses"
     ),
+    "parity": Language("word_problems.Parity"),
+    "S3": Language("word_problems.S3"),
+    "S5": Language("word_problems.S5"),
+    "A5": Language("word_problems.A5"),
+    "Z60": Language("word_problems.Z60"),
+    "modular_arithmetic": Language("modular_arithmetic.ModularArithmetic"),
+    "majority": Language("majority.Majority"),
+    "first_symbol": Language("first_symbol.FirstSymbol"),
+    "ww": Language("copies.WW"),
+    "wwR": Language("copies.WWReversed"),
 }
 
 ALIASES = {language.label: name for name, language in BUILT_IN.items() if language.label}

@@ -191,6 +191,13 @@ class Grammar(ABC):
             longest = int(math.log(MAX_PROMPTS, len(self.alphabet)))
             raise ConfigError("test_prompt_length", n, f"gives {len(self.alphabet)}^{n} prompts; use {longest} or less")
 
+    def num_given_symbols(self, length: int) -> int:
+        """How many symbols of a word of this length are given as a prompt when words of one length are evaluated.
+
+        By default one more than half: a^n does not determine its completion, but a^n b does.
+        """
+        return length // 2 + 1
+
     def id_and_ood_prompts(self) -> tuple[Tensor, Tensor]:
         """(N, P) symbols of the ID and the OOD prompts: by default, the strings of length n that are prefixes of words,
         and the other strings of length n."""

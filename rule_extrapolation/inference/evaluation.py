@@ -145,8 +145,7 @@ def evaluate_length(
 ) -> dict[str, Any]:
     """A row of lengths.csv: figures on words of one length L.
 
-    The prompts are the words' first L // 2 + 1 symbols, one more than half: a^n does not determine its completion, but
-    a^n b does.
+    The prompts are the words' first symbols, as many as ``grammar.num_given_symbols`` says.
 
     Args:
         words: (N, L + 2) framed words.
@@ -159,7 +158,8 @@ def evaluate_length(
     if length <= grammar.max_length and grammar.process is not None:
         nats = -grammar.log_probability(words).mean().item() / (length + 1)
         oracle_loss = nats if math.isfinite(nats) else None
-    prompts = words[:, : length // 2 + 2]
+    given = grammar.num_given_symbols(length)
+    prompts = words[:, : 1 + given]
     verdicts = judge_completions(grammar, complete(model, prompts, decoder, samples), prompts.shape[1])
     return {
         "length": length,
@@ -168,6 +168,16 @@ def evaluate_length(
         "loss": loss,
         "oracle_loss": oracle_loss,
         "accuracy": accuracy,
-        "prompt_symbols": length // 2 + 1,
+        "prompt_symbols": given,
         **{f"{name}_accuracy": holds.float().mean().item() for name, holds in verdicts.items()},
     }
+
+
+def mean_of_longer(rows: list[dict[str, Any]], max_length: int) -> dict[str, float]:
+    """The accuracies of ``evaluate_length``, averaged over the lengths above ``max_length``.
+
+    All lengths count the same, as in the score of Delétang et al. (arXiv 2207.02098). Empty if there are none.
+    """
+    longer = [row for row in rows if row["length"] > max_length]
+    names = [name for name in rows[0] if name.endswith("accuracy")] if longer else []
+    return {name: sum(row[name] for row in longer) / len(longer) for name in names}

@@ -248,6 +248,10 @@ def length_table(grammar: Grammar, rows: list[dict[str, Any]], results: dict[str
         losses = ["-" if loss is None else f"{loss:.4f}" for loss in (row["loss"], row["oracle_loss"])]
         held = [figure(row[f"{key}_accuracy"]) for key in metrics]
         table.add_row(str(row["length"]), *losses, figure(row["accuracy"]), *held)
+    if longer := results["longer"]:
+        table.add_section()
+        held = [figure(longer[f"{key}_accuracy"]) for key in metrics]
+        table.add_row(f"> {results['max_length']}", "", "", figure(longer["accuracy"]), *held)
     return table
 
 
