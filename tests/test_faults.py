@@ -167,8 +167,8 @@ def disk(tmp_path):
 
 
 # By the size of the disk, what it has no space for.
-FULL = {"4k": "the run folder", "16k": "config.yaml", "24k": "metrics.csv", "40k": "best.ckpt", "88k": "last.ckpt"}
-SLOW_FULL = ("4k", "24k", "88k")
+FULL = {"4k": "the run folder", "20k": "config.yaml", "28k": "metrics.csv", "44k": "best.ckpt", "92k": "last.ckpt"}
+SLOW_FULL = ("4k", "28k", "92k")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_space
 
 
 def test_on_a_full_disk_the_other_runs_of_a_sweep_are_tried(cli, disk, tmp_path, whole):
-    disk("48k")
+    disk("60k")
     command = ["-m", *RUN, "seed=0,1,2", "sweep=x", "hydra.sweep.dir=disk"]
     status, out, err = cli(*command)
     assert status == 1 and "Sweep disk: 0 finished, 0 skipped, 3 failed" in out

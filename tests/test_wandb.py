@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import socket
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import SHORT, read_metrics, read_results
+from lightning.pytorch import Callback
 from offline_wandb import OfflineRun, read_run
 
 from rule_extrapolation.core.errors import ConfigError
@@ -68,7 +70,7 @@ def test_without_a_key_everything_is_in_the_offline_run(tmp_path: Path, capfd: p
     for step in range(3):
         logger.log_metrics({"Train/loss": 0.5 * step}, step=10 * step)
     logger.log_metrics({"Val/ID/rule_1_accuracy": 0.25}, step=20)
-    logger.log_table("completions", columns=["prompt", "completion"], data=[["a", "ab"], ["aa", "aabb"]])
+    logger.log_tables({"completions": [{"prompt": "a", "completion": "ab"}, {"prompt": "aa", "completion": "aabb"}]})
     logger.experiment.summary.update({"test": {"accuracy": 0.75}})
     logger.close(exit_code=1)
     end_session()
@@ -186,14 +188,18 @@ def test_a_history_longer_than_a_block_of_the_file(tmp_path: Path) -> None:
 
 
 class Server(BaseHTTPRequestHandler):
-    """A server that starts runs while ``answers`` is true, and otherwise rejects every request."""
+    """A server that starts runs while ``answers`` is true, and otherwise rejects every request. Once ``hangs`` is set,
+    it answers none."""
 
     answers = False
+    hangs = threading.Event()
 
     def do_HEAD(self) -> None:
         self.send_error(404)
 
     def do_POST(self) -> None:
+        if self.hangs.is_set():
+            time.sleep(100)
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self.answers:
             self.send_error(401)
@@ -210,11 +216,79 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("table", [False, pytest.param(True, marks=pytest.mark.slow)])  # wandb waits for 19 s
+def kill_process() -> None:
+    """Kill W&B's process, which this one has started, as the system does when memory is short."""
+    import wandb
+
+    process = wandb.setup().ensure_service()._proc._process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_without_its_process_logging_is_given_up(
+    closed: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = start(tmp_path / "1")
+    if closed:
+        first.close()
+    kill_process()
+    if not closed:
+        for step in range(100):
+            first.log_metrics({"loss": 1.0}, step=step)
+        first.experiment.log({"by a callback": 1.0})
+        first.log_tables({"completions": [{"prompt": "a"}]})
+        first.log_summary({"accuracy": 0.5})
+        first.close()
+    second = start(tmp_path / "2")
+    second.log_metrics({"loss": 2.0}, step=1)
+    second.close()
+    assert column(read(tmp_path / "2", second), "loss") == [(1, 2.0)]
+    out, err = capfd.readouterr()
+    assert err == ""
+    lines = [line for line in out.splitlines() if "logging offline" not in line]
+    assert len(lines) == (not closed)
+    assert all(line.startswith("W&B: logging is given up, only metrics.csv goes on: ") for line in lines)
+
+
+class KillsWandb(Callback):
+    """Kills W&B's process at a step."""
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == 20:
+            kill_process()
+
+
+def test_a_run_goes_on_without_the_process(cli, tmp_path: Path) -> None:
+    overrides = [override for override in SHORT if not override.startswith(("logger=", "trainer.max_steps="))]
+    overrides += ["trainer.max_steps=30", "trainer.val_check_interval=15", "hydra.run.dir=r"]
+    status, out, err = cli(*overrides, "+callbacks.kills._target_=test_wandb.KillsWandb")
+    assert (status, err) == (0, "")
+    assert out.count("W&B: ") == 2 and out.count("logging is given up") == 1
+    assert read_results(tmp_path / "r")["status"] == "finished"
+    rows = read_metrics(tmp_path / "r")
+    assert [row["step"] for row in rows if "Train/loss" in row] == [*range(30)]
+    assert len([row for row in rows if "Val/loss" in row]) == 2
+
+
+def test_without_a_process_to_start_there_is_only_metrics_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wandb.sdk.lib.service.service_process.get_core_path", lambda: shutil.which("false"))
+    logger = start(tmp_path)
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.close()
+    out, err = capfd.readouterr()
+    assert (out.count("\n"), err) == (1, "")
+    assert out.startswith("W&B: its process fails, only metrics.csv is written: ")
+
+
+@pytest.mark.parametrize("table", [False, True])
 def test_online_until_the_server_is_gone(
     table: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ours, "FINISH_SECONDS", 1.0)
+    monkeypatch.setattr(ours, "TABLES_SECONDS", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -224,16 +298,48 @@ def test_online_until_the_server_is_gone(
         server.shutdown()
     logger.log_metrics({"loss": 1.0}, step=1)
     if table:
-        logger.log_table("completions", columns=["prompt"], data=[["a"]])
+        logger.log_tables({"completions": [{"prompt": "a"}]})
     logger.close()
     end_session()
 
     online, *left_out, upload = capfd.readouterr().out.splitlines()
     (folder,) = tmp_path.glob("wandb/run-*")
     assert online == f"W&B: logging to {logger.experiment.url}"
-    assert [line.partition(": ")[2].partition(":")[0] for line in left_out] == ["table completions is omitted"] * table
+    assert left_out == ["W&B: without the tables completions: the server does not answer"] * table
     assert upload == f"W&B: the upload is not complete (complete it with: wandb sync {folder})"
     assert column(read_run(folder), "loss") == [(1, 1.0)]
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_costs_half_a_minute_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(Server, "answers", True)
+    monkeypatch.setattr(Server, "hangs", hangs)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    logger = start(tmp_path)
+    hangs.set()
+    beginning = time.monotonic()
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.log_tables({name: [{"prompt": "a"}] for name in ("ID", "OOD", "SOS")})
+    logger.log_summary({"accuracy": 0.5})
+    logger.close()
+    end_session()
+    assert time.monotonic() - beginning < 30
+    _, tables, upload = capfd.readouterr().out.splitlines()
+    assert tables == "W&B: without the tables ID, OOD, SOS: the server does not answer"
+    assert upload.startswith("W&B: the upload is not complete")
+    (folder,) = tmp_path.glob("wandb/run-*")
+    assert column(read_run(folder), "loss") == [(1, 1.0)]
+    beginning = time.monotonic()
+    start(tmp_path / "again").close()
+    assert time.monotonic() - beginning < 30
+    server.shutdown()
 
 
 @pytest.mark.parametrize("case", ["refuses", "never answers", "rejects the run", "malformed key"])
@@ -273,7 +379,7 @@ def test_wandb_mode(
     monkeypatch.setenv("WANDB_MODE", mode)
     logger = start(tmp_path)
     logger.log_metrics({"loss": 1.0}, step=1)
-    logger.log_table("completions", columns=["prompt"], data=[["a"]])
+    logger.log_tables({"completions": [{"prompt": "a"}]})
     logger.experiment.summary.update({"accuracy": 1.0})
     logger.close()
     says = capfd.readouterr().out

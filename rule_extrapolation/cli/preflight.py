@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict, read_write
 
 from rule_extrapolation.config.building import check_before_lightning
@@ -22,9 +24,10 @@ from rule_extrapolation.config.composing import register
 from rule_extrapolation.config.depth_and_width import set_depth_and_width
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError
+from rule_extrapolation.core.files import write_failure
 from rule_extrapolation.experiment.broken_runs import set_aside_if_broken
 from rule_extrapolation.experiment.hydra_internals import compose_job, jobs_of, sweep_overrides
-from rule_extrapolation.experiment.processes import is_follower
+from rule_extrapolation.experiment.processes import is_follower, lock
 from rule_extrapolation.experiment.sweep import Job, Sweep, begin, check_same_run
 from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.reporting.messages import messages_printed
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
     from rule_extrapolation.experiment.assembling import Experiment
 
 
+HELD = ExitStack()
+"""The lock of the run's folder, from before Hydra writes to it until the command ends."""
+
+
 class Preflight(Callback):
     """A Hydra callback that assembles every job without weights, and exits with one line if one is invalid."""
 
@@ -46,11 +53,14 @@ class Preflight(Callback):
             [experiment] = check([config])
             if experiment.world.rank:
                 return self.use_no_folder(config)
+            folder = Path(config.hydra.run.dir)
             if config.sweep is not None:
-                for run in Job([], config, Path(config.hydra.run.dir)).runs:
+                for run in Job([], config, folder).runs:
                     set_aside_if_broken(config, run)
-                return check_same_run(Path(config.hydra.run.dir), config, "hydra.run.dir")
-            check_free(config.hydra.run.dir, "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
+            check_folder(config, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            HELD.enter_context(lock(folder, "hydra.run.dir"))
+            check_folder(config, folder)  # which another process may have used in the meantime
 
     def use_no_folder(self, config: DictConfig) -> None:
         """Give a process that is not the first of its run a temporary folder in place of a run folder."""
@@ -69,6 +79,19 @@ class Preflight(Callback):
             check_folder(config.hydra.sweep.dir, "hydra.sweep.dir")
             check_launching(config.hydra)
             check_jobs(begin(config))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Drop the job's two configurations, a quarter of a megabyte, which Hydra keeps until the end of the sweep."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            job_return.cfg = job_return.hydra_cfg = None
+
+
+def check_folder(config: DictConfig, folder: Path) -> None:
+    """Raise a ConfigError if the folder holds another run, or without ``sweep`` any."""
+    if config.sweep is not None:
+        check_same_run(folder, config, "hydra.run.dir")
+    else:
+        check_free(str(folder), "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 
 
 def check_folder(folder: str | None, key: str) -> None:
@@ -170,6 +193,8 @@ def failing_in_one_line() -> Iterator[None]:
         with messages_printed():
             yield
     except Exception as error:
+        if full := write_failure(error, "the run folder"):
+            fail(str(full), status=1)
         fail(one_line(error))
 
 

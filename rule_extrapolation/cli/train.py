@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.cli.pipes import ends_with_pipe, outlive_pipes
-from rule_extrapolation.cli.preflight import fail
+from rule_extrapolation.cli.preflight import HELD, fail
 from rule_extrapolation.config.checks import Settings
 from rule_extrapolation.config.composing import CONF_DIR, as_hydra_reads, clashes, compose, groups, models, register
 from rule_extrapolation.config.messages import one_line
@@ -130,7 +130,8 @@ def main() -> None:
     sweep.current = None
     outlive_pipes()
     try:
-        train()
+        with HELD:
+            train()
     except KeyboardInterrupt:
         if sweep.current:
             sweep.current.close()

@@ -10,6 +10,7 @@ only.
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -52,13 +53,18 @@ class World:
     """Processes on this node that this one has to start."""
 
 
-class InUse(RuntimeError):
+class InUse(ConfigError):
     """Another process is at work in a run's folder."""
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder. The system releases it however this process ends.
+def lock(folder: Path, key: str = "run_dir") -> Iterator[None]:
+    """Keep other processes out of a run's folder, which must exist. The system releases it however this process ends.
+
+    A process may lock the same folder several times.
+
+    Args:
+        key: the setting that names the folder.
 
     Raises:
         InUse: another process holds it and has not released it within SOON seconds. A process that has lost its parent
@@ -66,12 +72,19 @@ def lock(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    held = FileLock(folder / ".lock", timeout=SOON)
+    file = folder / ".lock"
+    held = FileLock(file, timeout=SOON, is_singleton=True)
     try:
         held.acquire()
     except Timeout as timeout:
-        raise InUse(folder) from timeout
+        holder = ""
+        with suppress(OSError, ValueError):
+            holder = file.read_text()
+        fix = f"{holder or 'another process'} is at work in it; wait until it has ended, or name another folder"
+        raise InUse(key, folder, fix) from timeout
     try:
+        with suppress(OSError):  # on a full disk
+            file.write_text(f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
         held.release()

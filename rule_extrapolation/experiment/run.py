@@ -28,7 +28,7 @@ from rule_extrapolation.core.task import Task
 from rule_extrapolation.core.threads import multiply_adds, threads_limited, useful_threads
 from rule_extrapolation.experiment.assembling import Experiment, assemble
 from rule_extrapolation.experiment.libraries import set_up_libraries
-from rule_extrapolation.experiment.processes import is_follower, processes
+from rule_extrapolation.experiment.processes import is_follower, lock, processes
 from rule_extrapolation.experiment.resuming import has_ended
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.models.language_model import LanguageModel
@@ -156,9 +156,12 @@ def ended_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageModel | None = None) -> Iterator[Run]:
-    """A run with its folder; results.json is written however the run ends, and says how.
+    """A run with its folder, which is locked; results.json is written however the run ends, and says how.
 
     Only the first of several processes writes the folder.
+
+    Raises:
+        ConfigError: the configuration is invalid, or another process is at work in the folder.
     """
     if cfg.sweep is None and not is_follower():
         run_folder.check_free(cfg.run_dir, "run_dir")
@@ -176,14 +179,24 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("run_dir", run.folder, f"cannot be made: {error.strerror}") from error
-    if cfg.sweep is not None:
-        clear(cfg, experiment.checkpoint)
-    run_folder.replace_text(run.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    module.save_task(run.folder)
+    with lock(run.folder):
+        if cfg.sweep is None:
+            run_folder.check_free(cfg.run_dir, "run_dir")  # which another process may have used in the meantime
+        else:
+            clear(cfg, experiment.checkpoint)
+        with recorded(run):
+            yield run
+
+
+@contextmanager
+def recorded(run: Run) -> Iterator[None]:
+    """Write config.yaml, and results.json however what is done inside ends."""
+    run_folder.replace_text(run.folder / "config.yaml", OmegaConf.to_yaml(run.cfg, resolve=True))
+    run.experiment.module.save_task(run.folder)
     results, beginning = run.results, time.perf_counter()
     try:
         with ended_by_sigterm():
-            yield run
+            yield
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns a KeyboardInterrupt into a SystemExit
         results["status"] = "interrupted"
         raise KeyboardInterrupt from stop
@@ -194,7 +207,7 @@ def started(cfg: DictConfig, grammar: Grammar | None = None, model: LanguageMode
     finally:
         results["seconds"]["total"] = time.perf_counter() - beginning
         # Testing resets the callbacks to their state at the checkpoint: what test() has written takes precedence.
-        results |= {**experiment.best_metrics.results(), **results}
+        results |= {**run.experiment.best_metrics.results(), **results}
         try:
             run_folder.write_results(run.folder, results)
         except WriteFailed:

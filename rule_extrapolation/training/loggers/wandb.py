@@ -7,8 +7,10 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import WandbLogger
@@ -21,31 +23,93 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# wandb.init may exceed its timeout by 10 s. With the probe, that makes 30 s at most.
-PROBE_SECONDS = 8.0
+# A server that hangs costs a run 30 s at most: at the start the probe and wandb.init, which may exceed its timeout by
+# 10 s, or at the end the tables and the upload.
+PROBE_SECONDS = 6.0
 INIT_SECONDS = 12.0
-FINISH_SECONDS = 120.0
+TABLES_SECONDS = 6.0
+FINISH_SECONDS = 20.0
 
 
 class WandbRun(WandbLogger):
-    """A WandbLogger for one run, which stays open over several calls of the Trainer until it is closed."""
+    """A WandbLogger for one run, which stays open over several calls of the Trainer until it is closed.
 
-    def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
-        """Log a table. If the server or the disk fails, the table is omitted and a line says so."""
+    If W&B fails, as when its process dies, logging is given up, and a line says so. Training goes on.
+    """
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        with self._given_up_on_failure():
+            super().log_hyperparams(*args, **kwargs)
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        with self._given_up_on_failure():
+            super().log_metrics(*args, **kwargs)
+
+    def log_summary(self, values: dict[str, Any]) -> None:
+        with self._given_up_on_failure():
+            self.experiment.summary.update(values)
+
+    def log_tables(self, tables: dict[str, list[dict[str, Any]]]) -> None:
+        """Log each list of rows as a table. If the server or the disk fails, or after TABLES_SECONDS, those that are
+        left are omitted, and a line says so."""
         import wandb
 
-        try:
-            super().log_table(key, *args, **kwargs)
-        except (wandb.errors.Error, OSError) as error:
-            log.warning("W&B: table %s is omitted: %s", key, _first_line(error))
+        left, errors = list(tables), []
+
+        def log_all() -> None:
+            try:
+                for name, rows in tables.items():
+                    table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+                    self.experiment.log({name: table})
+                    left.remove(name)
+            except Exception as error:
+                errors.append(error)
+
+        # In a thread, since W&B asks the server about each table, and waits for 19 s.
+        thread = threading.Thread(target=log_all, daemon=True)
+        thread.start()
+        thread.join(None if self.experiment.offline else TABLES_SECONDS)
+        if left:
+            reason = _first_line(errors[0]) if errors else "the server does not answer"
+            log.warning("W&B: without the tables %s: %s", ", ".join(left), reason)
 
     def close(self, exit_code: int = 0) -> None:
         """End the run, as failed unless ``exit_code`` is 0. An upload is given up after FINISH_SECONDS."""
         folder = Path(self.experiment.dir).parent
+        with self._given_up_on_failure():
+            try:
+                self.experiment.finish(exit_code=exit_code)
+            except TimeoutError:
+                log.warning("W&B: the upload is not complete (complete it with: wandb sync %s)", folder)
+
+    @contextmanager
+    def _given_up_on_failure(self) -> Iterator[None]:
+        """Continue with a W&B run that logs nothing if this one raises an error."""
         try:
-            self.experiment.finish(exit_code=exit_code)
-        except TimeoutError:
-            log.warning("W&B: the upload is not complete (complete it with: wandb sync %s)", folder)
+            yield
+        except Exception as error:
+            import wandb
+
+            log.warning("W&B: logging is given up, only metrics.csv goes on: %s", _first_line(error))
+            if not isinstance(error, wandb.errors.Error | ValueError | TypeError):  # W&B's process has failed
+                _end_session()
+            self._experiment = _nothing(self.version)
+
+
+def _nothing(run_id: str | None = None) -> wandb.Run:
+    """A run that logs nothing."""
+    import wandb
+
+    return wandb.init(id=run_id, mode="disabled", reinit="create_new")
+
+
+def _end_session() -> None:
+    """Forget a W&B process that has ended, so that the next run starts another one."""
+    import wandb
+
+    with suppress(Exception, SystemExit):  # the exit status of a process that was killed
+        wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 def wandb_logger(
@@ -80,19 +144,12 @@ def wandb_logger(
     Raises:
         ConfigError: wandb is not installed, or a setting is not valid.
     """
-    # wandb reads these on import. Error reports are off because, when the server is the problem, they write to stderr
-    # and delay the end of the process by 20 s.
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError("logger", "wandb", "needs the package: pip install wandb; or use logger=csv") from error
+    wandb = _import_wandb()
     run_tags = dict(run_tags or {})
     about = {"name": name, "config": {**config, **run_tags}, "project": project, "entity": entity, "group": group}
     about["tags"] = [*dict.fromkeys([*run_tags.values(), *(tags or ())])]
     try:
-        run, where = _start(offline, os.path.abspath(save_dir), about)
+        run, where = _started(offline, os.path.abspath(save_dir), about)
     except (wandb.errors.UsageError, ValueError) as error:
         raise ConfigError("logger", "wandb", " ".join(str(error).split()).partition(" [type=")[0]) from error
     log.info("W&B: %s", where)
@@ -102,14 +159,27 @@ def wandb_logger(
     return WandbRun(save_dir=save_dir, project=project, name=name, experiment=run)
 
 
+def _import_wandb() -> ModuleType:
+    # wandb reads these on import. Error reports are off because, when the server is the problem, they write to stderr
+    # and delay the end of the process by 20 s.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError("logger", "wandb", "needs the package: pip install wandb; or use logger=csv") from error
+    return wandb
+
+
 def check_settings(
     project: str, entity: str | None = None, group: str | None = None, tags: list[str] | None = None, **others: Any
 ) -> None:
-    """Raise a ConfigError for a setting that W&B refuses, in these arguments of ``wandb_logger`` or the environment."""
-    try:
-        import wandb
-    except ImportError:
-        return  # wandb_logger says so
+    """Check these arguments of ``wandb_logger``, and W&B's settings in the environment.
+
+    Raises:
+        ConfigError: wandb is not installed, or refuses a setting.
+    """
+    wandb = _import_wandb()
     names = {"project": "logger.project", "entity": "logger.entity", "run_group": "logger.group"}
     names |= {"run_tags": "logger.tags", "base_url": "WANDB_BASE_URL", "mode": "WANDB_MODE"}
     given = {"project": project, "entity": entity, "run_group": group, "run_tags": tags}
@@ -129,17 +199,27 @@ def check_settings(
 wandb_logger.check_settings = check_settings
 
 
+def _started(offline: bool, save_dir: str, about: dict[str, Any]) -> tuple[wandb.Run, str]:
+    """Start a run, or one that logs nothing if W&B's process fails. Returns it, and what to tell the user about it."""
+    import wandb
+
+    for retry in (True, False):
+        try:
+            return _start(offline, save_dir, about)
+        except (wandb.errors.UsageError, ValueError):
+            raise
+        except Exception as error:
+            # That of an earlier run, or one that a parent process has left the address of, may have ended since.
+            _end_session()
+            if not retry:
+                return _nothing(), f"its process fails, only metrics.csv is written: {_first_line(error)}"
+
+
 def _start(offline: bool, save_dir: str, about: dict[str, Any]) -> tuple[wandb.Run, str]:
     """Start a run. Returns it, and what to tell the user about it."""
     import wandb
 
-    try:
-        settings = wandb.setup().settings
-    except Exception:
-        # A parent process has left the address of its service, and has ended since: wandb starts a service of our own.
-        if os.environ.pop("WANDB_SERVICE", None) is None:
-            raise
-        settings = wandb.setup().settings
+    settings = wandb.setup().settings
     if settings.mode == "disabled":
         return _init("disabled", save_dir, about), "disabled by WANDB_MODE"
     problem = "offline=true" if offline else why_offline(settings)
@@ -221,8 +301,7 @@ def _first_line(error: Exception) -> str:
 
 def close_run(logger: WandbRun, results: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Give the run its summary and a table of completions for each prompt set, and end it."""
-    for name in dict.fromkeys(row["prompt_set"] for row in rows):
-        data = [list(row.values()) for row in rows if row["prompt_set"] == name]
-        logger.log_table(f"completions/{name}", columns=list(rows[0]), data=data)
-    logger.experiment.summary.update({**results.get("test", {}), **{k: v for k, v in results.items() if k != "test"}})
+    sets = dict.fromkeys(row["prompt_set"] for row in rows)
+    logger.log_tables({f"completions/{name}": [row for row in rows if row["prompt_set"] == name] for name in sets})
+    logger.log_summary({**results.get("test", {}), **{k: v for k, v in results.items() if k != "test"}})
     logger.close(exit_code=0 if results["status"] == "finished" else 1)
