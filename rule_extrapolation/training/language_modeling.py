@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rule_extrapolation.core.errors import UndefinedPrediction
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.task import Task
 from rule_extrapolation.core.tokens import PAD
@@ -100,13 +101,20 @@ class LanguageModeling(LightningModule, ABC):
         optimizer = self.make_optimizer(self.model.parameters())
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
-    def complete(self, prompts: Tensor) -> Tensor:
-        """(B, P) prompts -> (B, P + new) completions. Each process completes its own rows, and all get the whole."""
+    def complete(self, prompts: Tensor) -> Tensor | None:
+        """(B, P) prompts -> (B, P + new) completions, or None if the model's logits define none, as once it has
+        diverged. Each process completes its own rows, and all get the whole."""
         shard = self.shard
+        try:
+            own = self.decoder(self.model, prompts, rows=shard.rows if shard.size > 1 else None)
+        except UndefinedPrediction:
+            own = None
         if shard.size == 1 or not len(prompts):
-            return self.decoder(self.model, prompts)
-        own = self.decoder(self.model, prompts, rows=shard.rows)
-        width = int(shard.gather(torch.tensor([own.shape[1]], device=self.device)).max())
+            return own
+        widths = shard.gather(torch.tensor([0 if own is None else own.shape[1]], device=self.device))
+        if own is None or not widths.all():
+            return None
+        width = int(widths.max())
         height = -(-len(prompts) // shard.size)
         padded = F.pad(own, (0, width - own.shape[1], 0, height - len(own)), value=PAD)
         return shard.gather(padded).transpose(0, 1).flatten(0, 1)[: len(prompts)]

@@ -171,11 +171,14 @@ class RuleExtrapolation(LanguageModeling):
         self.log_dict(self.prompt_accuracies, sync_dist=True)
 
     def complete_prompts(self, stage: str) -> dict[str, Tensor]:
-        """Complete every prompt set and update ``prompt_accuracies``. Returns the completions by prompt set."""
+        """Complete every prompt set and update ``prompt_accuracies``. Returns the completions by prompt set, without
+        those that the model's logits do not define."""
         completed, self.prompt_accuracies = {}, {}
         for name, prompts in self.grammar.prompts.items():
-            completions = self.complete(prompts.to(self.device)).cpu()
-            completed[name] = completions
+            completions = self.complete(prompts.to(self.device))
+            if completions is None:
+                continue
+            completed[name] = completions = completions.cpu()
             self.prompt_accuracies |= accuracies(self.grammar, completions, prompts.shape[1], f"{stage}/{name}")
         return completed
 

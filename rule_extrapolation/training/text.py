@@ -131,7 +131,8 @@ class TextModeling(LanguageModeling):
 
     def on_test_epoch_end(self) -> None:
         self.log_figures("Test")
-        self.completions = {"test": self.complete(self.test_prompts().to(self.device)).cpu()}
+        completions = self.complete(self.test_prompts().to(self.device))
+        self.completions = {} if completions is None else {"test": completions.cpu()}
 
     def log_figures(self, stage: str) -> None:
         self.states.pop(stage, None)
