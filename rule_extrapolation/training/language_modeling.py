@@ -18,6 +18,7 @@ from rule_extrapolation.core.task import Task
 from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.training.accumulation import AccumulatedStep, scale_gradients
 from rule_extrapolation.training.shard import Shard
 
 
@@ -56,6 +57,8 @@ class LanguageModeling(LightningModule, ABC):
         self.prompt_accuracies: dict[str, float] = {}
         """The accuracies logged when the prompts were last completed."""
         self.rng_state: Tensor | None = None
+        self.accumulated: AccumulatedStep | None = None
+        """The current optimizer step, if it is one over several batches."""
 
     # What the experiment calls
 
@@ -128,6 +131,24 @@ class LanguageModeling(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rng_state = checkpoint["rng_state"]
+
+    def begin_batch(self, batch_idx: int) -> AccumulatedStep | None:
+        """The optimizer step that a training batch is a part of, or None if it is a step of its own."""
+        num_batches = self.trainer.accumulate_grad_batches
+        if num_batches == 1:
+            self.accumulated = None
+        elif batch_idx % num_batches == 0:
+            self.accumulated = AccumulatedStep(num_batches)
+        return self.accumulated
+
+    @property
+    def completes_step(self) -> bool:
+        """Whether an optimizer step follows the current batch."""
+        return self.accumulated is None or self.trainer.fit_loop.epoch_loop.completes_step
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.accumulated is not None:  # before gradients are clipped
+            scale_gradients(self.parameters(), self.accumulated.gradient_factor)
 
     def on_train_start(self) -> None:
         rank = self.shard.rank

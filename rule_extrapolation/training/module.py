@@ -116,9 +116,19 @@ class RuleExtrapolation(LanguageModeling):
         if shard.size > 1:
             losses = {name: loss * self.shard_weight(name, own, batch) for name, loss in losses.items()}
         objective = losses.pop("objective")
+        step = self.begin_batch(batch_idx)
+        if step is not None:
+            targets = self.targets(batch)
+            objective = objective * step.weight(self.count("objective", targets))
+            for name, loss in losses.items():
+                step.add(name, loss, self.count(name, targets))
+        if not self.completes_step:
+            return objective
+        losses = losses if step is None else step.means()
         if self.ood is not None:
             losses["ood_loss"] = self.ood_loss(self.ood.next_batch().to(self.device))
-            objective = objective + self.ood.weight * losses["ood_loss"]
+            scale = 1 if step is None else step.relative_size
+            objective = objective + scale * self.ood.weight * losses["ood_loss"]
         if logs_this_step(self.trainer):
             self.log_dict({f"Train/{name}": loss for name, loss in losses.items()}, sync_dist=True)
         return objective
