@@ -73,5 +73,6 @@ def test_the_listed_names_are_used_and_exist():
     assert "_batches_that_stepped" in trainer.fit_loop.state_dict()["epoch_loop.state_dict"]
     epoch_loop = trainer.fit_loop.epoch_loop
     assert callable(epoch_loop._should_check_val_fx) and callable(epoch_loop._num_ready_batches_reached)
+    assert callable(epoch_loop._should_accumulate)
     assert epoch_loop._skip_next_val is False and trainer.fit_loop._data_fetcher is None
     assert trainer.fit_loop._can_stop_early and callable(epoch_loop.val_loop._on_evaluation_end)

@@ -49,7 +49,7 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with failing_in_one_line():
-            check_folder(config.hydra.run.dir, "hydra.run.dir")
+            check_writable(config.hydra.run.dir, "hydra.run.dir")
             [experiment] = check([config])
             if experiment.world.rank:
                 return self.use_no_folder(config)
@@ -57,10 +57,10 @@ class Preflight(Callback):
             if config.sweep is not None:
                 for run in Job([], config, folder).runs:
                     set_aside_if_broken(config, run)
-            check_folder(config, folder)
+            check_unused(config, folder)
             folder.mkdir(parents=True, exist_ok=True)
             HELD.enter_context(lock(folder, "hydra.run.dir"))
-            check_folder(config, folder)  # which another process may have used in the meantime
+            check_unused(config, folder)  # which another process may have used in the meantime
 
     def use_no_folder(self, config: DictConfig) -> None:
         """Give a process that is not the first of its run a temporary folder in place of a run folder."""
@@ -76,7 +76,7 @@ class Preflight(Callback):
                 with read_write(config.hydra):
                     plain = re.fullmatch(r"[A-Za-z_][\w.-]*", name)
                     config.hydra.overrides.task.append(f"sweep={name}" if plain else f"sweep='{name}'")
-            check_folder(config.hydra.sweep.dir, "hydra.sweep.dir")
+            check_writable(config.hydra.sweep.dir, "hydra.sweep.dir")
             check_launching(config.hydra)
             check_jobs(begin(config))
 
@@ -86,7 +86,7 @@ class Preflight(Callback):
             job_return.cfg = job_return.hydra_cfg = None
 
 
-def check_folder(config: DictConfig, folder: Path) -> None:
+def check_unused(config: DictConfig, folder: Path) -> None:
     """Raise a ConfigError if the folder holds another run, or without ``sweep`` any."""
     if config.sweep is not None:
         check_same_run(folder, config, "hydra.run.dir")
@@ -94,7 +94,7 @@ def check_folder(config: DictConfig, folder: Path) -> None:
         check_free(str(folder), "hydra.run.dir", "*/results.json" if config.seeds else "results.json")
 
 
-def check_folder(folder: str | None, key: str) -> None:
+def check_writable(folder: str | None, key: str) -> None:
     """Raise a ConfigError unless the folder exists and can be written to, or can be made."""
     if not folder:
         raise ConfigError(key, folder, "must be set: the folder to write to")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.experiment.prompts import encode_prompt
 from rule_extrapolation.inference import evaluation
-from rule_extrapolation.inference.decoding import decoding_limits, greedy_and_sampled
+from rule_extrapolation.inference.decoding import decoding_limits, defined_logits, greedy_and_sampled
 from rule_extrapolation.reporting.console import plain_console
 from rule_extrapolation.reporting.text import print_continuations
 
@@ -41,7 +41,8 @@ class TextPrompts:
         vocabulary, tokens = run.task.vocabulary, encode_prompt(run.task, run.model, prompt)
         limits = decoding_limits(run.decoder, new_tokens)
         decoders = greedy_and_sampled(limits, SAMPLES if samples is None else samples, temperature, seed)
-        probabilities, next_ = run.model.prefill(tokens)[0][0].softmax(0).topk(min(SHOWN, run.task.num_tokens))
+        [logits] = defined_logits(run.model, run.model.prefill(tokens)[0])
+        probabilities, next_ = logits.softmax(0).topk(min(SHOWN, run.task.num_tokens))
         likely = {vocabulary.name(token): p for token, p in zip(next_.tolist(), probabilities.tolist())}
         rows = []
         for name, (decoder, number) in decoders.items():

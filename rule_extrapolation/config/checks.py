@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from omegaconf import DictConfig, ListConfig
 
+from rule_extrapolation.config.trainer_checks import check_trainer
 from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed, one_of
 from rule_extrapolation.core.names import check_file_name
 
@@ -102,6 +103,7 @@ def check_settings(cfg: DictConfig) -> None:
     numbers = {**limits, **{name: cfg.trainer.get(name) for name in names}}
     numbers = {**{f"trainer.{key}": value for key, value in numbers.items()}, "optimizer.lr": cfg.optimizer.get("lr")}
     check_positive(**{key: value for key, value in numbers.items() if isinstance(value, int | float)})
+    check_trainer(cfg.trainer)
 
 
 def check_accelerator(trainer: DictConfig) -> None:

@@ -21,6 +21,14 @@ def as_written(value: Any) -> Any:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), value)
 
 
+class UndefinedPrediction(ConfigError):
+    """A model's logits define no probabilities of the next token."""
+
+    def __init__(self, model: object):
+        fix = "its logits are nan or infinite, and predict no token; use another checkpoint, or train with a lower lr"
+        super().__init__("model", type(model).__name__, fix)
+
+
 class RunsFailed(RuntimeError):
     """At least one run of a sweep or of several seeds failed. The other runs have finished."""
 

@@ -79,6 +79,7 @@ def assemble(
     ood = build_optional(cfg, "training", grammar=data.task, model=model)
     module = build_module(cfg, data, model, ood)
     load_initial_weights(cfg, module, device)
+    check_accumulation(cfg, data)
     check_optimization(cfg, module)
     if has_target(cfg, "logger"):
         logger = resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
@@ -176,6 +177,15 @@ def module_class(data: Any) -> Callable[..., LanguageModeling]:
     if data.task.kind == "text":
         return partial(TextModeling, carry_state=data.carry_state)
     return CompletionTraining if data.conditional else RuleExtrapolation
+
+
+def check_accumulation(cfg: DictConfig, data: Any) -> None:
+    """Raise a ConfigError if an epoch has fewer batches than an optimizer step is to have."""
+    accumulated = cfg.trainer.get("accumulate_grad_batches") or 1
+    if accumulated > 1 and accumulated > (batches := len(data.train_dataloader())):
+        has = f"an epoch has {batches} {'batches' if batches > 1 else 'batch'}"
+        fix = f"{has}, and a step takes those of one epoch; set at most {batches}, or a smaller data.batch_size"
+        raise ConfigError("trainer.accumulate_grad_batches", accumulated, fix)
 
 
 def check_optimization(cfg: DictConfig, module: LanguageModeling) -> None:

@@ -284,6 +284,7 @@ def test(run: Run, trainer: Trainer) -> None:
     figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
     run.results["test"] = {name: value for name, value in figures.items() if name.startswith("Test/")}
     run.rows += module.completion_rows()
-    run_folder.write_rows(run.folder / "completions.csv", run.rows)
+    if run.rows:  # a model that has diverged completes nothing
+        run_folder.write_rows(run.folder / "completions.csv", run.rows)
     has_diverged = diverged or not math.isfinite(run.results["test"]["Test/objective"])
     run.results["status"] = "diverged" if has_diverged else "finished"

@@ -38,6 +38,8 @@ INTERRUPTED = 130
 """The exit code of a run after Ctrl-C."""
 ERROR_LINES = 20
 """Lines of output that are shown of a run that fails."""
+SINGLE = {"devices": 1, "gradient_clip_val": None, "min_steps": None, "min_epochs": None, "accumulate_grad_batches": 1}
+"""Settings of the Trainer, and the values with which several seeds can be trained together."""
 ELEMENTWISE = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
 
 
@@ -84,7 +86,7 @@ def reason_not_to_stack(cfg: DictConfig, experiment: Experiment) -> str | None:
             return f"{type(callback).__name__} may need a Trainer and gradients of its own"
     if cfg.optimizer._target_ not in ELEMENTWISE:
         return f"{cfg.optimizer._target_} may look at several weights together"
-    for key, single in {"devices": 1, "gradient_clip_val": None, "min_steps": None, "min_epochs": None}.items():
+    for key, single in SINGLE.items():
         if trainer.get(key, single) != single:
             return f"trainer.{key}={trainer[key]}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +11,34 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed
+from rule_extrapolation.core.errors import ConfigError, UndefinedPrediction, check_positive, check_seed
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.threads import multiply_adds, threads_limited, useful_threads
 from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.ops.allocator import keep_freed_memory
+
+SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
+"""Below this, decoding is greedy."""
+
+
+def defined_logits(model: LanguageModel, logits: Tensor) -> Tensor:
+    """The logits, in which a single infinite one of a position becomes the only possible token.
+
+    Args:
+        model: whose logits they are, for the error message.
+        logits: (B, num_tokens, ...).
+
+    Raises:
+        UndefinedPrediction: a position's logits contain nan, several infinities, or only minus infinity.
+    """
+    if logits.sum().isfinite():
+        return logits
+    largest, is_infinite = logits.amax(1, keepdim=True), logits == math.inf
+    if (largest.isnan() | (largest == -math.inf) | (is_infinite.sum(1, keepdim=True) > 1)).any():
+        raise UndefinedPrediction(model)
+    only = torch.zeros_like(logits).masked_fill(~is_infinite, -math.inf)
+    return torch.where(largest == math.inf, only, logits)
 
 
 class Decoder(ABC):
@@ -38,7 +61,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(B, num_tokens) logits -> (B,) long: the next token of each row."""
+        """(B, num_tokens) logits, of which none is nan or plus infinity -> (B,) long: the next token of each row."""
 
     def make_generator(self) -> torch.Generator | None:
         """The source of the decoder's random draws, or None if it draws nothing."""
@@ -73,6 +96,9 @@ class Decoder(ABC):
 
         Returns:
             (B, P + new) tokens: the prompt, the completion up to EOS, then PAD.
+
+        Raises:
+            UndefinedPrediction: the model's logits define no next token.
         """
         total = len(prompts)
         prompts = prompts if rows is None else prompts[rows]
@@ -99,7 +125,7 @@ class Decoder(ABC):
         tokens = []
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device)
         for remaining in reversed(range(self.budget(model, prompts.shape[1]))):
-            token = pick(logits).masked_fill(finished, PAD)
+            token = pick(defined_logits(model, logits)).masked_fill(finished, PAD)
             tokens.append(token)
             finished |= token == EOS
             if finished.all() or not remaining:
@@ -126,7 +152,7 @@ class Sample(Decoder):
     """Draws tokens from the model's distribution, with the same draws on every call.
 
     Args:
-        temperature: by which logits are divided.
+        temperature: by which logits are divided. Below the smallest normal float32, the most probable token is picked.
         seed: of the draws.
         max_new_tokens, max_tokens: as for all decoders.
 
@@ -146,9 +172,12 @@ class Sample(Decoder):
         return generator(self.seed)
 
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        # Drawn on the CPU, so that the draws do not depend on the device. A diverged model's nan are replaced by any
-        # distribution, so that the run can end and report that it diverged.
-        probabilities = (logits.float() / self.temperature).softmax(1).nan_to_num(1.0).cpu()
+        if self.temperature < SMALLEST_TEMPERATURE:
+            return logits.argmax(1)
+        # The largest becomes 0, so that it does not become infinite when it is divided by a small temperature.
+        logits = logits.double()
+        scaled = (logits - logits.amax(1, keepdim=True)) / self.temperature
+        probabilities = scaled.float().softmax(1).cpu()  # so that the draws do not depend on the device
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
 
 

@@ -14,7 +14,7 @@ from rule_extrapolation.core.tokens import EOS, PAD
 from rule_extrapolation.grammars.chance import chance_levels
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.grammars.judging import accuracies, judge_completions, judged_rows, stop_at_once
-from rule_extrapolation.inference.decoding import Decoder
+from rule_extrapolation.inference.decoding import Decoder, defined_logits
 from rule_extrapolation.models.language_model import LanguageModel
 
 ROWS = 4096
@@ -47,7 +47,7 @@ def probabilities(model: LanguageModel, completions: Tensor, prompt_length: int)
         completion it is the probability that a completion begins with it.
     """
     added = completions[:, prompt_length:]
-    logits = model.continuation_logits(completions[:, :prompt_length], added).double()
+    logits = defined_logits(model, model.continuation_logits(completions[:, :prompt_length], added).double())
     is_eos = (added == EOS).long()
     after_eos = is_eos.cumsum(1) > is_eos
     return (-F.cross_entropy(logits, added, reduction="none").masked_fill(after_eos, 0).sum(1)).exp()

@@ -27,7 +27,7 @@ SCANS = (*linear_recurrence.SCANS, "log")
 
 def log_g(x: Tensor) -> Tensor:
     """The logarithm of ``g``."""
-    return torch.where(x >= 0, (x.relu() + 0.5).log(), F.logsigmoid(x))
+    return torch.where(x >= 0, (x.clamp_min(0) + 0.5).log(), F.logsigmoid(x))
 
 
 class MinimalRNNLayer(nn.Module):

@@ -12,6 +12,9 @@ from rule_extrapolation.models.language_model import LanguageModel
 OracleState = tuple[Tensor, Tensor]
 """(B, S) states of the process, and (B,) bool: whether the word has ended."""
 
+IMPOSSIBLE = -1e30
+"""A logit at which no token is drawn, whatever the temperature."""
+
 
 class Process(Protocol):
     """The interface of ``grammars.exact.process.Process`` that the oracle needs."""
@@ -70,11 +73,10 @@ class OracleLM(LanguageModel):
         return torch.where(is_possible[:, None], state, otherwise)
 
     def logits(self, state: Tensor, ended: Tensor) -> Tensor:
-        """(B, num_tokens) log-probabilities. Impossible tokens get the logarithm of the smallest positive float, so
-        that losses stay finite."""
+        """(B, num_tokens) log-probabilities. Impossible tokens get IMPOSSIBLE, so that losses stay finite."""
         next_ = self.process.probabilities(state)
         probabilities = next_.new_zeros(len(state), self.num_tokens)
         probabilities[:, EOS] = torch.where(ended, 0, next_[:, 0])
         probabilities[:, PAD] = ended.double()
         probabilities[:, FIRST_SYMBOL:] = torch.where(ended[:, None], 0, next_[:, 1:])
-        return probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+        return probabilities.float().log().clamp_min(IMPOSSIBLE)

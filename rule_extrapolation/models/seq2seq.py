@@ -170,9 +170,10 @@ class Seq2Seq(LanguageModel):
         token, steps = inputs[:, :1], []
         for t in range(inputs.shape[1]):
             if t:
-                # A diverged model's nan are replaced by any distribution.
-                drawn = torch.multinomial(steps[-1][:, 0].detach().softmax(1).nan_to_num(1.0), 1)
+                probabilities = steps[-1][:, 0].detach().softmax(1)
+                drawn = torch.multinomial(probabilities.nan_to_num(1.0), 1)
                 given = torch.rand(drawn.shape, device=drawn.device) < self.teacher_forcing
+                given |= probabilities.isnan().any(1, keepdim=True)  # of a model that has diverged
                 token = inputs[:, t : t + 1].where(given, drawn)
             logits, state, _ = self.decode(token, state)
             steps.append(logits)

@@ -21,6 +21,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 EPS = 1e-6
+LARGE_EXPONENT = 80
+"""exp(-m_t) grows no further than exp of this, which is finite and makes h_t 0 for any q, k and v but huge ones."""
+LARGE_SUM = 256
+"""Up to this, differences of sums of log sigmoid(f_s) are exact to 2e-5 in float32."""
 
 
 def parallel_mlstm(
@@ -48,31 +52,27 @@ class ParallelMLSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
         time, width = q.shape[2:]
-        f_sum = F.logsigmoid(f).cumsum(2)
-        a = i - f_sum
-        a_max, a_argmax = a.cummax(2)
-        # p = exp(a_s - M_t) is computed in one buffer, C in another.
-        p = a[:, :, None, :] - a_max[:, :, :, None]
+        p, m, argmax = log_weights(i, f)
         p.masked_fill_(future(time, q.device), -math.inf).exp_()
         c = torch.empty_like(p)
         for c_head, q_head, k_head in zip(c, q, k):
             torch.baddbmm(c_head, q_head, k_head.mT, beta=0, alpha=width**-0.5, out=c_head)
         c.mul_(p)
         c_sum = c.sum(3)
-        floor = (-f_sum - a_max).exp_()
+        floor = m.neg().clamp_(max=LARGE_EXPONENT).exp_()
         normalizer = torch.maximum(c_sum.abs(), floor).add_(EPS)
         c.div_(normalizer[..., None])
         p.div_(normalizer[..., None])
         h = like_tokens(q)
         for h_head, c_head, v_head in zip(h, c, v):
             h_head.copy_(c_head @ v_head)
-        ctx.save_for_backward(q, k, v, f, c, p, c_sum, floor, normalizer, a_argmax)
+        ctx.save_for_backward(q, k, v, f, c, p, c_sum, floor, normalizer, argmax)
         return h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor, ...]:
-        q, k, v, f, c, p, c_sum, floor, normalizer, a_argmax = ctx.saved_tensors
+        q, k, v, f, c, p, c_sum, floor, normalizer, argmax = ctx.saved_tensors
         dq, dk, dv = like_tokens(q), like_tokens(k), like_tokens(v)
         dc = torch.empty_like(c)
         for dc_head, dv_head, dh_head, c_head, v_head in zip(dc, dv, dh, c, v):
@@ -89,9 +89,32 @@ class ParallelMLSTM(torch.autograd.Function):
             torch.mul(dc_head @ k_head, scale, out=dq_head)
             torch.mul(dc_head.mT @ q_head, scale, out=dk_head)
         di = d_log.sum(2)
-        di.scatter_add_(2, a_argmax, d_floor - d_log.sum(3))
+        di.scatter_add_(2, argmax, d_floor - d_log.sum(3))
         df = (d_floor - di).flip(2).cumsum(2).flip(2).mul_((-f).sigmoid())
         return dq, dk, dv, di, df
+
+
+def log_weights(i: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logarithms of the weights of all tokens s in the sums of all tokens t, before q and k.
+
+    Args:
+        i, f: (NH, B, T) gates before their activation.
+
+    Returns:
+        (NH, B, T, T) i_s + F_t - F_s - m_t in row t and column s, arbitrary for s > t; then (NH, B, T) m_t and the s at
+        which it is reached.
+    """
+    log_f = F.logsigmoid(f)
+    f_sum = log_f.cumsum(2)
+    if bool((f_sum > -LARGE_SUM).all()):
+        a = i - f_sum
+        a_max, argmax = a.cummax(2)
+        return a[:, :, None, :] - a_max[:, :, :, None], f_sum + a_max, argmax
+    # F_t - F_s would lose digits; the sum of log sigmoid(f_r) over s < r <= t does not.
+    time = f.shape[2]
+    log_p = log_f[:, :, :, None].expand(-1, -1, -1, time).tril(-1).cumsum(2).add_(i[:, :, None, :])
+    m, argmax = log_p.masked_fill(future(time, f.device), -math.inf).max(3)
+    return log_p.sub_(m[:, :, :, None]), m, argmax
 
 
 class Gates(torch.autograd.Function):
@@ -147,7 +170,7 @@ def mlstm_step(
     # This state is large: memory is allocated for the new one only, not for intermediate results.
     c_state = (c_state * forget).addcmul_(k, v)
     n_state = n_state * forget + k
-    normalizer = torch.maximum((q @ n_state).abs(), (-m_state).exp()) + EPS
+    normalizer = torch.maximum((q @ n_state).abs(), (-m_state).clamp_max(LARGE_EXPONENT).exp()) + EPS
     return q @ c_state / normalizer, (c_state, n_state, m_state)
 
 

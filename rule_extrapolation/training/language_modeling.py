@@ -12,11 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rule_extrapolation.core.errors import UndefinedPrediction
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.task import Task
 from rule_extrapolation.core.tokens import PAD
 from rule_extrapolation.inference.decoding import Decoder
 from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.training.accumulation import AccumulatedStep, scale_gradients
 from rule_extrapolation.training.shard import Shard
 
 
@@ -55,6 +57,8 @@ class LanguageModeling(LightningModule, ABC):
         self.prompt_accuracies: dict[str, float] = {}
         """The accuracies logged when the prompts were last completed."""
         self.rng_state: Tensor | None = None
+        self.accumulated: AccumulatedStep | None = None
+        """The current optimizer step, if it is one over several batches."""
 
     # What the experiment calls
 
@@ -100,13 +104,20 @@ class LanguageModeling(LightningModule, ABC):
         optimizer = self.make_optimizer(self.model.parameters())
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
 
-    def complete(self, prompts: Tensor) -> Tensor:
-        """(B, P) prompts -> (B, P + new) completions. Each process completes its own rows, and all get the whole."""
+    def complete(self, prompts: Tensor) -> Tensor | None:
+        """(B, P) prompts -> (B, P + new) completions, or None if the model's logits define none, as once it has
+        diverged. Each process completes its own rows, and all get the whole."""
         shard = self.shard
+        try:
+            own = self.decoder(self.model, prompts, rows=shard.rows if shard.size > 1 else None)
+        except UndefinedPrediction:
+            own = None
         if shard.size == 1 or not len(prompts):
-            return self.decoder(self.model, prompts)
-        own = self.decoder(self.model, prompts, rows=shard.rows)
-        width = int(shard.gather(torch.tensor([own.shape[1]], device=self.device)).max())
+            return own
+        widths = shard.gather(torch.tensor([0 if own is None else own.shape[1]], device=self.device))
+        if own is None or not widths.all():
+            return None
+        width = int(widths.max())
         height = -(-len(prompts) // shard.size)
         padded = F.pad(own, (0, width - own.shape[1], 0, height - len(own)), value=PAD)
         return shard.gather(padded).transpose(0, 1).flatten(0, 1)[: len(prompts)]
@@ -120,6 +131,24 @@ class LanguageModeling(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rng_state = checkpoint["rng_state"]
+
+    def begin_batch(self, batch_idx: int) -> AccumulatedStep | None:
+        """The optimizer step that a training batch is a part of, or None if it is a step of its own."""
+        num_batches = self.trainer.accumulate_grad_batches
+        if num_batches == 1:
+            self.accumulated = None
+        elif batch_idx % num_batches == 0:
+            self.accumulated = AccumulatedStep(num_batches)
+        return self.accumulated
+
+    @property
+    def completes_step(self) -> bool:
+        """Whether an optimizer step follows the current batch."""
+        return self.accumulated is None or self.trainer.fit_loop.epoch_loop.completes_step
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.accumulated is not None:  # before gradients are clipped
+            scale_gradients(self.parameters(), self.accumulated.gradient_factor)
 
     def on_train_start(self) -> None:
         rank = self.shard.rank

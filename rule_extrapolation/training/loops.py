@@ -69,7 +69,19 @@ class EpochLoop(_TrainingEpochLoop):
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         # Also where the validation that the checkpoint was written in is not one by the settings that the run goes on
         # with.
-        return self.loaded is not None or self.ends_training or super()._should_check_val_fx(data_fetcher)
+        if self.loaded is not None or self.ends_training:
+            return True
+        trainer = self.trainer
+        if trainer.accumulate_grad_batches > 1 and trainer.check_val_every_n_epoch is None:
+            # Lightning would count batches.
+            due = trainer.enable_validation and self.global_step % trainer.val_check_batch == 0
+            return self.completes_step and due
+        return super()._should_check_val_fx(data_fetcher)
+
+    @property
+    def completes_step(self) -> bool:
+        """Whether the optimizer steps after the current batch, which does not only add to the gradients."""
+        return not self._should_accumulate()
 
     @property
     def ends_training(self) -> bool:

@@ -116,9 +116,19 @@ class RuleExtrapolation(LanguageModeling):
         if shard.size > 1:
             losses = {name: loss * self.shard_weight(name, own, batch) for name, loss in losses.items()}
         objective = losses.pop("objective")
+        step = self.begin_batch(batch_idx)
+        if step is not None:
+            targets = self.targets(batch)
+            objective = objective * step.weight(self.count("objective", targets))
+            for name, loss in losses.items():
+                step.add(name, loss, self.count(name, targets))
+        if not self.completes_step:
+            return objective
+        losses = losses if step is None else step.means()
         if self.ood is not None:
             losses["ood_loss"] = self.ood_loss(self.ood.next_batch().to(self.device))
-            objective = objective + self.ood.weight * losses["ood_loss"]
+            scale = 1 if step is None else step.relative_size
+            objective = objective + scale * self.ood.weight * losses["ood_loss"]
         if logs_this_step(self.trainer):
             self.log_dict({f"Train/{name}": loss for name, loss in losses.items()}, sync_dist=True)
         return objective
@@ -171,11 +181,14 @@ class RuleExtrapolation(LanguageModeling):
         self.log_dict(self.prompt_accuracies, sync_dist=True)
 
     def complete_prompts(self, stage: str) -> dict[str, Tensor]:
-        """Complete every prompt set and update ``prompt_accuracies``. Returns the completions by prompt set."""
+        """Complete every prompt set and update ``prompt_accuracies``. Returns the completions by prompt set, without
+        those that the model's logits do not define."""
         completed, self.prompt_accuracies = {}, {}
         for name, prompts in self.grammar.prompts.items():
-            completions = self.complete(prompts.to(self.device)).cpu()
-            completed[name] = completions
+            completions = self.complete(prompts.to(self.device))
+            if completions is None:
+                continue
+            completed[name] = completions = completions.cpu()
             self.prompt_accuracies |= accuracies(self.grammar, completions, prompts.shape[1], f"{stage}/{name}")
         return completed
 

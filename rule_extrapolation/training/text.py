@@ -100,11 +100,17 @@ class TextModeling(LanguageModeling):
         logits = self.logits(own[:, :-1], "Train", begins=batch_idx == 0)
         tokens = (targets != PAD).sum()
         loss = F.cross_entropy(logits, targets, ignore_index=PAD, reduction="sum") / tokens.clamp_min(1)
-        loss = loss * self.shard.weight(batch, tokens, (batch[:, 1:] != PAD).sum())
-        if logs_this_step(self.trainer):
+        count = (batch[:, 1:] != PAD).sum()
+        objective = loss = loss * self.shard.weight(batch, tokens, count)
+        step = self.begin_batch(batch_idx)
+        if step is not None:
+            objective = loss * step.weight(count)
+            step.add("loss", loss, count)
+            loss = step.means()["loss"]
+        if self.completes_step and logs_this_step(self.trainer):
             self.log("Train/loss", loss, sync_dist=True)
             self.log("Train/perplexity", loss.detach().exp(), sync_dist=True)
-        return loss
+        return objective
 
     def on_validation_epoch_start(self) -> None:
         self.totals = torch.zeros(3, dtype=torch.float64)
@@ -131,7 +137,8 @@ class TextModeling(LanguageModeling):
 
     def on_test_epoch_end(self) -> None:
         self.log_figures("Test")
-        self.completions = {"test": self.complete(self.test_prompts().to(self.device)).cpu()}
+        completions = self.complete(self.test_prompts().to(self.device))
+        self.completions = {} if completions is None else {"test": completions.cpu()}
 
     def log_figures(self, stage: str) -> None:
         self.states.pop(stage, None)

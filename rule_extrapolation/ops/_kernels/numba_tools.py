@@ -26,8 +26,11 @@ from numba.extending import intrinsic, overload, register_jitable
 llvmlite.binding.set_option("rule_extrapolation", "-runtime-memory-check-threshold=200")
 
 # x / 0 is inf, as in torch. Raising an exception takes a branch, which would prevent vectorisation.
-OPTIONS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
-"""Sums may be reordered and multiplications fused with additions; nan and inf are respected."""
+OPTIONS = {"error_model": "numpy", "fastmath": {"contract", "nsz"}}
+"""Multiplications may be fused with additions; nan and inf are respected. Products are computed in the order that is
+written: in another, an intermediate result may overflow."""
+SUM_OPTIONS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+"""For functions that sum over an array: terms may be reordered, without which the loop would not be vectorised."""
 
 JOB = types.CPointer(types.int64)
 

@@ -8,16 +8,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
 from rule_extrapolation.ops._kernels.launcher import NUMPY_TYPES, launch, width_of_task
 from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, exp, fields, kernel, row
-
-LARGE = np.float32(80)
-"""2 exp(80) is finite in float32, and exp(-80) is negligible compared with 1."""
 
 
 def forward(x: Tensor, h0: Tensor, gates: int, positive: bool) -> Tensor:
@@ -47,23 +43,28 @@ def run(
 @njit(**OPTIONS)
 def one_gate(z, one):
     """The weights of the old state and of the candidate, σ(-z) and σ(z)."""
-    e = exp(LARGE if -z > LARGE else -z)
-    share = one / (one + e)
-    return e * share, share
+    e = exp(-abs(z))
+    large = one / (one + e)
+    small = e * large
+    return (small, large) if z > 0 else (large, small)
 
 
 @njit(**OPTIONS)
 def two_gates(f, i, one):
     """The weights σ(f) / (σ(f) + σ(i)) and σ(i) / (σ(f) + σ(i)), then σ(-f) and σ(-i).
 
-    All are computed from e^-f and e^-i. Where one of these would overflow, both are scaled down, which keeps their
-    ratio.
+    σ(x) = exp(min(x, 0)) / (1 + exp(-|x|)). The first factors may underflow, so the ratio is computed from their ratio.
     """
-    low = f if f < i else i
-    shift = -low - LARGE if low < -LARGE else one - one
-    e_f, e_i = exp(-f - shift), exp(-i - shift)
-    share = one / (one + one + e_f + e_i)
-    return (one + e_i) * share, (one + e_f) * share, e_f / (one + e_f), e_i / (one + e_i)
+    e_f, e_i = exp(-abs(f)), exp(-abs(i))
+    large_f, large_i = one / (one + e_f), one / (one + e_i)
+    logit = min(f, one - one) - min(i, one - one)
+    ratio = exp(-abs(logit))
+    share_f = large_f if logit > 0 else ratio * large_f
+    share_i = ratio * large_i if logit > 0 else large_i
+    share = one / (share_f + share_i)
+    by_f = e_f * large_f if f > 0 else large_f
+    by_i = e_i * large_i if i > 0 else large_i
+    return share_f * share, share_i * share, by_f, by_i
 
 
 @njit(**OPTIONS)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LOG_SPACE_CHUNK = 16
-"""Steps over which ``log_space`` sums logarithms."""
-
 
 def sequential(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
     """One step after the other. Arguments and result as in ``linear_recurrence.auto``."""
@@ -34,25 +31,26 @@ def parallel(a: Tensor, b: Tensor, h0: Tensor) -> Tensor:
 
 
 def log_space(log_a: Tensor, log_b: Tensor, h0: Tensor) -> Tensor:
-    """The recurrence from log a_t and log b_t, where products of many small a_t do not underflow (Heinsen 2023,
-    arXiv 2311.06281).
+    """The recurrence from log a_t and log b_t, by the prefix scan of ``parallel`` on logarithms.
 
-    h_t = exp(A_t) (h_0 + sum over s <= t of exp(log b_s - A_s)), where A_t = log a_1 + ... + log a_t.
+    Feng et al. (2024, appendix B.2) compute exp(A_t) * (the sum over s <= t of exp(log b_s - A_s)), where
+    A_t = log a_1 + ... + log a_t (Heinsen 2023, arXiv 2311.06281). That subtracts sums which grow with t and with the
+    gates, and so loses digits; a prefix scan only adds logarithms.
 
     Args:
-        log_a, log_b: (batch, time, channels).
-        h0: (batch, channels), not negative.
+        log_a, log_b: (batch, time, channels), log_a at most 0.
+        h0: (batch, channels).
 
     Returns:
         (batch, time, channels) states, not their logarithms.
     """
-    chunks = []
-    # |A_t| grows with t, and so do rounding errors: after each chunk the sums start again from the state reached.
-    for log_a_chunk, log_b_chunk in zip(log_a.split(LOG_SPACE_CHUNK, 1), log_b.split(LOG_SPACE_CHUNK, 1)):
-        # log 0 is -inf, and its gradient nan. The smallest positive number is as negligible in every sum.
-        log_h0 = h0.clamp_min(torch.finfo(h0.dtype).tiny).log()[:, None]
-        log_a_sum = log_a_chunk.cumsum(1)
-        log_sum = torch.cat([log_h0, log_b_chunk - log_a_sum], 1).logcumsumexp(1)[:, 1:]
-        chunks.append((log_a_sum + log_sum).exp())
-        h0 = chunks[-1][:, -1]
-    return torch.cat(chunks, 1)
+    lowest = torch.finfo(log_b.dtype).min / 2
+    from_h0 = log_a.cumsum(1).exp() * h0[:, None]
+    log_b = log_b.clamp_min(lowest)  # the gradient of logaddexp(-inf, -inf) is nan
+    reach = 1
+    while reach < log_b.shape[1]:
+        later = torch.logaddexp(log_b[:, reach:], (log_a[:, reach:] + log_b[:, :-reach]).clamp_min(lowest))
+        log_b = torch.cat([log_b[:, :reach], later], 1)
+        log_a = torch.cat([log_a[:, :reach], log_a[:, reach:] + log_a[:, :-reach]], 1)
+        reach *= 2
+    return from_h0 + log_b.exp()

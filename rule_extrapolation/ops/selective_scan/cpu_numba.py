@@ -15,7 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from rule_extrapolation.ops._kernels.launcher import NUMPY_TYPES, launch
-from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, exp, fields, kernel, row
+from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, SUM_OPTIONS, claim, exp, fields, kernel, row
 
 WIDTH = 128
 
@@ -57,6 +57,14 @@ def product(a, b, out):
         out[d] = a[d] * b[d]
 
 
+@njit(**SUM_OPTIONS)
+def dot(a, b, zero):
+    total = zero
+    for d in range(len(a)):
+        total += a[d] * b[d]
+    return total
+
+
 @njit(**OPTIONS)
 def step(dt, A, u, B, C, h, y):
     for d in range(len(y)):
@@ -76,11 +84,11 @@ def step_again(dt, A, u, B, h, decay, h_next):
 def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh):
     """Returns the gradients of B and C. On entry, dh holds what later steps contribute to the gradient of h_next; on
     return, the gradient of h."""
-    dB = dC = B - B
     for d in range(len(h)):
-        g = dh[d] + dy[d] * C
-        dC += dy[d] * h_next[d]
-        dB += u[d] * g
+        dh[d] += dy[d] * C
+    dB, dC = dot(u, dh, B - B), dot(dy, h_next, C - C)
+    for d in range(len(h)):
+        g = dh[d]
         du[d] += g * B
         g *= decay[d]
         dh[d] = g

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(Checkpoint):
-    """Write ``last.ckpt`` at each validation, at the end of training, and on Ctrl-C after the current batch.
+    """Write ``last.ckpt`` at each validation, at the end of training, and on Ctrl-C after the current step.
 
     The checkpoint holds the number of rows that metrics.csv had, since a run that is resumed from it logs the later
     rows again. On Ctrl-C, Lightning does not log the current step unless a validation is due, and a validation that is
@@ -74,6 +74,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.fit_loop.epoch_loop.validates_next:
             return  # and on_validation_start does the same, once the step is logged
+        if not trainer.fit_loop.epoch_loop.completes_step:
+            return  # a checkpoint holds no gradients
         if self.stops(trainer):
             self.stop(trainer)
         if trainer.global_step == self.last_step:
