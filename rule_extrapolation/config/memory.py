@@ -23,7 +23,8 @@ def check_words(cfg: DictConfig) -> None:
     keys = ["batch_size", *(key for key in ("num_train", "num_val", "num_test") if key in cfg.data)]
     if "num_train" in keys:
         keys.append("max_length")  # of a language that trains on each word once, up to this many
-    numbers = {f"data.{key}": cfg.data[key] for key in keys}
+    # Values of other types are refused when the data is built.
+    numbers = {f"data.{key}": cfg.data[key] for key in keys if type(cfg.data[key]) is int}
     largest = max(numbers, key=numbers.get)
     words, width = numbers[largest], cfg.data.max_length + 2
     check_bytes(words * width * TOKEN, f"{words:,} words of {width:,} tokens", **{largest: words})
