@@ -1,5 +1,6 @@
 """A run folder of somebody else's: nothing that is written in it runs, whatever reads it."""
 
+import json
 import os
 import pickle
 import shutil
@@ -7,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import SHORT
 
@@ -227,4 +229,94 @@ def test_hydras_pickled_runs_are_not_run(run, ran, cli, tmp_path):
     (run / ".hydra").mkdir(exist_ok=True)
     (run / ".hydra" / "config.pickle").write_bytes(pickle.dumps(Touches(tmp_path / "mark")))
     refused(cli("--experimental-rerun", str(run / ".hydra" / "config.pickle")))
+    assert not ran()
+
+
+def test_torchscript_in_place_of_a_checkpoint_gives_one_line_and_no_warning(run, call):
+    with warnings.catch_warnings(action="ignore"):  # torch calls TorchScript deprecated
+        torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1)), run / "checkpoints" / "best.ckpt")
+    with warnings.catch_warnings(action="error"):
+        assert "best.ckpt is not a checkpoint" in refused(call(main, "complete", f"run={run}", "prompt=ab"))
+
+
+class TestLinks:
+    """Nothing is written through a link that leads out of a run's folder."""
+
+    @pytest.fixture
+    def outside(self, tmp_path):
+        folder = tmp_path / "outside"
+        folder.mkdir()
+        (folder / "file").write_text("mine")
+        return folder
+
+    def test_an_evaluation_is_not_written_through_one(self, run, outside, call):
+        (run / "evaluations").symlink_to(outside)
+        line = refused(call(main, "evaluate", f"run={run}", "max_length_factor=0"))
+        assert line.startswith(f"error: run={run}: its evaluations is a link out of it")
+        assert os.listdir(outside) == ["file"]
+
+    @pytest.mark.parametrize("name", ["metrics.csv", ".config.yaml.tmp", "checkpoints", ".lock", "more/deep"])
+    def test_a_run_is_not_continued_through_one(self, run, outside, cli, name):
+        (run / "results.json").unlink()
+        link = run / name
+        if link.is_dir():
+            shutil.rmtree(link)
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(outside if name == "checkpoints" else outside / "file")
+        line = refused(cli(*SHORT, "sweep=s", f"hydra.run.dir={run}"))
+        assert line.startswith(f"error: hydra.run.dir={run}: its {name} is a link out of it")
+        assert os.listdir(outside) == ["file"] and (outside / "file").read_text() == "mine"
+
+    def test_links_within_it_are_followed(self, run, call):
+        (run / "inner").mkdir()
+        (run / "evaluations").symlink_to("inner")
+        assert call(main, "evaluate", f"run={run}", "max_length_factor=0")[0] == 0
+        assert list((run / "inner").glob("*/evaluation.json"))
+
+
+def test_the_report_has_no_html_and_no_tex_of_a_run(run, call, tmp_path):
+    results = json.loads((run / "results.json").read_text())
+    results |= dict.fromkeys(("model", "caveat", "training"), "x<script>alert(1)</script>\\input{/etc/passwd}")
+    (run / "results.json").write_text(json.dumps(results))
+    assert call(main, "report", f"runs={run}", f"out={tmp_path / 'report'}")[0] == 0
+    written = [path for path in (tmp_path / "report").rglob("*") if path.suffix in (".md", ".html", ".tex", ".svg")]
+    assert {path.suffix for path in written} == {".md", ".html", ".tex", ".svg"}
+    for path in written:
+        text = path.read_text()
+        assert "<script>alert" not in text
+        assert path.suffix != ".tex" or "\\input" not in text
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x"])
+@pytest.mark.parametrize("group", ["model", "grammar"])
+def test_no_name_is_a_path(run, call, group, name):
+    change(run, **{group: lambda node: {**node, "name": name}})
+    before = {*run.parent.rglob("*")}
+    assert f"{group}.name={name}" in refused(call(main, "evaluate", f"run={run}", "max_length_factor=0"))
+    assert {*run.parent.rglob("*")} == before
+
+
+def test_a_checkpoint_that_is_resumed_names_no_files(run, cli, tmp_path):
+    """Lightning deletes the files of worse checkpoints, whose paths are in the state that it restores."""
+    mine = tmp_path / "mine.ckpt"
+    mine.write_text("mine")
+    path = run / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    path_up = f"{tmp_path}/rest/checkpoints/../../mine.ckpt"
+    for state in checkpoint["callbacks"].values():
+        if "best_model_path" in state:
+            paths = dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), path_up)
+            state |= {**paths, "best_k_models": {path_up: torch.tensor(9.0)}, "best_model_score": torch.tensor(9.0)}
+            state |= {"dirpath": f"{tmp_path}/rest/checkpoints", "kth_value": torch.tensor(9.0)}
+    torch.save(checkpoint, path)
+    assert cli(*SHORT, "trainer.max_steps=8", f"resume={run}", "hydra.run.dir=rest")[0] == 0
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("extra", [{"_args_": [1]}, {"_partial_": True}, {"_convert_": "all"}, {"_recursive_": False}])
+def test_hydras_own_keys_build_nothing_else(run, ran, call, extra):
+    change(run, decoding=lambda node: {**node, **extra})
+    status, _, err = call(main, "complete", f"run={run}", "prompt=ab", "samples=0")
+    assert (status, err.count("\n")) in ((0, 0), (2, 1))
     assert not ran()

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rule_extrapolation.cli.arguments import TRUST_RUN, command
@@ -15,6 +16,7 @@ from rule_extrapolation.cli.pipes import ends_with_pipe
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed
 from rule_extrapolation.experiment.trained_run import TrainedRun, find_config, load_run
 from rule_extrapolation.runs.evaluations import write_evaluation
+from rule_extrapolation.runs.run_folder import check_links
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,6 +68,7 @@ def check(arguments: Arguments) -> None:
         raise ConfigError("max_length_factor", arguments.max_length_factor, "must be from 0 to 256")
     if not os.access(arguments.run, os.W_OK):
         raise ConfigError("run", arguments.run, "cannot be written to, but evaluations are stored there")
+    check_links(Path(arguments.run, "evaluations"), "run", Path(arguments.run))
 
 
 def prompt_grammars(run: TrainedRun, lengths: list[int] | None) -> Iterator[Grammar]:

@@ -30,7 +30,7 @@ from rule_extrapolation.experiment.hydra_internals import compose_job, wrap_laun
 from rule_extrapolation.experiment.processes import InUse, end_with_parent, lock
 from rule_extrapolation.reporting import sweeps
 from rule_extrapolation.runs.identity import identity
-from rule_extrapolation.runs.run_folder import DONE, read_config, read_results, replace_text, write_results
+from rule_extrapolation.runs.run_folder import DONE, check_links, read_config, read_results, replace_text, write_results
 
 ERROR_FILE = "error.txt"
 
@@ -137,7 +137,9 @@ class Sweep:
 
 
 def check_same_run(folder: Path, cfg: DictConfig, key: str) -> None:
-    """Raise a ConfigError if the folder holds a run with other settings, which would be overwritten."""
+    """Raise a ConfigError if the folder holds a run with other settings, which would be overwritten, or a link out of
+    it."""
+    check_links(folder, key, folder)
     if (folder / "config.yaml").is_file() and identity(read_config(folder)) != identity(cfg):
         raise ConfigError(key, folder, "holds a run with other settings; name another folder")
 

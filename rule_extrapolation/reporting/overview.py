@@ -8,6 +8,7 @@ from rule_extrapolation.reporting.comparison import Cell
 from rule_extrapolation.reporting.intervals import share_interval
 from rule_extrapolation.reporting.measures import AT_MINIMUM, OOD_EMPTY, OOD_FINISHED, OOD_RULE_1
 from rule_extrapolation.reporting.pairs import LEVEL, Pair
+from rule_extrapolation.reporting.table_files import without_html
 from rule_extrapolation.reporting.tables import LABELS, LanguageTable, Row
 
 REFERENCES = ("stop at once", "chance")
@@ -33,7 +34,7 @@ def overview(tables: list[LanguageTable]) -> str:
             lines.append([source, *(levels(table, source) for table in tables)])
         return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
-    return (
+    return without_html(
         f"OOD R1 over finished completions, {AT_MINIMUM.title}: mean over {seeds} with its 95% interval, exact "
         f"binomial over prompts where the runs do not differ.\n\n{matrix(rule_1, True)}\n\n"
         "The share of OOD completions that finish, and of the finished ones that are EOS alone:\n\n"

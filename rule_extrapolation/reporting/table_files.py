@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,7 +33,12 @@ def as_markdown(
     lines[-1] += " ---: |" * (len(header) - word_columns)
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     lines += ["", remark, "", *(f"- {note}" for note in notes)]
-    return "\n".join(lines) + "\n"
+    return without_html("\n".join(lines)) + "\n"
+
+
+def without_html(markdown: str) -> str:
+    """Markdown in which no name or note of a run, which may be of anybody's writing, is HTML."""
+    return re.sub(r"<(?=\S)", "&lt;", markdown)
 
 
 def as_latex(

@@ -65,7 +65,7 @@ def logged_rows(path: Path) -> int:
 
 def load(path: Path, device: str) -> dict[str, Any]:
     with warnings.catch_warnings():  # a pickle of another program is an error, which torch precedes by a warning
-        warnings.filterwarnings("ignore", "Detected pickle protocol")
+        warnings.filterwarnings("ignore", "Detected pickle protocol|'torch.load' received a zip file")
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     if missing := {"state_dict", "global_step", "epoch", "loops"} - checkpoint.keys():
         raise KeyError(*missing)

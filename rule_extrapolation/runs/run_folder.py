@@ -67,6 +67,20 @@ def check_free(folder: str, key: str, pattern: str = "results.json") -> None:
         raise ConfigError(key, folder, "already holds a run; name another folder")
 
 
+def check_links(path: Path, key: str, run: Path) -> None:
+    """Raise a ConfigError if what is written to a part of a run's folder, or to all of it, would land elsewhere, since
+    it is a symbolic link or holds one that leads out of the folder.
+
+    Args:
+        key: the setting that names the folder.
+        run: the run's folder.
+    """
+    for link in (path, *path.rglob("*")):
+        if link != run and link.is_symlink() and run.resolve() not in link.resolve().parents:
+            fix = f"its {link.relative_to(run)} is a link out of it; put what it links to in its place, or remove it"
+            raise ConfigError(key, run, fix)
+
+
 def installed(package: str) -> str | None:
     """The package's version, or None if it is not installed."""
     try:
