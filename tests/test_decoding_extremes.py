@@ -47,7 +47,9 @@ def test_a_huge_temperature_draws_every_token():
     assert drawn(Sample(1, 1e300), 0.0, 1.0, 2.0, 3e38, -3e38) == set(range(5))
 
 
-@pytest.mark.parametrize("decoder", [Greedy(1), Sample(1), Sample(1, 100.0), Sample(1, 1e-39)], ids=repr)
+@pytest.mark.parametrize(
+    "decoder", [Greedy(1), Sample(1), Sample(1, 100.0), Sample(1, 1e-39)], ids=["greedy", "sample", "hot", "cold"]
+)
 class TestInfiniteLogits:
     def test_minus_infinity_is_never_drawn(self, decoder):
         tokens = drawn(decoder, -math.inf, 1.0, -math.inf, 1.0, -math.inf)

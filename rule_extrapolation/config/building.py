@@ -16,7 +16,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rule_extrapolation.config.checks import NO_ARGUMENTS, check_accelerator, check_arguments, check_settings
+from rule_extrapolation.config.checks import (
+    NO_ARGUMENTS,
+    READ_BY_PROGRAM,
+    check_accelerator,
+    check_arguments,
+    check_settings,
+)
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.task import Task
 
@@ -127,7 +133,8 @@ def resolve_factory(cfg: DictConfig, group: str, given: Iterable[str]) -> functo
             f"was trained as an object with arguments that it does not keep as attributes: {kept}; pass {group}= again"
         )
         raise ConfigError(group, name, fix)
-    arguments = {key: node[key] for key in node if key not in NO_ARGUMENTS}
+    read_by_others = (*NO_ARGUMENTS, *READ_BY_PROGRAM.get(group, ()))
+    arguments = {key: node[key] for key in node if key not in read_by_others}
     if group == "grammar":  # a null option is the language's default, also if the class takes no such argument
         parameters = inspect.signature(make).parameters
         arguments = {key: value for key, value in arguments.items() if value is not None or key in parameters}

@@ -13,12 +13,17 @@ from typing import Annotated, Any
 from omegaconf import DictConfig, ListConfig
 
 from rule_extrapolation.config.trainer_checks import check_trainer
-from rule_extrapolation.core.errors import ConfigError, check_positive, check_seed, one_of
+from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive, check_seed, one_of
 from rule_extrapolation.core.names import check_file_name
 
 NO_ARGUMENTS = ("_target_", "name", "search", "depth_key", "width_key")
 """Keys that no constructor takes. People and dashboards filter by ``name``, sweepers read ``search``, and ``depth`` and
 ``width`` set the keys that ``depth_key`` and ``width_key`` name."""
+
+READ_BY_PROGRAM = {"optimizer": ("decay",)}
+"""Keys of a group that no constructor takes, but the program itself."""
+DECAYS = ("convention", "all")
+"""Values of optimizer.decay."""
 
 
 @dataclass
@@ -104,6 +109,7 @@ def check_settings(cfg: DictConfig) -> None:
     numbers = {**{f"trainer.{key}": value for key, value in numbers.items()}, "optimizer.lr": cfg.optimizer.get("lr")}
     check_positive(**{key: value for key, value in numbers.items() if isinstance(value, int | float)})
     check_trainer(cfg.trainer)
+    check_choice(DECAYS, **{"optimizer.decay": cfg.optimizer.get("decay", "convention")})
 
 
 def check_accelerator(trainer: DictConfig) -> None:

@@ -36,6 +36,7 @@ from rule_extrapolation.models.language_model import LanguageModel
 from rule_extrapolation.training.callbacks.best_metrics import BestMetrics
 from rule_extrapolation.training.callbacks.last_checkpoint import LastCheckpoint
 from rule_extrapolation.training.completion_training import CompletionTraining
+from rule_extrapolation.training.decay import with_decay
 from rule_extrapolation.training.language_modeling import LanguageModeling
 from rule_extrapolation.training.module import RuleExtrapolation
 from rule_extrapolation.training.ood import OODTraining
@@ -166,7 +167,10 @@ def build_module(
         ConfigError: naming the key, its value and how to fix it.
     """
     decoder = build(cfg, "decoding")
-    optimizer = resolve_factory(cfg, "optimizer", given=["params"]) if trains else None
+    optimizer = None
+    if trains:
+        factory = resolve_factory(cfg, "optimizer", given=["params"])
+        optimizer = with_decay(factory, cfg.optimizer.get("decay", "convention"))
     scheduler = resolve_factory(cfg, "scheduler", given=["optimizer"]) if trains else None
     with config_error_context(cfg, "data"):
         return module_class(data)(model, data.task, optimizer, scheduler, decoder, ood)

@@ -45,6 +45,7 @@ def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | No
     if shapes(checkpoint["state_dict"]) != shapes(module.state_dict()):
         raise ConfigError("resume", cfg.resume, "its weights are of another model; use that model's name and sizes")
     module.check_checkpoint("resume", checkpoint)
+    check_groups(cfg, checkpoint, module)
     if ("ood" in checkpoint) != (module.ood is not None):
         fix = "the run to resume has another; use the same value"
         raise ConfigError("training.name", cfg.training.get("name"), fix)
@@ -54,6 +55,17 @@ def checkpoint_to_resume(cfg: DictConfig, module: LanguageModeling) -> Path | No
             if 0 < (cfg.trainer.get(key) or -1) <= done:
                 raise ConfigError(f"trainer.{key}", cfg.trainer[key], f"already trained for {done}; increase it")
     return path
+
+
+def check_groups(cfg: DictConfig, checkpoint: dict[str, Any], module: LanguageModeling) -> None:
+    """Raise a ConfigError unless the optimizer of a checkpoint has as many groups of weights as the module's."""
+    if not module.model.num_parameters:
+        return
+    [saved] = checkpoint["optimizer_states"]
+    if len(saved["param_groups"]) != len(module.make_optimizer(module.model.parameters()).param_groups):
+        decay = cfg.optimizer.get("decay", "convention")
+        other = "all" if decay == "convention" else "convention"
+        raise ConfigError("optimizer.decay", decay, f"the run to resume has {other}; use the same value")
 
 
 def check_best(cfg: DictConfig, path: Path) -> None:
@@ -156,6 +168,10 @@ def check_same_settings(cfg: DictConfig, model: LanguageModel, folder: Path) -> 
         for key in trainer if group == "trainer" else {**now, **then}:
             if (group == "model" and key == model.context_setting) or f"{group}.{key}" in WITHOUT_EFFECT:
                 continue
+            if key == "decay" and group == "optimizer":
+                if not now.get("weight_decay"):
+                    continue
+                then.setdefault("decay", "all")  # as in runs of earlier versions
             if now.get(key) != then.get(key):
                 fix = f"the run to resume has {as_written(then.get(key))}; use the same value"
                 raise ConfigError(f"{group}.{key}", now.get(key), fix)

@@ -50,6 +50,8 @@ class LinearLLM(LanguageModel):
         # Source position, embedding, target position, token.
         self.weight = nn.Parameter(torch.empty(length, embedding_dim, length, num_tokens))
         self.bias = nn.Parameter(torch.zeros(length, num_tokens)) if bias else None
+        if bias:
+            self.bias._no_weight_decay = True
         nn.init.xavier_uniform_(self.weight)
         source_reaches_target = torch.ones(length, length).triu()
         mask = source_reaches_target.mT if published_mask else source_reaches_target

@@ -39,6 +39,7 @@ class MambaMixer(nn.Module):
         self.dt_proj = nn.Linear(dt_rank, d_inner)
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
+        self.A_log._no_weight_decay = self.D._no_weight_decay = True
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
         bound = dt_rank**-0.5

@@ -130,6 +130,8 @@ class xLSTMLMModel(LanguageModel):
             self.model = xlstm.xLSTMLMModel(config)
         self.model.reset_parameters()
         use_cpu_backends(self.model)
+        for parameter in self.model.get_weight_decay_optim_groups()[1]:
+            parameter._no_weight_decay = True
         for module in self.model.modules():
             if isinstance(module, sLSTMCell_cuda):
                 keep_vanilla_layout(module)

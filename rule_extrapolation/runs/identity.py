@@ -33,6 +33,8 @@ def identity(cfg: DictConfig) -> str:
         name, value = settings["model"].get(f"{key}_key"), settings.pop(key, None)
         if name is not None and value is not None:
             settings["model"][name] = value
+    if settings.get("optimizer", {}).get("decay") == "all":
+        del settings["optimizer"]["decay"]  # as in earlier runs, which did not record it
     settings = without(settings, WITHOUT_EFFECT)
     text = json.dumps(relative_to(settings, run_dir), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from rule_extrapolation.data.grammar_data import TensorBatches
 from rule_extrapolation.training.callbacks.last_checkpoint import LastCheckpoint
+from rule_extrapolation.training.decay import is_exempt
 from rule_extrapolation.training.language_modeling import end_of_training, logs_this_step
 from rule_extrapolation.training.module import RuleExtrapolation
 
@@ -69,6 +70,7 @@ class Stack(LightningModule):
         self.weights = nn.ParameterList(torch.stack(parameters).detach() for parameters in stacked)
         for weight, parameter in zip(self.weights, first):
             weight.requires_grad_(parameter.requires_grad)
+            weight._no_weight_decay = is_exempt(parameter)
         self.tie()
 
     def tie(self) -> None:
@@ -156,8 +158,10 @@ class Stack(LightningModule):
         if "optimizer_states" not in checkpoint:  # weights only
             return
         [optimizer] = checkpoint["optimizer_states"]
+        [stacked] = self.trainer.optimizers
+        weights = [weight for group in stacked.param_groups for weight in group["params"]]
         state = {
-            k: {name: own(value, self.weights[k]) for name, value in values.items()}
+            k: {name: own(value, weights[k]) for name, value in values.items()}
             for k, values in optimizer["state"].items()
         }
         checkpoint["optimizer_states"] = [{**optimizer, "state": state}]
