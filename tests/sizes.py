@@ -4,6 +4,7 @@ import torch
 
 from rule_extrapolation.grammars import get_grammar
 from rule_extrapolation.models.ffnn import FFNN
+from rule_extrapolation.models.gru import GRU
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mamba import MambaLM
@@ -11,6 +12,7 @@ from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.models.ngram import SMOOTHINGS, NGramLM
 from rule_extrapolation.models.oracle import OracleLM
+from rule_extrapolation.models.rnn import RNN
 from rule_extrapolation.models.seq2seq import Seq2Seq
 from rule_extrapolation.models.transformer import TransformerDecoder
 from rule_extrapolation.models.xlstm import xLSTMLMModel
@@ -35,6 +37,13 @@ MODELS = {
     "lstm-tiny": (LSTM_LLM, TINY_RNN),
     "lstm-between": (LSTM_LLM, {**TINY_RNN, "num_layers": 2, "dropout_between_layers": 0.2}),
     "lstm-l5": (LSTM_LLM, {}),
+    "rnn-tiny": (RNN, TINY_RNN),
+    "rnn-relu": (RNN, {**TINY_RNN, "hidden_dim": 6, "num_layers": 2, "nonlinearity": "relu"}),
+    "rnn-between": (RNN, {**TINY_RNN, "num_layers": 2, "dropout_between_layers": 0.2}),
+    "rnn-l5": (RNN, {}),
+    "gru-tiny": (GRU, TINY_RNN),
+    "gru-between": (GRU, {**TINY_RNN, "num_layers": 2, "dropout_between_layers": 0.2}),
+    "gru-l5": (GRU, {}),
     "linear-tiny": (LinearLLM, {"embedding_dim": 2, "max_data_length": 19}),
     "linear-no-bias": (LinearLLM, {"embedding_dim": 3, "bias": False}),
     "linear-l5": (LinearLLM, {}),

@@ -12,11 +12,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 from rule_extrapolation.config.composing import CONF_DIR
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.tokens import PAD, SOS
+from rule_extrapolation.models.gru import GRU
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
 from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
+from rule_extrapolation.models.rnn import RNN
 from rule_extrapolation.models.transformer import TransformerDecoder
 
 LENGTH = 17
@@ -196,7 +198,14 @@ def test_every_configured_model_is_tested():
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    {"transformer-l5": 498_951, "linear-l5": 976_871, "mamba-l5": 315_456, "xlstm-l5": 766_640}.items(),
+    {
+        "transformer-l5": 498_951,
+        "linear-l5": 976_871,
+        "mamba-l5": 315_456,
+        "xlstm-l5": 766_640,
+        "rnn-l5": 742_599,
+        "gru-l5": 2_223_303,
+    }.items(),
 )
 def test_parameter_counts_of_the_l5_defaults(name, count):
     assert make(name).num_parameters == count
@@ -363,6 +372,51 @@ class TestLinear:
         torch.testing.assert_close(causal.prefill(tokens)[0], expected, **CLOSE)
 
 
+def rnn_step(weights, x, h, k):
+    """Elman's equation of layer k, in plain torch."""
+    w = {name: weights[f"{name}_l{k}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+    return torch.tanh(w["weight_ih"] @ x + w["bias_ih"] + w["weight_hh"] @ h + w["bias_hh"])
+
+
+def gru_step(weights, x, h, k):
+    """Cho et al. 2014, equations 5 to 8, with the reset gate after the product."""
+    w_r, w_z, w_n = weights[f"weight_ih_l{k}"].chunk(3)
+    u_r, u_z, u_n = weights[f"weight_hh_l{k}"].chunk(3)
+    b_r, b_z, b_n = weights[f"bias_ih_l{k}"].chunk(3)
+    c_r, c_z, c_n = weights[f"bias_hh_l{k}"].chunk(3)
+    r = (w_r @ x + b_r + u_r @ h + c_r).sigmoid()
+    z = (w_z @ x + b_z + u_z @ h + c_z).sigmoid()
+    n = (w_n @ x + b_n + r * (u_n @ h + c_n)).tanh()
+    return (1 - z) * n + z * h
+
+
+@pytest.mark.parametrize(("architecture", "step"), [(RNN, rnn_step), (GRU, gru_step)])
+def test_recurrent_layers_equal_their_equations(architecture, step, tokens):
+    """In values and in the gradients of all weights."""
+    torch.manual_seed(0)
+    model = architecture(NUM_TOKENS, 3, 5, 2).double().eval()
+    weights = dict(model.layers.named_parameters())
+    logits = torch.empty(*tokens.shape, NUM_TOKENS, dtype=torch.double)
+    for b, row in enumerate(tokens):
+        states = [torch.zeros(5, dtype=torch.double)] * 2
+        for t, token in enumerate(row):
+            x = model.embedding.weight[token]
+            for k in range(2):
+                x = states[k] = step(weights, x, states[k], k)
+            logits[b, t] = model.head(x)
+    torch.testing.assert_close(model(tokens), logits.mT)
+    parameters = list(model.parameters())
+    upstream = torch.randn_like(logits)
+    expected = torch.autograd.grad((logits * upstream).sum(), parameters)
+    actual = torch.autograd.grad((model(tokens).mT * upstream).sum(), parameters)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(("architecture", "numbers"), [(RNN, 2 * 5), (GRU, 2 * 5), (LSTM_LLM, 2 * 2 * 5)])
+def test_numbers_in_the_state_of_a_recurrent_model(architecture, numbers):
+    assert sum(tensor.numel() for tensor in tensors(architecture(NUM_TOKENS, 3, 5, 2).init_state(1))) == numbers
+
+
 class TestLSTM:
     def test_dropout_is_on_the_last_output_alone(self, tokens):
         """The dropped elements are zeros in what the output layer reads; the layers below are not touched."""
@@ -466,6 +520,8 @@ class TestMinimalRNNs:
         (MinGRU, {"norm": "layr"}, "norm=layr: did you mean layer"),
         (LSTM_LLM, {"dropout": 1.0}, "dropout=1.0: must be at least 0 and less than 1"),
         (LSTM_LLM, {"num_layers": 0}, "num_layers=0: must be greater than 0"),
+        (GRU, {"num_layers": 0}, "num_layers=0: must be greater than 0"),
+        (RNN, {"nonlinearity": "tan"}, "nonlinearity=tan: did you mean tanh?"),
         (LinearLLM, {"embedding_dim": 0}, "embedding_dim=0: must be greater than 0"),
         (TransformerDecoder, {"dim_feedforward": -2}, "dim_feedforward=-2: must be greater than 0"),
         (TransformerDecoder, {"dropout_p": -0.1}, "dropout_p=-0.1: must be at least 0"),
