@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test test-slow lint docs bench
+.PHONY: run test test-slow faults lint docs bench
 
 # Trains a minLSTM on a^n b^n and prints which rules its completions keep. More: make run ARGS="model=lstm grammar=L5"
 run: $(VENV)/.installed
@@ -14,6 +14,10 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Kills, full disks, planted code and more; writes docs/faults.md. Only some of it: make faults ARGS="--only kill"
+faults: $(VENV)/.installed
+	$(BIN)/python tests/faults/campaign.py $(ARGS)
 
 # Speed compared with other packages and naive code. Only some of it: make bench ARGS="decoding steps"
 bench: $(VENV)/.installed-bench
