@@ -113,7 +113,7 @@ class TestMini:
     def test_one_command_runs_it_and_the_command_line_restricts_it(self, cli, tmp_path):
         header = (CONF_DIR / "experiment" / "mini.yaml").read_text()
         command = re.findall(r"^# +rule-extrapolation train (.*)$", header, re.M)[0]
-        short = ["logger=csv", "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_train=8"]
+        short = ["logger=csv", "trainer.max_steps=2", "decoding.max_new_tokens=2", "data.num_train=8"]
         short += ["data.num_val=8", "data.num_test=8"]
         assert cli(*command.split(), "model=lstm,linear", "grammar=L3", *short)[0] == 0
         results = [read_results(path.parent) for path in tmp_path.rglob("results.json")]

@@ -61,10 +61,10 @@ def commands(text):
 COMMANDS = list(dict.fromkeys(command for text in PAGES.values() for command in commands(text)))
 
 # What each is shortened by comes after what it says itself, and so takes precedence.
-TINY = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
+TINY = [*SHORT, "trainer.max_steps=2", "decoding.max_new_tokens=2", "data.num_val=2", "data.num_test=2"]
 TINY_TEXT = [
     "logger=csv",
-    "trainer.max_steps=1",
+    "trainer.max_steps=2",
     "decoding.max_new_tokens=2",
     "data.max_length=8",
 ]

@@ -139,7 +139,7 @@ class TestLengths:
         assert row["accuracy"] == pytest.approx(sum(hits) / 17)
 
     def test_a_context_without_weights_grows_with_the_words(self, trained, evaluated):
-        run = trained("model=xlstm", "model.num_blocks=2", "model.embedding_dim=8", "trainer.max_steps=1")
+        run = trained("model=xlstm", "model.num_blocks=2", "model.embedding_dim=8", "trainer.max_steps=2")
         evaluation, _, out = evaluated(run, "lengths=48", "max_new_tokens=99")
         assert evaluation["notes"] == []
         assert evaluation["lengths"]["48"]["loss"] > 0

@@ -130,7 +130,7 @@ def header_figure(row, name):
 
 
 SHORT = ["logger=csv", "data.max_length=12", "data.num_train=32", "data.num_val=8", "data.num_test=8"]
-SHORT += ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "decoding.max_new_tokens=2"]
+SHORT += ["trainer.max_epochs=2", "trainer.check_val_every_n_epoch=1", "decoding.max_new_tokens=2"]
 ALL = [command for language in LANGUAGES for command in commands(language)]
 # Each language and each model once.
 SOME = [commands(language)[i % 5] for i, language in enumerate(LANGUAGES)]

@@ -19,7 +19,7 @@ from rule_extrapolation.grammars import ALIASES, LANGUAGES
 from rule_extrapolation.reporting.terminal import figure
 
 # A step of training and a few prompts and tokens, for what is about the command and not about the model.
-ONE_STEP = [*SHORT, "trainer.max_steps=1", "decoding.max_new_tokens=4"]
+TWO_STEPS = [*SHORT, "trainer.max_steps=2", "decoding.max_new_tokens=4"]
 
 
 def runs(folder):
@@ -43,7 +43,7 @@ class TestOutput:
         )
 
     def test_table_at_the_end(self, cli, tmp_path):
-        status, out, err = cli(*ONE_STEP, "grammar=L3")
+        status, out, err = cli(*TWO_STEPS, "grammar=L3")
         assert status == 0
         assert err == ""
         [run] = runs(tmp_path)
@@ -62,13 +62,13 @@ class TestOutput:
 
     @pytest.mark.parametrize(("model", "backend"), {"mamba": "torch", "xlstm": "vanilla", "minlstm": None}.items())
     def test_the_backend_is_said_and_kept(self, cli, tmp_path, model, backend):
-        _, out, _ = cli(*ONE_STEP, f"model={model}", "trainer.accelerator=cpu")
+        _, out, _ = cli(*TWO_STEPS, f"model={model}", "trainer.accelerator=cpu")
         assert (f"parameters, backend {backend}) on" if backend else "parameters) on") in out
         assert read_results(runs(tmp_path)[0])["backend"] == backend
 
     def test_a_run_in_a_process_of_its_own_prints_no_warnings(self, tmp_path):
         """As a user starts it: W&B as the default logger, no key."""
-        overrides = [override for override in ONE_STEP if override != "logger=csv"]
+        overrides = [override for override in TWO_STEPS if override != "logger=csv"]
         command = [sys.executable, "-m", "rule_extrapolation.runner", *overrides]
         done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
@@ -80,7 +80,7 @@ class TestOutput:
 
     def test_csv_needs_no_wandb(self, tmp_path):
         (tmp_path / "wandb.py").write_text("raise ImportError('not installed')")
-        command = [sys.executable, "-m", "rule_extrapolation.runner", *ONE_STEP]
+        command = [sys.executable, "-m", "rule_extrapolation.runner", *TWO_STEPS]
         env = environment(tmp_path) | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
@@ -109,14 +109,14 @@ class TestConfigurations:
         ],
     )
     def test_every_option_runs(self, train, group, option):
-        assert read_results(train(f"{group}={option}", "trainer.max_steps=1"))["status"] == "finished"
+        assert read_results(train(f"{group}={option}", "trainer.max_steps=2"))["status"] == "finished"
 
     # What is in folders: tests/test_paper.py; mini, which sweeps: tests/test_budget.py
     @pytest.mark.parametrize("option", [option for option in yaml_options("experiment") if option != "mini"])
     def test_every_experiments_own_command_runs(self, cli, tmp_path, option):
         header = (CONF_DIR / "experiment" / f"{option}.yaml").read_text()
         [command] = re.findall(r"^# +rule-extrapolation train (.*)$", header, re.MULTILINE)
-        short = ["logger=csv", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "data.num_train=128"]
+        short = ["logger=csv", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=1", "data.num_train=128"]
         short += ["data.num_val=32", "data.num_test=32", "decoding.max_new_tokens=32"]
         assert cli(*command.split(), *short)[0] == 0
         assert read_results(runs(tmp_path)[0])["status"] == "finished"
@@ -234,12 +234,12 @@ class TestErrors:
         assert not runs(tmp_path)
 
     def test_a_run_is_not_overwritten(self, cli, tmp_path):
-        assert cli(*ONE_STEP, "hydra.run.dir=here")[0] == 0
+        assert cli(*TWO_STEPS, "hydra.run.dir=here")[0] == 0
         before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
-        status, _, err = cli(*ONE_STEP, "hydra.run.dir=here")
+        status, _, err = cli(*TWO_STEPS, "hydra.run.dir=here")
         assert status == 2
         assert "hydra.run.dir=here: already holds a run" in err
-        status, _, err = cli("-m", *ONE_STEP, "seed=1", "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
+        status, _, err = cli("-m", *TWO_STEPS, "seed=1", "hydra.sweep.dir=.", "hydra.sweep.subdir=here")
         assert status == 2
         assert re.search("hydra.sweep.dir=.*here: holds a run with other settings", err)
         assert before == {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
@@ -291,7 +291,7 @@ def test_the_wheel_runs_elsewhere_with_its_configuration(tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     (tmp_path / "work").mkdir()
     env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-m", "rule_extrapolation.runner", *ONE_STEP, "experiment=l5", "trainer.max_epochs=1"]
+    command = [sys.executable, "-m", "rule_extrapolation.runner", *TWO_STEPS, "experiment=l5", "trainer.max_epochs=2"]
     command += ["trainer.check_val_every_n_epoch=1"]
     done = subprocess.run(command, cwd=tmp_path / "work", env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

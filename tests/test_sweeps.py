@@ -271,7 +271,7 @@ def test_an_experiment_can_be_a_sweep(cli, tmp_path):
         (["hydra.sweep.subdir=here", "seed=0,1"], "hydra.sweep.subdir=here: several jobs would share a folder"),
         (["threads=0"], "threads=0: must be greater than 0"),
         (["hydra/launcher=jobbib"], "hydra/launcher=jobbib: did you mean joblib?"),
-        (["hparams_search=optuna", "model=oracle", "trainer.max_steps=1"], "model.search=null: nothing to search over"),
+        (["hparams_search=optuna", "model=oracle", "trainer.max_steps=2"], "model.search=null: nothing to search over"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(cli, tmp_path, overrides, message):
@@ -367,7 +367,7 @@ def test_every_architecture_has_ranges_that_work(tmp_path):
 
 
 def test_models_that_differ_in_size_are_named_before_any_run(cli):
-    short = ["-m", *SHORT, "logger=csv", "trainer.max_steps=1", "callbacks=default", "model=lstm,mingru"]
+    short = ["-m", *SHORT, "logger=csv", "trainer.max_steps=2", "callbacks=default", "model=lstm,mingru"]
     short = [word for word in short if not word.startswith("callbacks.")]
     status, out, _ = cli(*short, "model.hidden_dim=8", "sweep=apart")
     line = next(line for line in out.splitlines() if "differ in size" in line)

@@ -50,7 +50,9 @@ class TestSchedule:
         )  # fmt: skip
         checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         assert checkpoint["lr_schedulers"][0]["last_epoch"] == after
-        assert checkpoint["lr_schedulers"][0]["_last_lr"] == [pytest.approx(2e-3 * after / 100)]
+        assert checkpoint["lr_schedulers"][0]["_last_lr"] == 2 * [
+            pytest.approx(2e-3 * after / 100)
+        ]  # two groups of weights
 
     def test_warmup_below_one_is_refused(self):
         with pytest.raises(ConfigError, match="warmup=0: must be 1 or more"):
@@ -247,7 +249,7 @@ class TestLosses:
 
     def test_logged_means_are_means_over_the_data(self, train):
         """Batches of unequal size and unequal padding."""
-        run = train("grammar=L1", "data.num_val=7", "data.batch_size=3", "trainer.max_steps=1", *TINY)
+        run = train("grammar=L1", "data.num_val=7", "data.batch_size=3", "trainer.max_steps=2", *TINY)
         module = self.module(run, "grammar=L1", "data.num_val=7", "data.batch_size=7", *TINY)
         checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"])
@@ -406,7 +408,7 @@ class TestRuns:
         assert validated == ([4, 6] if interval is not EPOCHS else [3, 5])
 
     def test_a_model_that_sees_the_future_is_marked(self, train, capsys):
-        run = train("model=linear", "model.published_mask=true", "trainer.max_steps=1")
+        run = train("model=linear", "model.published_mask=true", "trainer.max_steps=2")
         assert "linear (published mask: sees the future) on aNbN" in capsys.readouterr().out
         assert read_results(run)["caveat"] == "published mask: sees the future"
 
@@ -440,7 +442,7 @@ class TestRuns:
 
     def test_a_run_resumes_if_only_decoding_differs_but_not_with_another_backend(self, train, tmp_path):
         xlstm = ["model=xlstm", "model.num_blocks=2", "model.embedding_dim=8", "trainer.accelerator=cpu"]
-        run = train(*xlstm, "trainer.max_steps=1")
+        run = train(*xlstm, "trainer.max_steps=2")
         more = [*xlstm, f"resume={run}"]
         assert assemble(config(tmp_path, *more, "decoding.max_new_tokens=5")).module.model.max_context == 12 + 2 + 5
         results = read_results(run)
@@ -507,7 +509,7 @@ class TestRuns:
     @pytest.mark.parametrize("decoding", ["greedy", "sample"])
     @pytest.mark.parametrize("model", ["transformer", "linear"])
     def test_decoding_by_config(self, train, model, decoding):
-        assert read_results(train(f"model={model}", f"decoding={decoding}", "trainer.max_steps=1"))["test"]
+        assert read_results(train(f"model={model}", f"decoding={decoding}", "trainer.max_steps=2"))["test"]
 
 
 def test_history_holds_no_figure_of_an_earlier_validation(train):

@@ -27,6 +27,7 @@ from rule_extrapolation.config.building import (
 from rule_extrapolation.config.checks import check_settings
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive
 from rule_extrapolation.core.task import Task
+from rule_extrapolation.experiment.learning import check_learning_rate, check_precision
 from rule_extrapolation.experiment.processes import World, world_of
 from rule_extrapolation.experiment.resuming import checkpoint_to_resume, load_initial_weights
 from rule_extrapolation.experiment.sweep import is_worker
@@ -81,7 +82,8 @@ def assemble(
     module = build_module(cfg, data, model, ood)
     load_initial_weights(cfg, module, device)
     check_accumulation(cfg, data)
-    check_optimization(cfg, module)
+    check_precision(cfg, model)
+    check_optimization(cfg, data, module)
     if has_target(cfg, "logger"):
         logger = resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
         if check := getattr(logger.func, "check_settings", None):
@@ -192,11 +194,11 @@ def check_accumulation(cfg: DictConfig, data: Any) -> None:
         raise ConfigError("trainer.accumulate_grad_batches", accumulated, fix)
 
 
-def check_optimization(cfg: DictConfig, module: LanguageModeling) -> None:
+def check_optimization(cfg: DictConfig, data: Any, module: LanguageModeling) -> None:
     """Build the optimizer and the scheduler once, for the errors that they raise.
 
     Raises:
-        ConfigError: naming the key, its value and how to fix it.
+        ConfigError: naming the key, its value and how to fix it; or training would change no weight.
     """
     # No optimizer takes an empty list of parameters, which a model with nothing to train has.
     parameters = list(module.model.parameters()) or [torch.nn.Parameter(torch.zeros(()))]
@@ -207,7 +209,9 @@ def check_optimization(cfg: DictConfig, module: LanguageModeling) -> None:
         fix = "Lightning does not clip its gradients in mixed precision; set false"
         raise ConfigError("optimizer.fused", True, fix)
     with config_error_context(cfg, "scheduler"):
-        module.make_scheduler(optimizer)
+        schedule = module.make_scheduler(optimizer)
+    if module.model.num_parameters and not module.model.fitted_by_counting:
+        check_learning_rate(cfg, data, optimizer, schedule)
 
 
 def build_callbacks(cfg: DictConfig, module: LanguageModeling) -> list[Callback]:
