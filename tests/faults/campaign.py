@@ -38,6 +38,8 @@ SWEEP = [
     "trainer.log_every_n_steps=5", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
 ]  # fmt: skip
 KILLS = 20
+AT_ONCE = 3
+"""Rows that are computed at the same time."""
 LAUNCHERS = {"basic": [], "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]}
 FIGURES = ("status", "tested", "test", "at_best_validation", "over_training", "optimal_loss")
 FILES = ("metrics.csv", "completions.csv")
@@ -185,12 +187,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="only rows whose description contains this")
     only = parser.parse_args().only.lower()
-    beginning, outcomes = time.monotonic(), []
-    chosen = [compute for tried, compute in rows() if only in tried.lower()]
-    with ThreadPoolExecutor(3) as pool:
-        for outcome in pool.map(lambda compute: compute(), chosen):
-            outcomes.append(outcome)
-            print(f"{outcome.held} of {outcome.of}: {outcome.tried}  {outcome.note}", flush=True)
+    beginning = time.monotonic()
+
+    def row(compute: Callable[[], Outcome]) -> Outcome:
+        outcome = compute()
+        print(f"{outcome.held} of {outcome.of}: {outcome.tried}  {outcome.note}", flush=True)
+        return outcome
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = [*pool.map(row, [compute for tried, compute in rows() if only in tried.lower()])]
     if not only:
         PAGE.write_text(page(outcomes, (time.monotonic() - beginning) / 60))
     sys.exit(any(row.held < row.of for row in outcomes))
