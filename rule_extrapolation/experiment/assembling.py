@@ -82,10 +82,10 @@ def assemble(
     load_initial_weights(cfg, module, device)
     check_accumulation(cfg, data)
     check_precision(cfg, model)
-    check_optimization(cfg, data, module)
     if has_target(cfg, "logger"):
         resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
     trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning checks its own settings
+    check_optimization(cfg, data, module)
     world = world_of(trainer, cfg)
     if world.size > 1 and not model.rows_are_independent:
         fix = "each process would number its own rows, on which the model's logits depend; train it in one process"
