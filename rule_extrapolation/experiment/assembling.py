@@ -83,12 +83,12 @@ def assemble(
     load_initial_weights(cfg, module, device)
     check_accumulation(cfg, data)
     check_precision(cfg, model)
-    check_optimization(cfg, data, module)
     if has_target(cfg, "logger"):
         logger = resolve_factory(cfg, "logger", given=["save_dir", "name", "config", "run_tags"])
         if check := getattr(logger.func, "check_settings", None):
             check(**logger.keywords)
     trainer = build(cfg, "trainer", logger=False, callbacks=[])  # Lightning checks its own settings
+    check_optimization(cfg, data, module)
     world = world_of(trainer, cfg)
     if world.size > 1 and not model.rows_are_independent:
         fix = "each process would number its own rows, on which the model's logits depend; train it in one process"
