@@ -34,6 +34,17 @@ MODELS = {
         {"mask_pad": True, "num_decoder_layers": 2, "copy_first_layer": True},
     ),
     "transformer-l5": (TransformerDecoder, {}),
+    "transformer-learned": (TransformerDecoder, {**TINY_TRANSFORMER, "positions": "learned", "num_positions": 20}),
+    "transformer-rope": (
+        TransformerDecoder,
+        {"dim_model": 8, "num_heads": 4, "num_decoder_layers": 2, "positions": "rope", "norm": "rms"}
+        | {"activation": "swiglu", "num_key_value_heads": 2},
+    ),
+    "transformer-alibi": (
+        TransformerDecoder,
+        {"dim_model": 6, "num_heads": 3, "num_decoder_layers": 2, "positions": "alibi", "mask_pad": True}
+        | {"activation": "gelu", "num_key_value_heads": 1, "norm_first": False},
+    ),
     "lstm-tiny": (LSTM_LLM, TINY_RNN),
     "lstm-between": (LSTM_LLM, {**TINY_RNN, "num_layers": 2, "dropout_between_layers": 0.2}),
     "lstm-l5": (LSTM_LLM, {}),
@@ -52,6 +63,7 @@ MODELS = {
     "mamba-paper": (MambaLM, {"d_model": 32, "d_state": 16, "n_layers": 10}),
     "mamba-py": (MambaLM, {"d_model": 8, "n_layers": 2, "init": "mamba_py"}),
     "mamba-l5": (MambaLM, {}),
+    "mamba-signed": (MambaLM, {"d_model": 8, "n_layers": 2, "eigenvalues": [-1, 1]}),
     "ffnn-tiny": (FFNN, {"order": 2, "embedding_dim": 1, "hidden_dim": 1}),
     "ffnn-default": (FFNN, {}),
     "ffnn-not-direct": (FFNN, {"order": 9, "direct": False}),
@@ -79,6 +91,7 @@ MODELS = {
             "parallel": {"scan": "parallel", "num_layers": 2},
             "log": {"scan": "log", "num_layers": 2},
             "plain": {"log_space": False},
+            "signed": {"eigenvalues": [-1, 1], "num_layers": 2},
             "residual-norm": {"residual": True, "norm": "rms", "num_layers": 3},
         }.items()
     },

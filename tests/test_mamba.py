@@ -16,7 +16,9 @@ from rule_extrapolation.ops.selective_scan import selective_scan
 
 CUDA = torch.cuda.is_available()
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-SIZES = [name for name, (model, _) in MODELS.items() if model is MambaLM]
+SIGNED = "mamba-signed"
+"""The size that mamba-ssm, mambapy and transformers do not have."""
+SIZES = [name for name, (model, _) in MODELS.items() if model is MambaLM and name != SIGNED]
 
 
 @pytest.fixture
@@ -35,17 +37,18 @@ def model(request):
     return model.requires_grad_(False)
 
 
-def mixer_step(mixer, inputs, h):
+def mixer_step(mixer, inputs, h, signed):
     """One token in a block (sections 3.3 and 3.4, figure 3), from the (d_conv, d_inner) inputs of its convolution."""
     d_state = h.shape[1]
     x = F.silu((inputs * mixer.conv1d.weight[:, 0].T).sum(0) + mixer.conv1d.bias)
     dt, B, C = (mixer.x_proj.weight @ x).split([mixer.dt_proj.in_features, d_state, d_state])
     delta = (1 + (mixer.dt_proj.weight @ dt + mixer.dt_proj.bias).exp()).log()
-    h = (delta[:, None] * -mixer.A_log.exp()).exp() * h + (delta * x)[:, None] * B
+    decay = (delta[:, None] * -mixer.A_log.exp()).exp()
+    h = (2 * decay - 1 if signed else decay) * h + (delta * x)[:, None] * B
     return h @ C + mixer.D * x, h
 
 
-def equations(model, tokens):
+def equations(model, tokens, signed=False):
     """(B, T) -> (B, num_tokens, T) logits, for one row, layer and token at a time."""
 
     def rms_norm(x, norm):
@@ -60,15 +63,16 @@ def equations(model, tokens):
             for t, x in enumerate(xs):
                 into, gate = (mixer.in_proj.weight @ rms_norm(x, layer.norm)).chunk(2)
                 inputs = torch.cat([inputs[1:], into[None]])
-                y, h = mixer_step(mixer, inputs, h)
+                y, h = mixer_step(mixer, inputs, h, signed)
                 xs[t] = x + mixer.out_proj.weight @ (y * gate * gate.sigmoid())
         rows.append(torch.stack([model.lm_head.weight @ rms_norm(x, model.backbone.norm_f) for x in xs], 1))
     return torch.stack(rows)[:, :NUM_TOKENS]
 
 
-def test_equals_the_papers_equations(model, tokens):
-    model = model.double()
-    torch.testing.assert_close(model(tokens), equations(model, tokens), rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("model", [*SIZES, SIGNED], indirect=True)
+def test_equals_the_papers_equations(request, model, tokens):
+    model, signed = model.double(), request.node.callspec.params["model"] == SIGNED
+    torch.testing.assert_close(model(tokens), equations(model, tokens, signed), rtol=1e-9, atol=1e-9)
 
 
 class TestWeights:

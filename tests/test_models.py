@@ -337,6 +337,102 @@ class TestTransformer:
             TransformerDecoder(NUM_TOKENS, dim_model=10, num_heads=3)
 
 
+def block(model, layer, x):
+    """A pre-norm layer by the papers' equations, in plain loops: (T, dim_model) of one row -> the same, and the
+    (heads, T, T) weights."""
+    length, dim = x.shape
+    size, kv = dim // model.num_heads, model.num_key_value_heads
+    attn = layer.self_attn
+
+    def normed(norm, x):
+        if isinstance(norm, nn.RMSNorm):
+            return x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight
+        x = x - x.mean(-1, keepdim=True)
+        return x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+
+    def turned(vector, position):
+        """Multiplied, as a complex number for each pair of columns, by exp(i position theta)."""
+        if model.position_encoding != "rope":
+            return vector
+        theta = 10000.0 ** (-2 * torch.arange(size // 2, dtype=vector.dtype) / size)
+        rotated = torch.view_as_complex(vector.reshape(-1, 2)) * torch.polar(torch.ones_like(theta), position * theta)
+        return torch.view_as_real(rotated).flatten()
+
+    def attended(x):
+        q, k, v = (x @ attn.in_proj_weight.T + attn.in_proj_bias).split([dim, kv * size, kv * size], 1)
+        out, maps = torch.zeros_like(q), torch.zeros(model.num_heads, length, length, dtype=x.dtype)
+        for h in range(model.num_heads):
+            mine, theirs = slice(h * size, (h + 1) * size), h // (model.num_heads // kv)
+            shared = slice(theirs * size, (theirs + 1) * size)
+            for i in range(length):
+                scores = (
+                    torch.stack([turned(q[i, mine], i) @ turned(k[j, shared], j) for j in range(i + 1)]) / size**0.5
+                )
+                if model.position_encoding == "alibi":
+                    scores = scores - 2 ** (-8 * (h + 1) / model.num_heads) * (i - torch.arange(i + 1))
+                maps[h, i, : i + 1] = weights = scores.softmax(0)
+                out[i, mine] = weights @ v[: i + 1, shared]
+        return out @ attn.out_proj.weight.T + attn.out_proj.bias, maps
+
+    def feed_forward(x):
+        inner = x @ layer.linear1.weight.T + layer.linear1.bias
+        if model.activation == "swiglu":
+            inner = inner * inner.sigmoid() * (x @ layer.gate.weight.T + layer.gate.bias)
+        elif model.activation == "gelu":
+            inner = inner * (1 + torch.erf(inner / 2**0.5)) / 2
+        else:
+            inner = inner.clamp_min(0)
+        return inner @ layer.linear2.weight.T + layer.linear2.bias
+
+    out, maps = attended(normed(layer.norm1, x))
+    x = x + out
+    return x + feed_forward(normed(layer.norm2, x)), maps
+
+
+@pytest.mark.parametrize("positions", ["learned", "rope", "alibi", "none"])
+@pytest.mark.parametrize(
+    ("norm", "activation", "kv_heads"), [("layer", "relu", None), ("rms", "swiglu", 1), ("layer", "gelu", 2)]
+)
+def test_transformer_options_equal_their_equations(positions, norm, activation, kv_heads, tokens):
+    """In values, gradients and attention weights."""
+    torch.manual_seed(0)
+    options = {"positions": positions, "norm": norm, "activation": activation, "num_key_value_heads": kv_heads}
+    model = TransformerDecoder(NUM_TOKENS, 16, 2, 4, 12, **options).double().eval()
+    tokens = tokens[:2, :7]
+    rows, maps = [], []
+    for row in tokens:
+        x = model.embedding.weight[row] * 4
+        if positions == "learned":
+            x = x + model.position_embedding.weight[: len(row)]
+        of_layers = []
+        for layer in model.layers:
+            x, weights = block(model, layer, x)
+            of_layers.append(weights)
+        rows.append(model.head(x))
+        maps.append(torch.cat(of_layers).mean(0))
+    expected = torch.stack(rows).mT
+    torch.testing.assert_close(model(tokens), expected)
+    torch.testing.assert_close(model.attention_weights(tokens[:, :3], tokens[:, 3:]), torch.stack(maps)[:, 2:6, :3])
+    upstream, used = torch.randn_like(expected), [p for n, p in model.named_parameters()]
+    ours, theirs = (torch.autograd.grad((logits * upstream).sum(), used) for logits in (model(tokens), expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("positions", ["rope", "alibi"])
+def test_positions_in_attention_hold_in_training_too(positions, tokens):
+    """Training takes another path on a CPU, with dropout; here its probability is next to nothing."""
+    model = TransformerDecoder(NUM_TOKENS, 12, 2, 3, 20, dropout_p=1e-9, positions=positions, mask_pad=True)
+    torch.testing.assert_close(model.train()(tokens), model.eval()(tokens), **CLOSE)
+
+
+def test_fewer_heads_of_keys_make_the_cache_smaller(tokens):
+    sizes = []
+    for kv_heads in (8, 2, 1):
+        _, state = TransformerDecoder(NUM_TOKENS, num_key_value_heads=kv_heads).prefill(tokens[:1])
+        sizes.append(sum(tensor.numel() for cache in state.caches for tensor in cache))
+    assert sizes == [6 * 2 * 64 * LENGTH, 6 * 2 * 16 * LENGTH, 6 * 2 * 8 * LENGTH]
+
+
 class TestLinear:
     @pytest.mark.parametrize("published_mask", [False, True])
     def test_equals_the_einsum(self, tokens, published_mask):
@@ -457,13 +553,16 @@ def equations(model, tokens):
     def candidate(x):
         return torch.stack([g(value) for value in x]) if model.layers[0].log_space else x
 
+    def kept(share):
+        return 2 * share - 1 if model.layers[0].signed else share
+
     def layer_step(layer, x, h):
         if isinstance(model, MinGRU):
             z, h_tilde = layer.linear(x).chunk(2)
-            return (1 - z.sigmoid()) * h + z.sigmoid() * candidate(h_tilde)
+            return kept(1 - z.sigmoid()) * h + z.sigmoid() * candidate(h_tilde)
         f, i, h_tilde = layer.linear(x).chunk(3)
         f, i = f.sigmoid(), i.sigmoid()
-        return f / (f + i) * h + i / (f + i) * candidate(h_tilde)
+        return kept(f / (f + i)) * h + i / (f + i) * candidate(h_tilde)
 
     logits = torch.empty(*tokens.shape, NUM_TOKENS, dtype=model.head.weight.dtype)
     for b, row in enumerate(tokens):
@@ -479,21 +578,22 @@ def equations(model, tokens):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("architecture", [MinLSTM, MinGRU])
 class TestMinimalRNNs:
-    def variants(self, architecture, dtype, log_space):
+    def variants(self, architecture, dtype, log_space, eigenvalues=(0, 1)):
         """Models with the same weights and each scan."""
         torch.manual_seed(0)
         models = []
-        for scan in ("auto", "sequential", "parallel", "log")[: 4 if log_space else 3]:
-            model = architecture(NUM_TOKENS, 6, 8, 3, log_space=log_space, scan=scan).to(dtype)
+        for scan in ("auto", "sequential", "parallel", "log")[: 4 if log_space and eigenvalues == (0, 1) else 3]:
+            model = architecture(NUM_TOKENS, 6, 8, 3, log_space=log_space, scan=scan, eigenvalues=eigenvalues).to(dtype)
             if models:
                 model.load_state_dict(models[0].state_dict())
             models.append(model)
         return models
 
+    @pytest.mark.parametrize("eigenvalues", [(0, 1), (-1, 1)])
     @pytest.mark.parametrize("log_space", [True, False])
-    def test_all_scans_equal_the_papers_equations(self, architecture, dtype, log_space, tokens):
+    def test_all_scans_equal_the_papers_equations(self, architecture, dtype, log_space, eigenvalues, tokens):
         tolerance = 1e-5 if dtype == torch.float32 else 1e-10
-        models = self.variants(architecture, dtype, log_space)
+        models = self.variants(architecture, dtype, log_space, eigenvalues)
         expected = equations(models[0], tokens)
         for model in models:
             torch.testing.assert_close(model(tokens), expected, rtol=tolerance, atol=tolerance)
@@ -516,6 +616,10 @@ class TestMinimalRNNs:
         (MinLSTM, {"hidden_dim": -1}, "hidden_dim=-1: must be greater than 0"),
         (MinLSTM, {"scan": "fast"}, "scan=fast: did you mean auto? (one of auto, sequential, parallel, log)"),
         (MinGRU, {"scan": "log", "log_space": False}, "scan=log: needs log_space=true"),
+        (MinGRU, {"scan": "log", "eigenvalues": [-1, 1]}, "scan=log: needs eigenvalues=[0,1]"),
+        (MinLSTM, {"eigenvalues": [-2, 1]}, "must be [0,1] or [-1,1]"),
+        (MambaLM, {"eigenvalues": [1, -1]}, "must be [0,1] or [-1,1]"),
+        (MambaLM, {"eigenvalues": [-1, 1], "backend": "mamba_ssm"}, "backend=mamba_ssm: has no negative eigenvalues"),
         (MinGRU, {"residual": True, "hidden_dim": 32}, "hidden_dim=32: must equal embedding_dim=64"),
         (MinGRU, {"norm": "layr"}, "norm=layr: did you mean layer"),
         (LSTM_LLM, {"dropout": 1.0}, "dropout=1.0: must be at least 0 and less than 1"),
@@ -524,6 +628,14 @@ class TestMinimalRNNs:
         (RNN, {"nonlinearity": "tan"}, "nonlinearity=tan: did you mean tanh?"),
         (LinearLLM, {"embedding_dim": 0}, "embedding_dim=0: must be greater than 0"),
         (TransformerDecoder, {"dim_feedforward": -2}, "dim_feedforward=-2: must be greater than 0"),
+        (TransformerDecoder, {"num_key_value_heads": 3}, "num_key_value_heads=3: must divide num_heads=8"),
+        (
+            TransformerDecoder,
+            {"positions": "rope", "dim_model": 24},
+            "positions=rope: needs an even dim_model / num_heads",
+        ),
+        (TransformerDecoder, {"activation": "gelu", "relu_rescale": 2.0}, "relu_rescale=2.0: needs activation=relu"),
+        (TransformerDecoder, {"norm": "rsm"}, "norm=rsm: did you mean rms?"),
         (TransformerDecoder, {"dropout_p": -0.1}, "dropout_p=-0.1: must be at least 0"),
     ],
 )

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive
+from rule_extrapolation.models.eigenvalues import are_signed
 from rule_extrapolation.models.language_model import LanguageModel, runs_on_cuda
 from rule_extrapolation.ops.selective_scan import selective_scan
 
@@ -87,10 +89,12 @@ class MambaLM(LanguageModel):
         init: mamba_ssm, or mamba_py for the initial weights of alxndrTL/mamba.py, of which Mészáros et al. 2024 (arXiv
             2409.13728) use a fork. There the embeddings, which are also the output weights, have a standard deviation
             of 1 instead of 0.02, and the projection out of each block is not divided by sqrt(n_layers).
+        eigenvalues: the range of the factor of a state, [0, 1] for exp(dt A), or [-1, 1] for 2 exp(dt A) - 1 as in
+            Grazzi et al. 2024 (arXiv 2411.12537), all else unchanged. mamba-ssm's kernel has only the former.
         accelerator: the device the model will run on, as in Lightning's Trainer.
 
     Raises:
-        ConfigError: sizes below 1, or a backend that is not available.
+        ConfigError: sizes below 1, or a backend that is not available, or eigenvalues in another range.
     """
 
     def __init__(
@@ -104,12 +108,15 @@ class MambaLM(LanguageModel):
         backend: Literal["auto", "torch", "mamba_ssm"] = "auto",
         init: Literal["mamba_ssm", "mamba_py"] = "mamba_ssm",
         accelerator: str = "auto",
+        eigenvalues: Sequence[int] = (0, 1),
     ):
         super().__init__()
         check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, n_layers=n_layers, expand=expand)
         check_choice(("mamba_ssm", "mamba_py"), init=init)
         self.num_tokens = num_tokens
-        self.backend, self.scan, self.backend_reason = choose_scan(backend, accelerator, d_state)
+        self.backend, self.scan, self.backend_reason = choose_scan(
+            backend, accelerator, d_state, are_signed(eigenvalues)
+        )
         padded = math.ceil(num_tokens / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         layers = [
             nn.ModuleDict(
@@ -149,28 +156,33 @@ class MambaLM(LanguageModel):
         return self.lm_head(self.backbone.norm_f(x))[..., : self.num_tokens], tuple(states)
 
 
-def choose_scan(backend: str, accelerator: str, d_state: int) -> tuple[str, Scan, str | None]:
+def choose_scan(backend: str, accelerator: str, d_state: int, signed: bool = False) -> tuple[str, Scan, str | None]:
     """Choose the implementation of the selective scan.
 
     Returns:
         torch or mamba_ssm, the function, and why auto did not choose the kernel although there is a CUDA GPU.
 
     Raises:
-        ConfigError: backend is mamba_ssm, which is not available.
+        ConfigError: backend is mamba_ssm, which is not available or has no negative eigenvalues.
     """
     check_choice(("auto", "torch", "mamba_ssm"), backend=backend)
+    if signed and backend == "mamba_ssm":
+        raise ConfigError("backend", backend, "has no negative eigenvalues; set torch or auto")
+    torch_scan = partial(selective_scan, signed=signed)
     if backend == "torch" or (backend == "auto" and not runs_on_cuda(accelerator)):
-        return "torch", selective_scan, None
+        return "torch", torch_scan, None
     try:
         if not runs_on_cuda(accelerator):
             raise ValueError("no CUDA GPU is in use")
+        if signed:
+            raise ValueError("its kernel has no negative eigenvalues")
         if d_state > KERNEL_MAX_STATE:
             raise ValueError(f"its kernel takes d_state up to {KERNEL_MAX_STATE}, not {d_state}")
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except Exception as error:  # a package built for another machine may raise anything
         reason = " ".join(f"mamba-ssm: {error}".split())
         if backend == "auto":
-            return "torch", selective_scan, reason
+            return "torch", torch_scan, reason
         fix = 'needs a CUDA GPU and `pip install --no-build-isolation ".[cuda]"`; set torch or auto'
         raise ConfigError("backend", backend, f"{fix} ({reason})") from error
 

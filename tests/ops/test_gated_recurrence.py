@@ -11,11 +11,12 @@ from rule_extrapolation.ops import gated_recurrence, linear_recurrence
 from rule_extrapolation.ops.gated_recurrence import g, reference
 
 
-def definition(x, h0, gates, positive):
+def definition(x, h0, gates, positive, signed=False):
     *logits, candidate = x.chunk(gates + 1, 2)
     keep = -logits[0] if gates == 1 else F.logsigmoid(logits[0]) - F.logsigmoid(logits[1])
     candidate = g(candidate) if positive else candidate
-    return linear_recurrence.sequential(keep.sigmoid(), (-keep).sigmoid() * candidate, h0)
+    a = keep.sigmoid()
+    return linear_recurrence.sequential(2 * a - 1 if signed else a, (-keep).sigmoid() * candidate, h0)
 
 
 def test_definition_is_the_papers():
@@ -34,12 +35,13 @@ def test_definition_is_the_papers():
 @pytest.mark.parametrize("module", [gated_recurrence, reference], ids=["auto", "reference"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("positive", [True, False])
 @pytest.mark.parametrize(("gates", "name"), [(1, "mingru"), (2, "minlstm")])
-def test_equals_definition_in_value_and_gradient(module, shape, dtype, positive, gates, name):
+def test_equals_definition_in_value_and_gradient(module, shape, dtype, positive, signed, gates, name):
     inputs = gated_inputs(gates, *shape, dtype)
-    actual = vars(module)[name](*inputs, positive)
-    assert_same(actual, definition(*inputs, gates, positive), inputs, dtype)
+    actual = vars(module)[name](*inputs, positive, signed)
+    assert_same(actual, definition(*inputs, gates, positive, signed), inputs, dtype)
 
 
 def test_gates_beyond_a_float_keep_their_ratio():
@@ -61,7 +63,8 @@ def test_nan_and_infinity_are_not_hidden(fused):
 
 
 @pytest.mark.parametrize("fused", [gated_recurrence.mingru, gated_recurrence.minlstm])
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("positive", [True, False])
-def test_gradcheck_of_gates(fused, positive):
+def test_gradcheck_of_gates(fused, positive, signed):
     inputs = gated_inputs(1 if fused is gated_recurrence.mingru else 2, 2, 4, 2, torch.float64)
-    assert torch.autograd.gradcheck(lambda x, h0: fused(x, h0, positive), inputs)
+    assert torch.autograd.gradcheck(lambda x, h0: fused(x, h0, positive, signed), inputs)

@@ -16,9 +16,13 @@ OPS = torch.ops.rule_extrapolation
 CALLS = {
     "linear_recurrence": lambda: recurrence_inputs(2, 5, 3),
     "linear_recurrence_backward": lambda: [t.detach() for t in (*recurrence_inputs(2, 5, 3), torch.ones(2, 5, 3))],
-    "gated_recurrence": lambda: [*gated_inputs(2, 2, 5, 3), 2, True],
-    "selective_scan": lambda: [*scan_inputs(2, 18, 3, 4, torch.float32), True],
-    "selective_scan_without_gradient": lambda: [*(t.detach() for t in scan_inputs(2, 18, 3, 4, torch.float32)), False],
+    "gated_recurrence": lambda: [*gated_inputs(2, 2, 5, 3), 2, True, True],
+    "selective_scan": lambda: [*scan_inputs(2, 18, 3, 4, torch.float32), True, True],
+    "selective_scan_without_gradient": lambda: [
+        *(t.detach() for t in scan_inputs(2, 18, 3, 4, torch.float32)),
+        False,
+        False,
+    ],
 }
 
 

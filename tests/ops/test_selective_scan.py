@@ -7,7 +7,7 @@ from op_testing import TOLERANCE, scan_inputs
 from rule_extrapolation.ops.selective_scan import reference, selective_scan
 
 
-def scan_definition(x, dt, A, B, C, h0):
+def scan_definition(x, dt, A, B, C, h0, signed=False):
     """One batch row, step and channel at a time, as algorithm 2 of the paper says it."""
     rows, last = [], []
     for i in range(x.shape[0]):
@@ -15,7 +15,8 @@ def scan_definition(x, dt, A, B, C, h0):
         for d in range(x.shape[2]):
             h, channel = h0[i, d], []
             for t in range(x.shape[1]):
-                h = (dt[i, t, d] * A[d]).exp() * h + dt[i, t, d] * B[i, t] * x[i, t, d]
+                decay = (dt[i, t, d] * A[d]).exp()
+                h = (2 * decay - 1 if signed else decay) * h + dt[i, t, d] * B[i, t] * x[i, t, d]
                 channel.append((C[i, t] * h).sum())
             outputs.append(torch.stack(channel))
             states.append(h)
@@ -27,10 +28,11 @@ def scan_definition(x, dt, A, B, C, h0):
 @pytest.mark.parametrize("scan", [selective_scan, reference.selective_scan], ids=["auto", "reference"])
 class TestBothSelectiveScans:
     @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize("signed", [False, True])
     @pytest.mark.parametrize(("time", "states"), [(1, 3), (2, 1), (3, 2), (4, 3), (5, 4), (17, 3), (33, 2)])
-    def test_equals_definition_in_value_and_gradient(self, scan, time, states, dtype):
+    def test_equals_definition_in_value_and_gradient(self, scan, time, states, signed, dtype):
         inputs = scan_inputs(2, time, 3, states, dtype)
-        actual, expected = scan(*inputs), scan_definition(*inputs)
+        actual, expected = scan(*inputs, signed=signed), scan_definition(*inputs, signed)
         weights = [torch.randn_like(tensor) for tensor in expected]
         for ours, theirs in zip(actual, expected):
             torch.testing.assert_close(ours, theirs, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])

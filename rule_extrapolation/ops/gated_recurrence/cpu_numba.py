@@ -1,5 +1,7 @@
 """Compiled CPU kernels of the recurrences of minGRU (one gate) and minLSTM (two gates), gates included.
 
+The state is kept with the weight keep - flip * take: ``flip`` is 0, or 1 for weights in [-1, 1].
+
 ``one`` is 1 in the dtype of the other arguments: with a plain 1, numba would compute in float64.
 """
 
@@ -16,28 +18,30 @@ from rule_extrapolation.ops._kernels.launcher import NUMPY_TYPES, launch, width_
 from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, claim, exp, fields, kernel, row
 
 
-def forward(x: Tensor, h0: Tensor, gates: int, positive: bool) -> Tensor:
+def forward(x: Tensor, h0: Tensor, gates: int, positive: bool, signed: bool) -> Tensor:
     h = x.new_empty(*x.shape[:2], h0.shape[1])
     forward_kernel, _ = kernels(x.dtype)
-    run(forward_kernel, h, gates, positive, (x, h0), (h,))
+    run(forward_kernel, h, (gates, positive, signed), (x, h0), (h,))
     return h
 
 
-def backward(x: Tensor, h0: Tensor, h: Tensor, dh: Tensor, gates: int, positive: bool) -> tuple[Tensor, Tensor]:
+def backward(
+    x: Tensor, h0: Tensor, h: Tensor, dh: Tensor, gates: int, positive: bool, signed: bool
+) -> tuple[Tensor, Tensor]:
     gradients = x.new_empty(x.shape), h0.new_empty(h0.shape)
     _, backward_kernel = kernels(x.dtype)
-    run(backward_kernel, h, gates, positive, (x, h0, h, dh), gradients)
+    run(backward_kernel, h, (gates, positive, signed), (x, h0, h, dh), gradients)
     return gradients
 
 
 def run(
-    kernel: Any, h: Tensor, gates: int, positive: bool, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+    kernel: Any, h: Tensor, options: tuple[int, ...], inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
 ) -> None:
     batch, time, channels = h.shape
     width = width_of_task(batch, channels)
     tasks = batch * -(-channels // width)
     inputs = tuple(tensor.contiguous() for tensor in inputs)
-    launch(kernel, tasks, (time, channels, width, gates, positive), inputs + outputs, h.numel())
+    launch(kernel, tasks, (time, channels, width, *options), inputs + outputs, h.numel())
 
 
 @njit(**OPTIONS)
@@ -78,47 +82,48 @@ def candidate(x, positive, one):
 
 
 @njit(**OPTIONS)
-def step_one_gate(z, x, h, h_next, positive, one):
+def step_one_gate(z, x, h, h_next, positive, flip, one):
     for c in range(len(x)):
         keep, take = one_gate(z[c], one)
-        h_next[c] = keep * h[c] + take * candidate(x[c], positive, one)[0]
+        h_next[c] = (keep - flip * take) * h[c] + take * candidate(x[c], positive, one)[0]
 
 
 @njit(**OPTIONS)
-def step_two_gates(f, i, x, h, h_next, positive, one):
+def step_two_gates(f, i, x, h, h_next, positive, flip, one):
     for c in range(len(x)):
         keep, take, _, _ = two_gates(f[c], i[c], one)
-        h_next[c] = keep * h[c] + take * candidate(x[c], positive, one)[0]
+        h_next[c] = (keep - flip * take) * h[c] + take * candidate(x[c], positive, one)[0]
 
 
 @njit(**OPTIONS)
-def step_one_gate_back(z, x, h, dh_next, dz, dx, dh, positive, one):
+def step_one_gate_back(z, x, h, dh_next, dz, dx, dh, positive, flip, one):
     """On entry, dh holds what later steps contribute to the gradient of h_next; on return, the gradient of h."""
     for c in range(len(x) - 1, -1, -1):
         keep, take = one_gate(z[c], one)
         value, slope = candidate(x[c], positive, one)
         d = dh_next[c] + dh[c]
-        dz[c] = d * (value - h[c]) * keep * take
+        dz[c] = d * (value - (one + flip) * h[c]) * keep * take
         dx[c] = d * take * slope
-        dh[c] = d * keep
+        dh[c] = d * (keep - flip * take)
 
 
 @njit(**OPTIONS)
-def step_two_gates_back(f, i, x, h, dh_next, df, di, dx, dh, positive, one):
+def step_two_gates_back(f, i, x, h, dh_next, df, di, dx, dh, positive, flip, one):
     for c in range(len(x) - 1, -1, -1):
         keep, take, by_f, by_i = two_gates(f[c], i[c], one)
         value, slope = candidate(x[c], positive, one)
         d = dh_next[c] + dh[c]
-        d_logit = d * (h[c] - value) * keep * take
+        d_logit = d * ((one + flip) * h[c] - value) * keep * take
         df[c] = d_logit * by_f
         di[c] = -d_logit * by_i
         dx[c] = d * take * slope
-        dh[c] = d * keep
+        dh[c] = d * (keep - flip * take)
 
 
 @cache
 def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
-    """(forward, backward), which take jobs [0, tasks, time, channels, channels of a task, gates, positive, addresses].
+    """(forward, backward), which take jobs [0, tasks, time, channels, channels of a task, gates, positive, signed,
+    addresses].
 
     A task is some channels of a batch row. The addresses are those of x, h0, h for forward, and of x, h0, h, dh, dx,
     dh0 for backward.
@@ -128,8 +133,9 @@ def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
 
     @kernel
     def forward(job):
-        tasks, time, channels, width, gates, positive, x, h0, h = fields(job, 10)
+        tasks, time, channels, width, gates, positive, signed, x, h0, h = fields(job, 11)
         parts = (channels + width - 1) // width
+        flip = one if signed else one - one
         task = claim(job)
         while task < tasks:
             i, start = task // parts, task % parts * width
@@ -141,17 +147,18 @@ def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
                 first, second = row(x, at, n, dtype), row(x, at + channels, n, dtype)
                 now = row(h, step * channels + start, n, dtype)
                 if gates == 1:
-                    step_one_gate(first, second, before, now, positive != 0, one)
+                    step_one_gate(first, second, before, now, positive != 0, flip, one)
                 else:
                     third = row(x, at + 2 * channels, n, dtype)
-                    step_two_gates(first, second, third, before, now, positive != 0, one)
+                    step_two_gates(first, second, third, before, now, positive != 0, flip, one)
                 before = now
             task = claim(job)
 
     @kernel
     def backward(job):
-        tasks, time, channels, width, gates, positive, x, h0, h, dh, dx, dh0 = fields(job, 13)
+        tasks, time, channels, width, gates, positive, signed, x, h0, h, dh, dx, dh0 = fields(job, 14)
         parts = (channels + width - 1) // width
+        flip = one if signed else one - one
         task = claim(job)
         while task < tasks:
             i, start = task // parts, task % parts * width
@@ -167,11 +174,11 @@ def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
                 first, second = row(x, at, n, dtype), row(x, at + channels, n, dtype)
                 d_first, d_second = row(dx, at, n, dtype), row(dx, at + channels, n, dtype)
                 if gates == 1:
-                    step_one_gate_back(first, second, before, new, d_first, d_second, d, positive != 0, one)
+                    step_one_gate_back(first, second, before, new, d_first, d_second, d, positive != 0, flip, one)
                 else:
                     third, d_third = row(x, at + 2 * channels, n, dtype), row(dx, at + 2 * channels, n, dtype)
                     step_two_gates_back(
-                        first, second, third, before, new, d_first, d_second, d_third, d, positive != 0, one
+                        first, second, third, before, new, d_first, d_second, d_third, d, positive != 0, flip, one
                     )
             task = claim(job)
 

@@ -30,20 +30,27 @@ def minlstm_keep_logit(forget: Tensor, input: Tensor) -> Tensor:
     return F.logsigmoid(forget) - F.logsigmoid(input)
 
 
-def mingru(x: Tensor, h0: Tensor, positive: bool, recurrence: Recurrence = sequential) -> Tensor:
+def keep(logit: Tensor, signed: bool) -> Tensor:
+    """The weight of the old state, a_t = σ(logit) or, with ``signed``, 2 a_t - 1 = tanh(logit / 2)."""
+    return (logit / 2).tanh() if signed else logit.sigmoid()
+
+
+def mingru(x: Tensor, h0: Tensor, positive: bool, signed: bool = False, recurrence: Recurrence = sequential) -> Tensor:
     """Arguments and result as in ``gated_recurrence.mingru``, on any device."""
     update, candidate = x.chunk(2, 2)
-    return weighted_mean(mingru_keep_logit(update), candidate, h0, positive, recurrence)
+    return weighted_mean(mingru_keep_logit(update), candidate, h0, positive, signed, recurrence)
 
 
-def minlstm(x: Tensor, h0: Tensor, positive: bool, recurrence: Recurrence = sequential) -> Tensor:
+def minlstm(x: Tensor, h0: Tensor, positive: bool, signed: bool = False, recurrence: Recurrence = sequential) -> Tensor:
     """Arguments and result as in ``gated_recurrence.minlstm``, on any device."""
     forget, input, candidate = x.chunk(3, 2)
-    return weighted_mean(minlstm_keep_logit(forget, input), candidate, h0, positive, recurrence)
+    return weighted_mean(minlstm_keep_logit(forget, input), candidate, h0, positive, signed, recurrence)
 
 
-def weighted_mean(keep_logit: Tensor, candidate: Tensor, h0: Tensor, positive: bool, recurrence: Recurrence) -> Tensor:
-    """h_t = a_t * h_{t-1} + (1 - a_t) * c_t, where a_t = σ(keep_logit_t)."""
+def weighted_mean(
+    keep_logit: Tensor, candidate: Tensor, h0: Tensor, positive: bool, signed: bool, recurrence: Recurrence
+) -> Tensor:
+    """h_t = a_t * h_{t-1} + (1 - a_t) * c_t, where a_t = σ(keep_logit_t); with ``signed``, 2 a_t - 1 times h_{t-1}."""
     if positive:
         candidate = g(candidate)
-    return recurrence(keep_logit.sigmoid(), (-keep_logit).sigmoid() * candidate, h0)
+    return recurrence(keep(keep_logit, signed), (-keep_logit).sigmoid() * candidate, h0)

@@ -5,6 +5,8 @@ decays and how much input it takes:
 
     h_t = exp(dt_t A) * h_{t-1} + dt_t x_t B_t
     y_t = sum over the N numbers of C_t * h_t
+
+With ``signed``, 2 exp(dt_t A) - 1 in [-1, 1] takes the place of exp(dt_t A) (Grazzi et al. 2024, arXiv 2411.12537).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ __all__ = ["selective_scan"]
 
 
 def selective_scan(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None = None
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None = None, signed: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Scan T steps. The result can be differentiated once, with respect to all six arguments.
 
@@ -36,6 +38,7 @@ def selective_scan(
         B: (batch, T, N) weights of the input in the state.
         C: (batch, T, N) weights of the state in the output.
         h0: (batch, D, N) state before the first step; None is zero.
+        signed: whether 2 exp(dt_t A) - 1 takes the place of exp(dt_t A).
 
     Returns:
         The (batch, T, D) outputs y, of the dtype of x, and the (batch, D, N) state after the last step.
@@ -46,9 +49,9 @@ def selective_scan(
     with torch.autocast(x.device.type, enabled=False):
         tensors = [tensor.to(dtype) for tensor in (x, dt, A, B, C, h0)]
         if handles(*tensors):
-            y, h, _ = forward(*tensors, torch.is_grad_enabled())
+            y, h, _ = forward(*tensors, signed, torch.is_grad_enabled())
         else:
-            y, h = reference.selective_scan(*tensors)
+            y, h = reference.selective_scan(*tensors, signed)
     return y.to(x.dtype), h
 
 
@@ -63,7 +66,7 @@ def stretch_of(time: int) -> int:
 
 @torch.library.custom_op("rule_extrapolation::selective_scan", mutates_args=(), device_types="cpu")
 def forward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, keep: bool
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, signed: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the state after the last step and, if ``keep``, the states before each stretch of steps.
 
@@ -72,24 +75,24 @@ def forward(
     from rule_extrapolation.ops.selective_scan import cpu_numba
 
     check_shapes(x, dt, A, B, C, h0)
-    outputs = forward_fake(x, dt, A, B, C, h0, keep)
-    cpu_numba.forward(x, dt, A, B, C, h0, stretch_of(x.shape[1]), outputs)
+    outputs = forward_fake(x, dt, A, B, C, h0, signed, keep)
+    cpu_numba.forward(x, dt, A, B, C, h0, signed, stretch_of(x.shape[1]), outputs)
     return outputs
 
 
 @torch.library.custom_op("rule_extrapolation::selective_scan_backward", mutates_args=(), device_types="cpu")
 def backward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor, dy: Tensor, dh: Tensor
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor, dy: Tensor, dh: Tensor, signed: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients with respect to x, dt, A, B, C and h0."""
     from rule_extrapolation.ops.selective_scan import cpu_numba
 
-    return cpu_numba.backward(x, dt, A, B, C, stretch_of(x.shape[1]), saved, dy, dh)
+    return cpu_numba.backward(x, dt, A, B, C, signed, stretch_of(x.shape[1]), saved, dy, dh)
 
 
 @forward.register_fake
 def forward_fake(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, keep: bool
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, signed: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     (batch, time, channels), states = x.shape, A.shape[1]
     saved = x.new_empty(batch, -(-time // stretch_of(time)) if keep else 0, states, channels)
@@ -98,18 +101,19 @@ def forward_fake(
 
 @backward.register_fake
 def backward_fake(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor, dy: Tensor, dh: Tensor
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor, dy: Tensor, dh: Tensor, signed: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dense = (tensor.new_empty(tensor.shape) for tensor in (x, dt, A, B, C))
     return *dense, dh.new_empty(dh.mT.shape).mT
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.signed = inputs[6]
     ctx.save_for_backward(*inputs[:5], output[2])
 
 
 def differentiate(ctx: Any, dy: Tensor, dh: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *backward(*ctx.saved_tensors, dy, dh), None
+    return *backward(*ctx.saved_tensors, dy, dh, ctx.signed), None, None
 
 
 forward.register_autograd(differentiate, setup_context=save)

@@ -19,36 +19,49 @@ from rule_extrapolation.ops._kernels.numba_tools import OPTIONS, SUM_OPTIONS, cl
 
 WIDTH = 128
 
+ONE = np.float32(1)
+
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 """y, h and the states before each stretch, which may be empty."""
 
 
-def forward(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, stretch: int, outputs: Outputs) -> None:
+def forward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, signed: bool, stretch: int, outputs: Outputs
+) -> None:
     """Write the results into ``outputs``."""
     y, h, saved = outputs
     forward_kernel, _ = kernels(x.dtype)
-    run(forward_kernel, stretch, (x, dt, A.mT, B, C, h0.mT), (h.mT, saved, y))
+    run(forward_kernel, stretch, signed, (x, dt, A.mT, B, C, h0.mT), (h.mT, saved, y))
 
 
 def backward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, stretch: int, saved: Tensor, dy: Tensor, dh: Tensor
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    signed: bool,
+    stretch: int,
+    saved: Tensor,
+    dy: Tensor,
+    dh: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     (batch, _, channels), states = x.shape, A.shape[1]
     d_x, d_dt, d_h = x.new_empty(x.shape), x.new_empty(x.shape), dh.mT.clone(memory_format=torch.contiguous_format)
     d_A = x.new_empty(batch, states, channels)
     d_B, d_C = x.new_empty(2, batch, -(-channels // WIDTH), *B.shape[1:])
     _, backward_kernel = kernels(x.dtype)
-    run(backward_kernel, stretch, (x, dt, A.mT, B, C, saved, dy), (d_x, d_dt, d_A, d_B, d_C, d_h))
+    run(backward_kernel, stretch, signed, (x, dt, A.mT, B, C, saved, dy), (d_x, d_dt, d_A, d_B, d_C, d_h))
     return d_x, d_dt, d_A.sum(0).mT.contiguous(), d_B.sum(1), d_C.sum(1), d_h.mT
 
 
-def run(kernel: Any, stretch: int, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+def run(kernel: Any, stretch: int, signed: bool, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
     x, _, A, *_ = inputs
     (batch, time, channels), states = x.shape, A.shape[0]
     tasks = batch * -(-channels // WIDTH)
     inputs = tuple(tensor.contiguous() for tensor in inputs)
-    launch(kernel, tasks, (time, channels, states, stretch), inputs + outputs, states * x.numel())
+    launch(kernel, tasks, (time, channels, states, stretch, signed), inputs + outputs, states * x.numel())
 
 
 @njit(**OPTIONS)
@@ -66,22 +79,23 @@ def dot(a, b, zero):
 
 
 @njit(**OPTIONS)
-def step(dt, A, u, B, C, h, y):
+def step(dt, A, u, B, C, h, y, flip):
     for d in range(len(y)):
-        h[d] = exp(dt[d] * A[d]) * h[d] + u[d] * B
+        e = exp(dt[d] * A[d])
+        h[d] = (e + flip * (e - ONE)) * h[d] + u[d] * B
         y[d] += h[d] * C
 
 
 @njit(**OPTIONS)
-def step_again(dt, A, u, B, h, decay, h_next):
+def step_again(dt, A, u, B, h, decay, h_next, flip):
     for d in range(len(h)):
         e = exp(dt[d] * A[d])
         decay[d] = e
-        h_next[d] = e * h[d] + u[d] * B
+        h_next[d] = (e + flip * (e - ONE)) * h[d] + u[d] * B
 
 
 @njit(**OPTIONS)
-def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh):
+def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh, flip):
     """Returns the gradients of B and C. On entry, dh holds what later steps contribute to the gradient of h_next; on
     return, the gradient of h."""
     for d in range(len(h)):
@@ -90,9 +104,8 @@ def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh):
     for d in range(len(h)):
         g = dh[d]
         du[d] += g * B
-        g *= decay[d]
-        dh[d] = g
-        d_exponent = g * h[d]
+        dh[d] = g * (decay[d] + flip * (decay[d] - ONE))
+        d_exponent = g * (decay[d] + flip * decay[d]) * h[d]
         dA[d] += d_exponent * dt[d]
         d_dt[d] += d_exponent * A[d]
     return dB, dC
@@ -100,7 +113,7 @@ def step_back(dt, A, u, B, C, h, h_next, decay, dy, du, d_dt, dA, dh):
 
 @cache
 def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
-    """(forward, backward), which take jobs [0, tasks, time, channels, states, stretch, addresses].
+    """(forward, backward), which take jobs [0, tasks, time, channels, states, stretch, signed, addresses].
 
     The addresses are those of x, dt, A, B, C, h0, h, saved, y for forward, and of x, dt, A, B, C, saved, dy, dx, d_dt,
     dA, dB, dC, dh for backward. States are (batch, N, D) and A is (N, D); h is the state after the last step. ``saved``
@@ -111,8 +124,9 @@ def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
 
     @kernel
     def forward(job):
-        tasks, time, channels, states, stretch, x, dt, A, B, C, h0, h, saved, y = fields(job, 15)
+        tasks, time, channels, states, stretch, signed, x, dt, A, B, C, h0, h, saved, y = fields(job, 16)
         parts, stretches = (channels + WIDTH - 1) // WIDTH, (time + stretch - 1) // stretch
+        flip = dtype(1) if signed else dtype(0)
         u = np.empty(WIDTH, dtype)
         task = claim(job)
         while task < tasks:
@@ -132,13 +146,16 @@ def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
                         hs[:] = row(h0, state, n, dtype)
                     if saved != 0 and t % stretch == 0:
                         row(saved, ((i * stretches + t // stretch) * states + s) * channels + start, n, dtype)[:] = hs
-                    step(dts, row(A, s * channels + start, n, dtype), us, Bs[s], Cs[s], hs, ys)
+                    step(dts, row(A, s * channels + start, n, dtype), us, Bs[s], Cs[s], hs, ys, flip)
             task = claim(job)
 
     @kernel
     def backward(job):
-        tasks, time, channels, states, stretch, x, dt, A, B, C, saved, dy, dx, d_dt, dA, dB, dC, dh = fields(job, 19)
+        tasks, time, channels, states, stretch, signed, x, dt, A, B, C, saved, dy, dx, d_dt, dA, dB, dC, dh = fields(
+            job, 20
+        )
         parts, stretches = (channels + WIDTH - 1) // WIDTH, (time + stretch - 1) // stretch
+        flip = dtype(1) if signed else dtype(0)
         us, du = np.empty((stretch, WIDTH), dtype), np.empty(WIDTH, dtype)
         hs, decays = np.empty((stretch + 1, states, WIDTH), dtype), np.empty((stretch, states, WIDTH), dtype)
         task = claim(job)
@@ -157,7 +174,7 @@ def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
                     product(dts, row(x, at, n, dtype), us[j, :n])
                     for s in range(states):
                         As = row(A, s * channels + start, n, dtype)
-                        step_again(dts, As, us[j, :n], Bs[s], hs[j, s, :n], decays[j, s, :n], hs[j + 1, s, :n])
+                        step_again(dts, As, us[j, :n], Bs[s], hs[j, s, :n], decays[j, s, :n], hs[j + 1, s, :n], flip)
                 for j in range(min(stretch, time - first) - 1, -1, -1):
                     step = i * time + first + j
                     at = step * channels + start
@@ -174,7 +191,7 @@ def kernels(torch_dtype: torch.dtype) -> tuple[Any, Any]:
                         state = (i * states + s) * channels + start
                         dBs[s], dCs[s] = step_back(
                             dts, As, us[j, :n], Bs[s], Cs[s], hs[j, s, :n], hs[j + 1, s, :n], decays[j, s, :n],
-                            dys, dus, d_dts, row(dA, state, n, dtype), row(dh, state, n, dtype),
+                            dys, dus, d_dts, row(dA, state, n, dtype), row(dh, state, n, dtype), flip,
                         )  # fmt: skip
                     for d in range(n):
                         dxs[d] = dus[d] * dts[d]

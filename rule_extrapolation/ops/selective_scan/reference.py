@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+def selective_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, signed: bool = False
+) -> tuple[Tensor, Tensor]:
     """Arguments and results as in ``selective_scan.selective_scan``, but all arguments have one dtype."""
-    return SelectiveScan.apply(x, dt, A, B, C, h0)
+    return SelectiveScan.apply(x, dt, A, B, C, h0, signed)
 
 
 class SelectiveScan(torch.autograd.Function):
@@ -23,16 +25,18 @@ class SelectiveScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, signed: bool
+    ) -> tuple[Tensor, Tensor]:
         time = x.shape[1]
-        ctx.stretch = math.isqrt(time)
+        ctx.stretch, ctx.signed = math.isqrt(time), signed
         u, y, h = dt * x, torch.empty_like(x), h0.clone()
         buffer = torch.empty_like(h)
         saved = []
         for t in range(time):
             if t % ctx.stretch == 0:
                 saved.append(h.clone())
-            h.mul_(decay(dt, A, t, out=buffer)).addcmul_(over_states(u, t), over_channels(B, t))
+            h.mul_(decay(dt, A, t, signed, out=buffer)).addcmul_(over_states(u, t), over_channels(B, t))
             y[:, t] = torch.mul(h, over_channels(C, t), out=buffer).sum(2)
         ctx.save_for_backward(x, dt, A, B, C, *saved)
         return y, h
@@ -51,7 +55,9 @@ class SelectiveScan(torch.autograd.Function):
             steps = range(start, min(start + ctx.stretch, x.shape[1]))
             states[0] = saved.pop()
             for a, h, h_next, t in zip(decays, states, states[1:], steps):
-                torch.mul(decay(dt, A, t, out=a), h, out=h_next).addcmul_(over_states(u, t), over_channels(B, t))
+                torch.mul(decay(dt, A, t, ctx.signed, out=a), h, out=h_next).addcmul_(
+                    over_states(u, t), over_channels(B, t)
+                )
             for t in reversed(steps):
                 a, h, h_next = decays[t - start], states[t - start], states[t - start + 1]
                 dh.addcmul_(over_states(dy, t), over_channels(C, t))
@@ -59,15 +65,19 @@ class SelectiveScan(torch.autograd.Function):
                 d_B[:, t] = (u[:, t, None] @ dh).squeeze(1)
                 buffer = h_next  # no longer needed
                 d_u[:, t] = torch.mul(dh, over_channels(B, t), out=buffer).sum(2)
+                # The derivative of a = e is e itself; that of a = 2 e - 1 is 2 e = a + 1.
+                slope = a + 1 if ctx.signed else a
+                d_exponent = dh * slope * h
                 dh.mul_(a)
-                d_exponent = torch.mul(dh, h, out=a)
                 d_A.addcmul_(d_exponent, over_states(dt, t))
                 d_dt[:, t] = torch.mul(d_exponent, A, out=buffer).sum(2)
-        return d_u * dt, d_dt + d_u * x, d_A.sum(0), d_B, d_C, dh
+        return d_u * dt, d_dt + d_u * x, d_A.sum(0), d_B, d_C, dh, None
 
 
-def decay(dt: Tensor, A: Tensor, t: int, out: Tensor) -> Tensor:
-    return torch.mul(over_states(dt, t), A, out=out).exp_()
+def decay(dt: Tensor, A: Tensor, t: int, signed: bool, out: Tensor) -> Tensor:
+    """exp(dt_t A) or, with ``signed``, 2 exp(dt_t A) - 1."""
+    torch.mul(over_states(dt, t), A, out=out).exp_()
+    return out.mul_(2).sub_(1) if signed else out
 
 
 def over_states(values: Tensor, t: int) -> Tensor:
