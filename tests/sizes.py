@@ -14,6 +14,7 @@ from rule_extrapolation.models.ngram import SMOOTHINGS, NGramLM
 from rule_extrapolation.models.oracle import OracleLM
 from rule_extrapolation.models.rnn import RNN
 from rule_extrapolation.models.seq2seq import Seq2Seq
+from rule_extrapolation.models.stack_rnn import StackRNN
 from rule_extrapolation.models.transformer import TransformerDecoder
 from rule_extrapolation.models.xlstm import xLSTMLMModel
 
@@ -48,6 +49,11 @@ MODELS = {
     "lstm-tiny": (LSTM_LLM, TINY_RNN),
     "lstm-between": (LSTM_LLM, {**TINY_RNN, "num_layers": 2, "dropout_between_layers": 0.2}),
     "lstm-l5": (LSTM_LLM, {}),
+    "stack-rnn-tiny": (
+        StackRNN,
+        {"embedding_dim": 2, "hidden_dim": 3, "num_stacks": 1, "stack_size": 2, "top": 1},
+    ),
+    "stack-rnn-default": (StackRNN, {}),
     "rnn-tiny": (RNN, TINY_RNN),
     "rnn-relu": (RNN, {**TINY_RNN, "hidden_dim": 6, "num_layers": 2, "nonlinearity": "relu"}),
     "rnn-between": (RNN, {**TINY_RNN, "num_layers": 2, "dropout_between_layers": 0.2}),

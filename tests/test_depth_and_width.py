@@ -12,6 +12,7 @@ from rule_extrapolation.runs.identity import identity
 KEYS = {
     "transformer": ("num_decoder_layers", "dim_model"),
     "lstm": ("num_layers", "hidden_dim"),
+    "stack_rnn": (None, "hidden_dim"),
     "rnn": ("num_layers", "hidden_dim"),
     "gru": ("num_layers", "hidden_dim"),
     "linear": (None, "embedding_dim"),

@@ -19,6 +19,7 @@ from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.models.rnn import RNN
+from rule_extrapolation.models.stack_rnn import StackRNN
 from rule_extrapolation.models.transformer import TransformerDecoder
 
 LENGTH = 17
@@ -513,6 +514,37 @@ def test_numbers_in_the_state_of_a_recurrent_model(architecture, numbers):
     assert sum(tensor.numel() for tensor in tensors(architecture(NUM_TOKENS, 3, 5, 2).init_state(1))) == numbers
 
 
+def test_stack_rnn_equals_the_papers_equations(tokens):
+    """In values and gradients, element by element, beyond the size of the stacks."""
+    torch.manual_seed(0)
+    model = StackRNN(NUM_TOKENS, 3, 4, num_stacks=2, stack_size=5, top=2).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    rows = []
+    for row in tokens:
+        h, stacks, logits = torch.zeros(4, dtype=torch.double), [[torch.tensor(-1.0).double()] * 5] * 2, []
+        for token in row:
+            tops = torch.stack([element for stack in stacks for element in stack[:2]])
+            x = model.of_input.weight @ model.embedding.weight[token] + model.of_input.bias
+            h = 1 / (1 + (-(x + model.of_hidden.weight @ h + model.of_stack.weight @ tops)).exp())
+            new = []
+            for k, stack in enumerate(stacks):
+                a = (model.action.weight[3 * k : 3 * k + 3] @ h + model.action.bias[3 * k : 3 * k + 3]).exp()
+                push, pop, keep = a / a.sum()
+                value = 1 / (1 + (-(model.pushed.weight[k] @ h + model.pushed.bias[k])).exp())
+                padded = [value, *stack, torch.tensor(-1.0).double()]
+                new.append([push * padded[i] + pop * padded[i + 2] + keep * padded[i + 1] for i in range(5)])
+            stacks = new
+            logits.append(model.head.weight @ h + model.head.bias)
+        rows.append(torch.stack(logits, 1))
+    expected, parameters = torch.stack(rows), list(model.parameters())
+    torch.testing.assert_close(model(tokens), expected)
+    upstream = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad((x * upstream).sum(), parameters) for x in (model(tokens), expected))
+    torch.testing.assert_close(ours, theirs)
+    assert sum(tensor.numel() for tensor in model.init_state(1)) == 4 + 2 * 5
+
+
 class TestLSTM:
     def test_dropout_is_on_the_last_output_alone(self, tokens):
         """The dropped elements are zeros in what the output layer reads; the layers below are not touched."""
@@ -624,6 +656,7 @@ class TestMinimalRNNs:
         (MinGRU, {"norm": "layr"}, "norm=layr: did you mean layer"),
         (LSTM_LLM, {"dropout": 1.0}, "dropout=1.0: must be at least 0 and less than 1"),
         (LSTM_LLM, {"num_layers": 0}, "num_layers=0: must be greater than 0"),
+        (StackRNN, {"stack_size": 1}, "top=2: must be at most stack_size=1"),
         (GRU, {"num_layers": 0}, "num_layers=0: must be greater than 0"),
         (RNN, {"nonlinearity": "tan"}, "nonlinearity=tan: did you mean tanh?"),
         (LinearLLM, {"embedding_dim": 0}, "embedding_dim=0: must be greater than 0"),

@@ -109,7 +109,7 @@ tokens = torch.randint(0, 7, (3, 20))
 for model in (MinLSTM(7), MambaLM(7, n_layers=1)):
     logits = model(tokens)
     logits.square().sum().backward()
-    print(*(f"{value:.4f}" for value in (logits.std(), *(p.grad.norm() for p in model.parameters()))))
+    print(*(f"{value:.5g}" for value in (logits.std(), *(p.grad.norm() for p in model.parameters()))))
 """
 
 
