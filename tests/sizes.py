@@ -11,6 +11,7 @@ from rule_extrapolation.models.mamba import MambaLM
 from rule_extrapolation.models.mingru import MinGRU
 from rule_extrapolation.models.minlstm import MinLSTM
 from rule_extrapolation.models.ngram import SMOOTHINGS, NGramLM
+from rule_extrapolation.models.normative import NormativeLM
 from rule_extrapolation.models.oracle import OracleLM
 from rule_extrapolation.models.rnn import RNN
 from rule_extrapolation.models.seq2seq import Seq2Seq
@@ -75,6 +76,8 @@ MODELS = {
     "ffnn-not-direct": (FFNN, {"order": 9, "direct": False}),
     **{f"ngram-{smoothing}": (NGramLM, {"smoothing": smoothing}) for smoothing in SMOOTHINGS},
     "ngram-long-pruned": (NGramLM, {"order": 7, "min_count": 2}),
+    "normative-one-state": (NormativeLM, {"states": 1, "max_modulo": 1}),
+    "normative-default": (NormativeLM, {}),
     "oracle-nested": (OracleLM, {"process": get_grammar("L5", max_length=16).process}),
     "oracle-counted": (OracleLM, {"process": get_grammar("L6", max_length=8).process}),
     "xlstm-tiny": (xLSTMLMModel, {**TINY_XLSTM, "slstm_at": [0]}),

@@ -23,6 +23,7 @@ KEYS = {
     "ffnn": (None, "hidden_dim"),
     "seq2seq": ("num_layers", "hidden_dim"),
     "ngram": (None, None),
+    "normative": (None, None),
     "oracle": (None, None),
 }
 

@@ -82,7 +82,7 @@ RUNS = {
 
 
 def test_there_are_commands_and_no_gaps():
-    assert len(COMMANDS) == 55
+    assert len(COMMANDS) == 56
     assert {command.name for command in COMMANDS} == set(program.COMMANDS)
     assert all("@@" not in text for text in PAGES.values())
 

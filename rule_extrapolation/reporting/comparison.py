@@ -25,6 +25,7 @@ ARCHITECTURES = (
     "seq2seq",
     "oracle",
     "ngram",
+    "normative",
 )
 ABSENT = "absent"
 """The value of a key that a configuration does not have."""
