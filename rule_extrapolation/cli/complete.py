@@ -92,8 +92,8 @@ class RulePrompts:
         """Raise a ConfigError if the model has no attention to draw."""
         start = encode_prompt(run.task, run.model, "")
         if run.model.attention_weights(start, start) is None:
-            fix = f"{run.cfg.model.name} has no attention to its prompt; train with model=seq2seq model.attention=dot"
-            raise ConfigError("attention", file, fix)
+            others = "train with model=seq2seq model.attention=dot, or with model=transformer"
+            raise ConfigError("attention", file, f"{run.cfg.model.name} has no attention to its prompt; {others}")
 
     @staticmethod
     def complete(
