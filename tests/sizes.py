@@ -3,7 +3,10 @@
 import torch
 
 from rule_extrapolation.grammars import get_grammar
+from rule_extrapolation.models.deltanet import DeltaNet
+from rule_extrapolation.models.deltaproduct import DeltaProduct
 from rule_extrapolation.models.ffnn import FFNN
+from rule_extrapolation.models.gated_deltanet import GatedDeltaNet
 from rule_extrapolation.models.gru import GRU
 from rule_extrapolation.models.linear import LinearLLM
 from rule_extrapolation.models.lstm import LSTM_LLM
@@ -24,6 +27,7 @@ TINY_RNN = {"embedding_dim": 2, "hidden_dim": 2, "num_layers": 1}
 CPU_XLSTM = {"backend": "vanilla"}  # the kernel needs a GPU
 TINY_XLSTM = {"embedding_dim": 4, "num_heads": 1, "num_blocks": 2, "conv1d_kernel_size": 2, "context_length": 20}
 TINY_XLSTM |= CPU_XLSTM
+TINY_DELTA = {"d_model": 4, "num_layers": 1, "num_heads": 2, "d_conv": 2, "mlp_ratio": 1}
 
 # Without arguments, a model has its L5 defaults.
 MODELS = {
@@ -62,6 +66,13 @@ MODELS = {
     "gru-tiny": (GRU, TINY_RNN),
     "gru-between": (GRU, {**TINY_RNN, "num_layers": 2, "dropout_between_layers": 0.2}),
     "gru-l5": (GRU, {}),
+    "deltanet-tiny": (DeltaNet, TINY_DELTA),
+    "deltanet-signed": (DeltaNet, {"d_model": 6, "num_heads": 1, "d_conv": 1, "eigenvalues": [-1, 1]}),
+    "deltanet-default": (DeltaNet, {}),
+    "gated-deltanet-tiny": (GatedDeltaNet, TINY_DELTA),
+    "gated-deltanet-default": (GatedDeltaNet, {}),
+    "deltaproduct-tiny": (DeltaProduct, {**TINY_DELTA, "num_writes": 3}),
+    "deltaproduct-default": (DeltaProduct, {}),
     "linear-tiny": (LinearLLM, {"embedding_dim": 2, "max_data_length": 19}),
     "linear-no-bias": (LinearLLM, {"embedding_dim": 3, "bias": False}),
     "linear-l5": (LinearLLM, {}),
