@@ -74,7 +74,7 @@ def test_help_and_errors_come_before_heavy_imports(tmp_path):
     done = subprocess.run(command, cwd=work, env=environment(tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     printed = dict(part.split("\n", 1) for part in done.stderr.split("### ")[1:])
-    assert "model: ffnn, linear, lstm" in done.stdout and "hidden_dim: 256" in done.stdout
+    assert ", linear, lstm, mamba" in done.stdout and "hidden_dim: 256" in done.stdout
     for command, message in {**WITHOUT_TORCH, **WITHOUT_LIGHTNING, **LATER}.items():
         assert printed[command].startswith("error: ") and message in printed[command], (command, printed[command])
         assert len(printed[command].splitlines()) == 1

@@ -184,6 +184,7 @@ def test_refused(arguments, message):
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run(cli):
     assert cli("model=normative", "grammar=L1", "hydra.run.dir=run", "logger=csv")[0] == 0
     results = read_results(Path("run"))

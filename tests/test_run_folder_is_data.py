@@ -250,6 +250,7 @@ class TestLinks:
         return folder
 
     def test_an_evaluation_is_not_written_through_one(self, run, outside, call):
+        shutil.rmtree(run / "evaluations", ignore_errors=True)
         (run / "evaluations").symlink_to(outside)
         line = refused(call(main, "evaluate", f"run={run}", "max_length_factor=0"))
         assert line.startswith(f"error: run={run}: its evaluations is a link out of it")
@@ -270,6 +271,7 @@ class TestLinks:
 
     def test_links_within_it_are_followed(self, run, call):
         (run / "inner").mkdir()
+        shutil.rmtree(run / "evaluations", ignore_errors=True)
         (run / "evaluations").symlink_to("inner")
         assert call(main, "evaluate", f"run={run}", "max_length_factor=0")[0] == 0
         assert list((run / "inner").glob("*/evaluation.json"))

@@ -75,6 +75,7 @@ class TestOutput:
         assert len(re.findall("W&B: no API key, logging offline", done.stdout)) == 1
         [run] = runs(tmp_path)
         written = {"config.yaml", "metrics.csv", "completions.csv", "results.json", ".hydra", "checkpoints", "wandb"}
+        written.add(".lock")
         assert {path.name for path in run.iterdir()} == written
         assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
@@ -154,7 +155,7 @@ ERRORS = {
     "optimizer.lr=fast": "optimizer.lr=fast: must be float",
     "optimizer.lr=inf": "optimizer.lr=inf: must be finite",
     "optimizer.lr=[1]": "optimizer.lr=[1]: must be float",
-    "optimizer.weight_decay=-1": "optimizer=torch.optim.AdamW: Invalid weight_decay value: -1",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay=-1: Invalid weight_decay value: -1",
     "scheduler.warmup=0": "scheduler.warmup=0: must be 1 or more",
     "scheduler.interval=day": "scheduler.interval=day: must be one of step, epoch",
     "decoding.max_new_tokens=0": "decoding.max_new_tokens=0: must be greater than 0",
@@ -168,7 +169,7 @@ ERRORS = {
     "seed=x": "seed=x: must be int",
     "resume=nowhere": "resume=nowhere: there is no nowhere",
     f"resume={__file__}": "test_runner.py is not a checkpoint of a run",
-    "model=null": "Config group override must be a string or a list",
+    "model=null": "model=null: must be one of ",
     "~model": "model=null: must be set",
     "~seed": "seed=null: must be set",
     "model._target_=foo.Bar": "model._target_=foo.Bar: there is no such class or function",

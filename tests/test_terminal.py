@@ -10,7 +10,7 @@ from rule_extrapolation.cli import complete, evaluate, report
 def test_names_are_not_read_as_markup(cli, call):
     folder = "u[/b] [red] :smile:"
     quoted = f"hydra.run.dir='{folder}'"
-    status, out, err = cli(*SHORT, "grammar=brackets", "trainer.max_steps=1", quoted)
+    status, out, err = cli(*SHORT, "grammar=brackets", quoted)
     assert (status, err) == (0, "")
     assert f"Run folder: {folder}\n" in out
     status, out, err = call(complete.main, f"run={folder}", "prompt=[][", "samples=1")
@@ -27,7 +27,7 @@ def test_names_are_not_read_as_markup(cli, call):
 def test_text_is_not_read_as_markup_and_moves_no_cursor(cli, call, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "[b].txt").write_text("[/b]\t\x1b[2J:smile:\r" * 400)
-    text = ["data=text", "data.path='[b].txt'", "trainer.max_steps=1", "logger=csv", "hydra.run.dir=run"]
+    text = ["data=text", "data.path='[b].txt'", "trainer.max_steps=2", "logger=csv", "hydra.run.dir=run"]
     status, out, err = cli(*text, "model.hidden_dim=8")
     assert (status, err) == (0, "")
     assert "[/b]⇥" in out and ":smile:" in out

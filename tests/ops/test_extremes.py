@@ -100,7 +100,7 @@ class TestGatedRecurrence:
         def by_scan(x, h0):
             update, candidate = x.chunk(2, 2)
             if scan == "parallel":
-                return reference.mingru(x, h0, True, linear_recurrence.parallel)
+                return reference.mingru(x, h0, True, recurrence=linear_recurrence.parallel)
             return linear_recurrence.log_space(F.logsigmoid(-update), F.logsigmoid(update) + log_g(candidate), h0)
 
         assert_agree(by_scan, lambda x, h0: reference.mingru(x, h0, True), [x, h0], tolerance=5)
