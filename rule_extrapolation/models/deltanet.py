@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rule_extrapolation.core.errors import ConfigError, check_positive
 from rule_extrapolation.models.eigenvalues import are_signed
 from rule_extrapolation.models.language_model import LanguageModel
+from rule_extrapolation.ops.causal_conv import convolve_window
 from rule_extrapolation.ops.delta_rule import delta_rule
 
 LayerState = tuple[Tensor, Tensor]
@@ -48,7 +49,7 @@ class DeltaLayer(nn.Module):
         """(B, T, d_model) -> (B, T, d_model), and the state after it."""
         inputs, matrix = state
         window = torch.cat([inputs, self.in_proj(x)], 1)  # (B, d_conv - 1 + T, channels)
-        mixed = F.silu(F.conv1d(window.mT, self.conv1d.weight, groups=window.shape[2]).mT)
+        mixed = F.silu(convolve_window(window, self.conv1d.weight, None))
         q, k, v = mixed.split([x.shape[2], self.num_writes * x.shape[2], self.num_writes * x.shape[2]], 2)
         q, k, v = self.heads(q, 1), self.heads(k, self.num_writes), self.heads(v, self.num_writes)
         beta = self.strength(x).sigmoid() * (2 if self.signed else 1)  # (B, T, num_writes * num_heads)

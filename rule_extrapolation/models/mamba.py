@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rule_extrapolation.core.errors import ConfigError, check_choice, check_positive
 from rule_extrapolation.models.eigenvalues import are_signed
 from rule_extrapolation.models.language_model import LanguageModel, runs_on_cuda
+from rule_extrapolation.ops.causal_conv import convolve_window
 from rule_extrapolation.ops.selective_scan import selective_scan
 
 VOCABULARY_MULTIPLE = 8
@@ -55,7 +56,7 @@ class MambaMixer(nn.Module):
         inputs, h = state
         x, z = self.in_proj(x).chunk(2, -1)  # (B, T, d_inner) each
         window = torch.cat([inputs, x], 1)  # (B, d_conv - 1 + T, d_inner)
-        x = F.silu(self.convolve(window))
+        x = F.silu(convolve_window(window, self.conv1d.weight, self.conv1d.bias))
         dt, B, C = self.x_proj(x).split(self.widths, -1)  # (B, T, dt_rank), (B, T, d_state), (B, T, d_state)
         A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         y, h = scan(x, F.softplus(self.dt_proj(dt)), A, B, C, h)
@@ -63,12 +64,6 @@ class MambaMixer(nn.Module):
         inputs = window[:, window.shape[1] - inputs.shape[1] :]
         # Cloned, so that the state does not keep the whole window in memory.
         return self.out_proj(y), (inputs if y.shape[1] == 1 else inputs.clone(), h)
-
-    def convolve(self, window: Tensor) -> Tensor:
-        """(B, d_conv - 1 + T, d_inner) -> (B, T, d_inner): the causal depthwise convolution."""
-        if window.shape[1] == self.conv1d.kernel_size[0]:  # one token: F.conv1d takes three times as long
-            return (window * self.conv1d.weight.squeeze(1).mT).sum(1, keepdim=True) + self.conv1d.bias
-        return F.conv1d(window.mT, self.conv1d.weight, self.conv1d.bias, groups=len(self.D)).mT
 
 
 class MambaLM(LanguageModel):
