@@ -13,8 +13,8 @@ from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.random import generator
 from rule_extrapolation.core.tokens import EOS, FIRST_SYMBOL, PAD, SOS
 from rule_extrapolation.grammars import get_grammar
-from rule_extrapolation.models.normative import (
-    NormativeLM,
+from rule_extrapolation.models.normative import NormativeLM
+from rule_extrapolation.models.normative_rules import (
     all_counts,
     automaton_bits,
     consistent_automata,
