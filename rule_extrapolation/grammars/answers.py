@@ -15,7 +15,7 @@ from torch import Tensor
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.random import generator as seeded
 from rule_extrapolation.core.tokens import FIRST_SYMBOL, PAD
-from rule_extrapolation.grammars.exact.acceptor import Acceptor
+from rule_extrapolation.grammars.exact.acceptor import Acceptor, both
 from rule_extrapolation.grammars.exact.answer_process import AnswerProcess, Transitions
 from rule_extrapolation.grammars.grammar import Grammar
 from rule_extrapolation.ops.strings import count, first
@@ -253,14 +253,5 @@ def answers(grammar: type[AnswerGrammar]) -> Acceptor:
 def answers_in_form(grammar: type[AnswerGrammar]) -> Acceptor:
     """R1 and R2."""
     answer = answers(grammar)
-
-    def read(state: tuple[Any, int], symbol: str) -> tuple[Any, int] | None:
-        after = answer.read(state[0], symbol), read_form(state[1], symbol)
-        return None if None in after else after
-
-    return Acceptor(
-        (answer.start, BEGIN),
-        read,
-        lambda state: answer.accepts(state[0]) and state[1] == ENDED,
-        lambda state: (answer.merge_equivalent(state[0]), state[1]),
-    )
+    start, read, accepts, _ = both(answer, FORM)
+    return Acceptor(start, read, accepts, lambda state: (answer.merge_equivalent(state[0]), state[1]))
