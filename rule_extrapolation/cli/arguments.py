@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from rule_extrapolation.cli.preflight import fail
 from rule_extrapolation.config.messages import one_line
 from rule_extrapolation.core.errors import ConfigError, WriteFailed, check_choice, one_of
-from rule_extrapolation.core.files import write_failure
+from rule_extrapolation.core.files import expand_home, write_failure
 
 Arguments = TypeVar("Arguments")
 TRUST_RUN = "true, or --trust-run: build whatever class the run names, which can run any code"
@@ -43,8 +43,7 @@ def parse(cls: type[Arguments], words: list[str]) -> Arguments:
             raise ConfigError(key, text, f"needs a value: {known[key]}")
         if key in values:
             raise ConfigError(key, text, "is given twice; give it once")
-        # The shell leaves a ~ behind = as it is.
-        values[key] = convert(key, os.path.expanduser(text) if text.startswith("~/") else text, hints[key])
+        values[key] = convert(key, expand_home(text), hints[key])
     for field in fields(cls):
         if field.name not in values and field.default is MISSING:
             raise ConfigError(field.name, None, f"must be set: {known[field.name]}")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import io
 import os
 import sys
 from collections.abc import Callable
+
+from rule_extrapolation.core.files import write_failure
+
+
+def drop_output(descriptor: int) -> None:
+    """Drop all further output. Python flushes stdout once more as it exits, which would otherwise raise again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def ends_with_pipe(main: Callable[[], None]) -> Callable[[], None]:
@@ -19,14 +25,14 @@ def ends_with_pipe(main: Callable[[], None]) -> Callable[[], None]:
             main()
             sys.stdout.flush()
         except BrokenPipeError:
-            # Python flushes stdout once more as it exits, which would raise again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output(sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
-            if error.errno != errno.ENOSPC or error.filename is not None:
+            full = write_failure(error, "standard output")
+            if full is None or error.filename is not None:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit("error: standard output cannot be written: no space left")
+            drop_output(sys.stdout.fileno())
+            sys.exit(f"error: {full}")
 
     return piped
 
@@ -38,7 +44,7 @@ class OutlivingFile(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            drop_output(self.fileno())
             return len(data)
 
 

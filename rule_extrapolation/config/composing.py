@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rule_extrapolation.core import plugins
 from rule_extrapolation.core.errors import ConfigError, one_of
+from rule_extrapolation.core.files import expand_home
 from rule_extrapolation.data import text_name
 from rule_extrapolation.grammars import ALIASES, LANGUAGES, TAKEN, target
 from rule_extrapolation.runs.identity import identity
@@ -70,15 +70,15 @@ def as_hydra_reads(overrides: Iterable[str]) -> list[str]:
     """
     read = []
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, equals, value = override.partition("=")
         if value == "null" and key in (known := groups()):
             if key in OPTIONAL:
                 continue
             if "none" not in known[key]:
                 raise ConfigError(key, value, one_of(value, known[key]))
             override = f"{key}=none"
-        elif value.startswith("~/"):
-            override = f"{key}={os.path.expanduser(value)}"
+        elif equals:
+            override = f"{key}={expand_home(value)}"
         read.append(override)
     return read
 

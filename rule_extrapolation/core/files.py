@@ -14,6 +14,11 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says when a disk, a quota or a file can take no more, or a disk is there to be read only."""
 
 
+def expand_home(text: str) -> str:
+    """The text with a ~/ in front expanded, which a shell leaves as it is in key=~/path."""
+    return os.path.expanduser(text) if text.startswith("~/") else text
+
+
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
     """Turn an OSError inside into a WriteFailed that names the file, which the error of a write does not."""
