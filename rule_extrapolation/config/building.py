@@ -16,13 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rule_extrapolation.config.checks import (
-    NO_ARGUMENTS,
-    READ_BY_PROGRAM,
-    check_accelerator,
-    check_arguments,
-    check_settings,
-)
+from rule_extrapolation.config.checks import NO_ARGUMENTS, READ_BY_PROGRAM, check_arguments, check_settings
 from rule_extrapolation.core.errors import ConfigError
 from rule_extrapolation.core.task import Task
 
@@ -198,3 +192,14 @@ def check_before_lightning(cfg: DictConfig) -> None:
             model = build_model(cfg, grammar)
         check_weights(cfg, model)
         check_completions(grammar, decoder, model)
+
+
+def check_accelerator(trainer: DictConfig) -> None:
+    """Raise a ConfigError if the accelerator is one that this machine lacks."""
+    import torch
+
+    wanted = trainer.get("accelerator")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["gpu"] = any(there.values())
+    if not there.get(wanted, True):
+        raise ConfigError("trainer.accelerator", wanted, "torch finds none on this machine; use auto or cpu")

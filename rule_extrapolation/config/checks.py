@@ -112,17 +112,6 @@ def check_settings(cfg: DictConfig) -> None:
     check_choice(DECAYS, **{"optimizer.decay": cfg.optimizer.get("decay", "convention")})
 
 
-def check_accelerator(trainer: DictConfig) -> None:
-    """Raise a ConfigError if the accelerator is one that this machine lacks."""
-    import torch
-
-    wanted = trainer.get("accelerator")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    there["gpu"] = any(there.values())
-    if not there.get(wanted, True):
-        raise ConfigError("trainer.accelerator", wanted, "torch finds none on this machine; use auto or cpu")
-
-
 def is_distributed(trainer: DictConfig) -> bool:
     """Whether the settings ask for several processes, as far as can be told without Lightning."""
     counts = [trainer.get(name, 1) for name in ("devices", "num_nodes")]

@@ -42,8 +42,6 @@ def check_trainer(trainer: DictConfig) -> None:
     precision = str(trainer.get("precision"))
     if precision in PRECISIONS:
         raise ConfigError("trainer.precision", precision, PRECISIONS[precision])
-    if precision == "16-mixed" and trainer.get("accelerator") == "cpu":
-        raise ConfigError("trainer.precision", precision, "needs a GPU; set bf16-mixed")
 
 
 def check_accumulation(trainer: DictConfig) -> None:

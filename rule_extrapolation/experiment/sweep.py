@@ -49,7 +49,6 @@ class Job:
     @property
     def runs(self) -> list[Path]:
         """The folders of its runs."""
-        check_seeds(self.cfg)
         seeds = range(self.cfg.seed, self.cfg.seed + (self.cfg.seeds or 0))
         return [self.folder / f"seed{seed}" for seed in seeds] or [self.folder]
 
@@ -99,6 +98,7 @@ class Sweep:
         key = tuple(overrides)
         if key not in self.jobs:
             job = Job(list(overrides), *compose_job(self.config, list(overrides), number))
+            check_seeds(job.cfg)  # by which its folders are named
             same = [other for other in self.jobs.values() if other.folder == job.folder]
             if any(identity(other.cfg) != identity(job.cfg) for other in same):
                 fix = "several jobs would share a folder; put ${identity:} into the name"

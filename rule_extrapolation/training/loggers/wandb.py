@@ -187,8 +187,10 @@ def check_settings(
     if not project:
         raise ConfigError("logger.project", project, "must be the name of a W&B project")
     for key, value in given.items():
+        if value is None:
+            continue
         try:
-            wandb.Settings(**{key: value} if value is not None else {})
+            wandb.Settings(**{key: value})
         except wandb.errors.UsageError as refused:
             raise ConfigError(names[key], value, str(refused)) from refused
         except ValueError as refused:  # pydantic's, with several lines
